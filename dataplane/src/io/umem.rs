@@ -1,0 +1,1 @@
+//! The memory that frames live in, and the account of where each one is.

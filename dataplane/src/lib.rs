@@ -1,0 +1,17 @@
+//! softdpu: a DPU in software. The modules stand in the order a packet meets them; ARCHITECTURE.md walks one packet.
+
+pub mod cli;
+pub mod compress;
+pub mod config;
+pub mod control;
+pub mod crypto;
+pub mod flow;
+pub mod graph;
+pub mod host;
+pub mod io;
+pub mod l7;
+pub mod nodes;
+pub mod plan;
+pub mod telemetry;
+pub mod wire;
+pub mod worker;

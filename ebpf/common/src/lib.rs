@@ -1,0 +1,6 @@
+//! What the XDP program and user space share: the header walk, map keys and values, verdicts.
+#![no_std]
+#![cfg_attr(not(test), warn(clippy::std_instead_of_core))]
+
+pub mod maps;
+pub mod walk;

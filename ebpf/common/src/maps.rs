@@ -1,0 +1,1 @@
+//! Keys and values of the steer program's maps, in the byte layout both sides agree on.
