@@ -6,7 +6,8 @@ pub mod reason;
 pub mod walk;
 
 pub use context::Cx;
-pub use packet::{Batch, Direction, Fate, Meta, Packet};
+pub use crate::flow::Direction;
+pub use packet::{Batch, Fate, Meta, Packet};
 pub use reason::DropReason;
 pub use walk::Graph;
 

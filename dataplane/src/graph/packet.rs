@@ -1,6 +1,7 @@
 //! A packet on its way through the graph: its frame, its headers, and what the nodes have decided so far.
 
 use super::reason::DropReason;
+use crate::flow::Direction;
 use crate::host::fib::PortId;
 use crate::io::frame::Frame;
 use softdpu_ebpf_common::walk::Headers;
@@ -11,15 +12,6 @@ pub const MAX_BATCH: usize = 256;
 /// No rule, tunnel or flow.
 pub const NONE: u16 = u16::MAX;
 pub const NO_FLOW: u32 = u32::MAX;
-
-/// Which way a packet of a flow goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Direction {
-    /// From the initiator.
-    #[default]
-    Forward,
-    Reverse,
-}
 
 /// From `parse` on the frame's first byte is the IP header's: the link header is cut off, and `headers`' offsets count from
 /// there. `rewrite` puts a new link header on.
@@ -42,8 +34,12 @@ pub struct Meta {
     pub own: bool,
     /// LZ4 is allowed by the rule.
     pub compress: bool,
-    /// Next header inside the tunnel where it is IPComp, else 0.
-    pub inner_proto: u8,
+    /// What ESP's next header says (opened), or will say (to be sealed); 0: the packet's own family.
+    pub next_header: u8,
+    /// Went through `seal`.
+    pub sealed: bool,
+    /// DSCP and ECN byte of the outer header it came in.
+    pub outer_tos: u8,
     pub tunnel_in: u16,
     pub tunnel_out: u16,
     pub rule: u16,
@@ -56,11 +52,13 @@ impl Meta {
         Self {
             port_in,
             port_out: 0,
-            direction: Direction::Forward,
+            direction: Direction::FromInitiator,
             fate: Fate::Go,
             own: false,
             compress: false,
-            inner_proto: 0,
+            next_header: 0,
+            sealed: false,
+            outer_tos: 0,
             tunnel_in: NONE,
             tunnel_out: NONE,
             rule: NONE,

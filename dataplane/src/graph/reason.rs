@@ -51,6 +51,9 @@ reasons! {
         BadPadding "bad_padding" "Authentic, but its padding is not 1, 2, 3 … (RFC 4303 §2.4).",
         Dummy "dummy" "ESP traffic-flow-confidentiality packet (next header 59), discarded as RFC 4303 §2.6 asks.",
         BadInner "bad_inner" "Authentic, but what is inside is not an IP packet.",
+        BadIv "bad_iv" "Its IV does not carry its sequence number: the peer is not a softdpu, or another version.",
+        Keepalive "keepalive" "NAT keepalive (RFC 3948 §2.3), discarded as it should be.",
+        EcnNotCapable "ecn_not_capable" "Congestion was marked on a packet whose sender cannot hear of it (RFC 6040 §4.2).",
         OuterFragment "outer_fragment" "A fragment of an ESP packet; the path between the tunnel's ends has a lower MTU than the tunnel.",
     }
     "decompress" {
@@ -72,9 +75,13 @@ reasons! {
     }
     "seal" {
         SequenceExhausted "sequence_exhausted" "The SA's sequence numbers are used up; it needs a new key. Nothing is sent in clear.",
+        TooLong "too_long" "The sealed packet would exceed what IP can say (65,535 bytes).",
         NoRoom "no_room" "The packet and its tunnel headers do not fit the frame.",
     }
     "rewrite" {
+        NotSealed "not_sealed" "For a tunnel, yet not sealed when it reached the link header: a bug, held back and reported as escaped bytes.",
+    }
+    "route" {
         NoRoute "no_route" "The kernel's routing table has no route to the destination.",
         Refused "refused" "A blackhole, unreachable or prohibit route.",
         ForThisHost "for_this_host" "For the host itself: such packets are the kernel's; a steering rule is too wide.",

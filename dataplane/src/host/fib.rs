@@ -41,6 +41,13 @@ pub enum Route {
     Refused,
 }
 
+/// One neighbour behind one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjacency {
+    pub port: PortId,
+    pub addresses: Addresses,
+}
+
 /// What the packet path needs to know of a port's link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
@@ -64,14 +71,14 @@ impl Link {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fib {
     generation: u32,
     links: Vec<Link>,
     routes: Lpm<(Route, u32)>,
     locals: HashSet<IpAddr>,
     neighbours: HashMap<(PortId, IpAddr), u32>,
-    adjacencies: Vec<Addresses>,
+    adjacencies: Vec<Adjacency>,
     /// With two ports and no route, packets go out of the other port (a bump in the wire): for replays without a kernel.
     cross_connect: bool,
 }
@@ -133,11 +140,12 @@ impl Fib {
     pub fn add_neighbour(&mut self, port: PortId, addr: IpAddr, mac: Mac) {
         let Some(link) = self.links.get(usize::from(port)) else { return };
         let adjacency = self.adjacencies.len() as u32;
-        self.adjacencies.push(Addresses { dst: mac, src: link.mac });
+        self.adjacencies.push(Adjacency { port, addresses: Addresses { dst: mac, src: link.mac } });
         self.neighbours.insert((port, addr), adjacency);
     }
 
-    pub fn adjacency(&self, index: u32) -> Option<&Addresses> {
+    #[inline]
+    pub fn adjacency(&self, index: u32) -> Option<&Adjacency> {
         self.adjacencies.get(index as usize)
     }
 
@@ -167,7 +175,7 @@ impl Fib {
             Some(Route::Elsewhere) => Hop::Elsewhere,
             Some(Route::Refused) => Hop::Refused,
             Some(Route::Port { port, gateway }) => match self.neighbour(port, gateway.unwrap_or(dst)) {
-                Some(adjacency) => Hop::To { port, adjacency },
+                Some(adjacency) => Hop::To(adjacency),
                 None => Hop::Unresolved { port },
             },
         }
@@ -221,8 +229,9 @@ mod tests {
         assert_eq!(fib.look_up(ip("8.8.8.8"), 0), Hop::Unresolved { port: 1 });
         assert_eq!(fib.next_address(ip("8.8.8.8"), 0), Some(ip("192.0.2.1")));
         fib.add_neighbour(1, ip("192.0.2.1"), Mac([6; 6]));
-        let Hop::To { port: 1, adjacency } = fib.look_up(ip("8.8.8.8"), 0) else { panic!("not resolved") };
-        assert_eq!(fib.adjacency(adjacency), Some(&Addresses { dst: Mac([6; 6]), src: Mac([2, 0, 0, 0, 0, 2]) }));
+        let Hop::To(adjacency) = fib.look_up(ip("8.8.8.8"), 0) else { panic!("not resolved") };
+        let addresses = Addresses { dst: Mac([6; 6]), src: Mac([2, 0, 0, 0, 0, 2]) };
+        assert_eq!(fib.adjacency(adjacency), Some(&Adjacency { port: 1, addresses }));
     }
 
     #[test]
@@ -254,7 +263,9 @@ mod tests {
         let link = Link { neighbourless: true, ..Link::default() };
         let mut fib = Fib::new(1, vec![link.clone(), link]).with_cross_connect();
         fib.add_neighbourless();
-        assert!(matches!(fib.look_up(ip("10.3.0.9"), 0), Hop::To { port: 1, .. }));
-        assert!(matches!(fib.look_up(ip("10.3.0.9"), 1), Hop::To { port: 0, .. }));
+        for from in [0, 1] {
+            let Hop::To(adjacency) = fib.look_up(ip("10.3.0.9"), from) else { panic!("not resolved") };
+            assert_eq!(fib.adjacency(adjacency).map(|a| a.port), Some(1 - from));
+        }
     }
 }

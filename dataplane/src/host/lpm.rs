@@ -71,7 +71,7 @@ fn masked(bits: u128, len: u8, width: u8) -> u128 {
 
 /// One hash table per prefix length that occurs, longest first. A host has a handful of lengths, and the packet path asks
 /// only for the first packet of a flow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Lpm<T> {
     v4: Vec<(u8, HashMap<u128, T>)>,
     v6: Vec<(u8, HashMap<u128, T>)>,

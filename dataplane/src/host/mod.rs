@@ -2,5 +2,5 @@
 
 pub mod fib;
 pub mod lpm;
-pub mod neighbours;
+pub mod watch;
 pub mod netlink;
