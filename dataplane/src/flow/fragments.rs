@@ -33,8 +33,7 @@ pub(super) struct Fragments {
 
 impl Fragments {
     pub(super) fn new() -> Self {
-        let none =
-            Place { key: FlowKey::default(), swapped: false, id: 0, seen: Tick(0), ports: (0, 0), used: false };
+        let none = Place { key: FlowKey::default(), swapped: false, id: 0, seen: Tick(0), ports: (0, 0), used: false };
         Self { places: vec![none; PLACES].into_boxed_slice() }
     }
 

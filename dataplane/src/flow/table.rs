@@ -185,12 +185,7 @@ impl FlowTable {
     /// # Errors
     /// [`Refusal::TableFull`].
     #[inline]
-    pub fn lookup_or_insert(
-        &mut self,
-        p: &Prepared,
-        now: Tick,
-        mut ended: impl FnMut(&Flow),
-    ) -> Result<Hit, Refusal> {
+    pub fn lookup_or_insert(&mut self, p: &Prepared, now: Tick, mut ended: impl FnMut(&Flow)) -> Result<Hit, Refusal> {
         if let Some(place) = self.find(&p.key, p.hash) {
             let flow = &mut self.slab[place as usize];
             let new = flow.state == L4State::TcpClosed && tcp::opens(flow.key.proto(), p.tcp_flags);
@@ -277,7 +272,7 @@ impl FlowTable {
 
     #[inline]
     fn first_bucket(&self, hash: u64) -> usize {
-        ((hash >> 32) * self.buckets.len() as u64 >> 32) as usize
+        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
     }
 
     #[inline]
@@ -331,27 +326,24 @@ impl FlowTable {
         None
     }
 
-    /// Ends the longest idle of the unproven flows among the next few entries.
+    /// Ends the first unproven flow that the hand comes to. The hand goes round in the order in which a flood fills the
+    /// slab, so it meets the oldest first.
     fn evict(&mut self, now: Tick, ended: &mut impl FnMut(&Flow)) -> Option<u32> {
         let n = self.slab.len() as u32;
-        let mut best: Option<(u32, u32)> = None;
         for _ in 0..EVICT_LOOKS.min(n) {
             let place = self.hand;
             self.hand = if place + 1 == n { 0 } else { place + 1 };
             let flow = &self.slab[place as usize];
-            let idle = now.since(flow.last_seen);
-            if flow.is_live() && idle > 0 && !flow.is_proven() && best.is_none_or(|(_, most)| idle > most) {
-                best = Some((place, idle));
+            if flow.is_live() && !flow.is_proven() && now.since(flow.last_seen) > 0 {
+                ended(flow);
+                let key = flow.key;
+                self.unindex(place, &key);
+                self.live -= 1;
+                self.evicted += 1;
+                return Some(place);
             }
         }
-        let (place, _) = best?;
-        let flow = &self.slab[place as usize];
-        ended(flow);
-        let key = flow.key;
-        self.unindex(place, &key);
-        self.live -= 1;
-        self.evicted += 1;
-        Some(place)
+        None
     }
 
     fn index(&mut self, place: u32, hash: u64) -> bool {

@@ -183,16 +183,10 @@ fn a_new_syn_on_closed_ports_is_a_new_flow() {
 fn each_state_has_its_timeout() {
     let s = Duration::from_secs;
     let mut t = table(64, Timeouts::new(s(2), s(60), s(1), s(10), s(5)));
-    let established = [
-        packet(1, 2, (1, 80), TCP, SYN),
-        packet(2, 1, (80, 1), TCP, SYN | ACK),
-        packet(1, 2, (1, 80), TCP, ACK),
-    ];
-    let closed = [
-        packet(1, 2, (2, 80), TCP, SYN),
-        packet(2, 1, (80, 2), TCP, FIN | ACK),
-        packet(1, 2, (2, 80), TCP, FIN | ACK),
-    ];
+    let established =
+        [packet(1, 2, (1, 80), TCP, SYN), packet(2, 1, (80, 1), TCP, SYN | ACK), packet(1, 2, (1, 80), TCP, ACK)];
+    let closed =
+        [packet(1, 2, (2, 80), TCP, SYN), packet(2, 1, (80, 2), TCP, FIN | ACK), packet(1, 2, (2, 80), TCP, FIN | ACK)];
     let others = [packet(1, 2, (3, 80), TCP, SYN), packet(1, 2, (4, 80), UDP, 0), packet(1, 2, (5, 5), 1, 0)];
     for h in established.iter().chain(&closed).chain(&others) {
         pass(&mut t, h, Tick(0)).0.unwrap();
@@ -256,13 +250,8 @@ fn ipv6_fragments_are_told_apart_by_their_header() {
     frame[14 + 6] = 0;
     frame[54] = 44;
     frame[62 + 4..62 + 8].copy_from_slice(&[1, 2, 3, 4]);
-    let first = Headers {
-        l3: L3::V6,
-        l3_off: 14,
-        l4_off: 70,
-        fragment: Fragment::First,
-        ..packet(1, 2, (53, 4000), UDP, 0)
-    };
+    let first =
+        Headers { l3: L3::V6, l3_off: 14, l4_off: 70, fragment: Fragment::First, ..packet(1, 2, (53, 4000), UDP, 0) };
     let later = Headers { fragment: Fragment::Later, sport: 0, dport: 0, ..first };
     let p = t.prepare(&first, &frame, Tick(0)).unwrap();
     t.lookup_or_insert(&p, Tick(0), |_| ()).unwrap();
