@@ -16,7 +16,8 @@ pub fn machine_busy() -> Result<Duration> {
 
 /// user + nice + system + irq + softirq: all but idle, iowait, steal and the guest times that user already has.
 fn busy_of(line: &str) -> Option<Duration> {
-    let fields: Vec<u64> = line.strip_prefix("cpu ")?.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    let fields: Vec<u64> =
+        line.strip_prefix("cpu ")?.split_whitespace().filter_map(|field| field.parse().ok()).collect();
     let ticks: u64 = [0, 1, 2, 5, 6].iter().map(|at| fields.get(*at).copied()).sum::<Option<u64>>()?;
     // SAFETY: sysconf takes a number.
     let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };

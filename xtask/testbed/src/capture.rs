@@ -77,7 +77,9 @@ fn lost(said: &str) -> Option<u64> {
 pub fn describe(frame: &Captured) -> String {
     let bytes = &frame.bytes;
     let kind = bytes.get(12..14).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
-    let hex = |bytes: &[u8]| bytes.chunks(2).map(|two| two.iter().map(|b| format!("{b:02x}")).collect()).collect::<Vec<String>>();
+    let hex = |bytes: &[u8]| {
+        bytes.chunks(2).map(|two| two.iter().map(|b| format!("{b:02x}")).collect()).collect::<Vec<String>>()
+    };
     match (kind, bytes.len()) {
         (0x0800, 34..) => {
             let dotted = |at: usize| bytes[at..at + 4].iter().map(u8::to_string).collect::<Vec<_>>().join(".");

@@ -106,7 +106,9 @@ impl NetNs {
     /// # Errors
     /// When there is no such key or the value is refused.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
-        self.within(|| std::fs::write(format!("/proc/sys/{key}"), value).with_context(|| format!("sysctl {key}={value}")))
+        self.within(|| {
+            std::fs::write(format!("/proc/sys/{key}"), value).with_context(|| format!("sysctl {key}={value}"))
+        })
     }
 
     /// A counter of a link, from `/proc/net/dev`: bytes or packets, received or sent.

@@ -217,7 +217,8 @@ mod tests {
         let folder = RunDir::new("unit").unwrap();
         let [a, b] = write(&folder, &Options::default()).unwrap();
         let (a, b) = (std::fs::read_to_string(a.policy).unwrap(), std::fs::read_to_string(b.policy).unwrap());
-        let line = |text: &str, key: &str| text.lines().find(|line| line.starts_with(key)).unwrap()[key.len()..].to_owned();
+        let line =
+            |text: &str, key: &str| text.lines().find(|line| line.starts_with(key)).unwrap()[key.len()..].to_owned();
         assert_eq!(line(&a, "out = "), line(&b, "in = "));
         assert_eq!(line(&a, "in = "), line(&b, "out = "));
         assert_eq!(line(&a, "local = "), line(&b, "remote = "));

@@ -28,7 +28,11 @@ impl Said {
     /// # Errors
     /// When it ended with anything but 0.
     pub fn ok(self) -> Result<String> {
-        if self.status.success() { Ok(self.out) } else { bail!("{}: {}{}", self.status, self.err.trim(), self.out.trim()) }
+        if self.status.success() {
+            Ok(self.out)
+        } else {
+            bail!("{}: {}{}", self.status, self.err.trim(), self.out.trim())
+        }
     }
 }
 
