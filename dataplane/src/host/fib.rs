@@ -3,8 +3,9 @@
 //! The control thread builds a new one when the kernel reports a change; workers pick it up between two batches and look
 //! up again what they had cached under an older generation.
 
-use super::lpm::{Lpm, Prefix};
+use super::lpm::Lpm;
 use crate::wire::ethernet::{Addresses, Mac};
+use crate::wire::prefix::Prefix;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -207,18 +208,23 @@ impl Fib {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
     fn fib() -> Fib {
         let link = |n| Link { mac: Mac([2, 0, 0, 0, 0, n]), mtu: 1500, up: true, ..Link::default() };
         let mut fib = Fib::new(1, vec![link(1), link(2)]);
-        fib.add_route(Prefix::new(ip("10.1.0.0"), 24), Route::Port { port: 0, gateway: None }, 0);
-        fib.add_route(Prefix::new(ip("0.0.0.0"), 0), Route::Port { port: 1, gateway: Some(ip("192.0.2.1")) }, 0);
-        fib.add_route(Prefix::new(ip("10.9.0.0"), 16), Route::Refused, 0);
+        fib.add_route(prefix("10.1.0.0/24"), Route::Port { port: 0, gateway: None }, 0);
+        fib.add_route(prefix("0.0.0.0/0"), Route::Port { port: 1, gateway: Some(ip("192.0.2.1")) }, 0);
+        fib.add_route(prefix("10.9.0.0/16"), Route::Refused, 0);
         fib.add_local(ip("10.1.0.1"));
         fib
     }
@@ -249,7 +255,7 @@ mod tests {
             let port = |metric| if metric == 10 { 0 } else { 1 };
             for metric in [first, second] {
                 fib.add_route(
-                    Prefix::new(ip("10.3.0.0"), 24),
+                    prefix("10.3.0.0/24"),
                     Route::Port { port: port(metric), gateway: None },
                     metric,
                 );

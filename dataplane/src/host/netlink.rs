@@ -1,7 +1,7 @@
 //! The kernel's links, addresses, routes and neighbours, dumped over rtnetlink into a [`Fib`].
 
 use super::fib::{Fib, Link, PortId, Route};
-use super::lpm::Prefix;
+use crate::wire::prefix::Prefix;
 use crate::wire::ethernet::Mac;
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
@@ -132,7 +132,7 @@ fn route(message: &RouteMessage, by_index: &HashMap<u32, PortId>) -> Option<(Pre
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Route::Refused,
         _ => return None,
     };
-    Some((Prefix::new(destination, message.header.destination_prefix_length), route, metric))
+    Some((Prefix::new(destination, message.header.destination_prefix_length)?, route, metric))
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -1,23 +1,10 @@
 //! Which rule a packet's flow falls under, and what that means for this packet. Pure; asked once per flow and cached there.
 
 use crate::graph::packet::NONE;
+use crate::config::policy::{HostPattern, PortRange};
 use crate::wire::prefix::Prefix;
 use softdpu_ebpf_common::walk::{Fragment, Headers, L3};
 use std::net::IpAddr;
-
-/// A name or a pattern over names, as the policy's `host` gives it.
-pub trait NameMatch: Send + Sync {
-    fn matches(&self, host: &str) -> bool;
-}
-
-impl NameMatch for crate::config::values::HostPattern {
-    fn matches(&self, host: &str) -> bool {
-        self.matches(host)
-    }
-}
-
-/// Ports from the first to the second, both included.
-pub type Ports = (u16, u16);
 
 /// A rule of the policy, names resolved to indices.
 #[derive(Clone, Debug, Default)]
@@ -26,12 +13,12 @@ pub struct Rule {
     pub from: Vec<Prefix>,
     pub to: Vec<Prefix>,
     pub protocol: Option<u8>,
-    pub source_ports: Vec<Ports>,
-    pub ports: Vec<Ports>,
+    pub source_ports: Vec<PortRange>,
+    pub ports: Vec<PortRange>,
     /// Class numbers; empty: any.
     pub classes: Vec<u16>,
     /// Empty: any.
-    pub hosts: Vec<crate::config::values::HostPattern>,
+    pub hosts: Vec<HostPattern>,
     pub tunnel: Option<u16>,
     pub compress: bool,
     pub drop: bool,
@@ -97,9 +84,9 @@ impl Rule {
 
     fn fits(&self, src: IpAddr, dst: IpAddr, sport: Option<u16>, dport: Option<u16>) -> bool {
         let within = |prefixes: &[Prefix], addr| prefixes.is_empty() || prefixes.iter().any(|p| p.contains(addr));
-        let among = |ranges: &[Ports], port: Option<u16>| {
+        let among = |ranges: &[PortRange], port: Option<u16>| {
             // A later fragment has no ports: whether the rule holds cannot be seen, and the stricter reading is that it does.
-            ranges.is_empty() || port.is_none_or(|port| ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)))
+            ranges.is_empty() || port.is_none_or(|port| ranges.iter().any(|range| range.contains(port)))
         };
         within(&self.from, src) && within(&self.to, dst) && among(&self.source_ports, sport) && among(&self.ports, dport)
     }
@@ -183,7 +170,7 @@ mod tests {
 
     #[test]
     fn one_rule_holds_for_both_directions() {
-        let rules = [Rule { ports: vec![(443, 443)], ..protect() }];
+        let rules = [Rule { ports: vec![PortRange { first: 443, last: 443 }], ..protect() }];
         let out = look_up(&rules, &tcp(CLIENT, SERVER, 40000, 443), &Known::default(), None);
         assert_eq!(out, Match { rule: 0, side: Side::Out, provisional: false });
         let back = look_up(&rules, &tcp(SERVER, CLIENT, 443, 40000), &Known::default(), Some(0));
@@ -225,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_later_fragment_falls_under_the_port_rule() {
-        let rules = [Rule { ports: vec![(443, 443)], ..protect() }];
+        let rules = [Rule { ports: vec![PortRange { first: 443, last: 443 }], ..protect() }];
         let fragment = Headers { fragment: Fragment::Later, sport: 0, dport: 0, ..tcp(CLIENT, SERVER, 0, 0) };
         assert_eq!(look_up(&rules, &fragment, &Known::default(), None).rule, 0);
     }

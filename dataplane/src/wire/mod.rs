@@ -5,3 +5,4 @@ pub mod ethernet;
 pub mod fragment;
 pub mod icmp;
 pub mod ip;
+pub mod prefix;
