@@ -230,7 +230,7 @@ pub(super) fn nonce(salt: [u8; 4], iv: [u8; IV_LEN]) -> [u8; 12] {
 
 /// Writes the free Ethernet place in front of an IP packet (see [`LINK_LEN`]).
 #[inline]
-pub(super) fn write_link(place: &mut [u8], ethertype: u16) {
+pub(crate) fn write_link(place: &mut [u8], ethertype: u16) {
     place[..12].fill(0);
     place[12..LINK_LEN].copy_from_slice(&ethertype.to_be_bytes());
 }

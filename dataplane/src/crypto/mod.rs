@@ -16,7 +16,7 @@ pub mod outer;
 pub mod replay;
 pub mod sadb;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use aead::{Cipher, KeyMaterial};
 pub use esp::{Inner, OpenError, Opened, SealError};
