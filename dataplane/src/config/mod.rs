@@ -105,7 +105,7 @@ fn syntax_problem(error: &toml::de::Error, text: &str) -> Problem {
         "give each key once per table; a list of tables has two brackets, as in [[port]]"
     } else if message.contains("missing value") || message.contains("string values must be quoted") {
         "write key = value, with strings in quotes: name = \"edge-a\""
-    } else if text.get(span.clone()).is_some_and(|t| t.starts_with('"')) {
+    } else if message.contains("basic string") || message.contains("literal string") {
         "a string ends with the quote it began with, on the same line"
     } else {
         "see https://toml.io for how TOML is written"

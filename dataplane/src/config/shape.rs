@@ -78,7 +78,7 @@ fn fit<'i>(value: Spanned<DeValue<'i>>, schema: &Value, place: &str, problems: &
     let types = types_of(schema);
     let given = type_of(&value);
     if !types.is_empty() && !types.contains(&given) {
-        problems.push(wrong_type(&value, &types, schema, span, place));
+        problems.push(Problem { key: place.to_owned(), ..wrong_type(&value, &types, schema, span, place) });
         return None;
     }
     let value = match value {
@@ -95,7 +95,7 @@ fn fit<'i>(value: Spanned<DeValue<'i>>, schema: &Value, place: &str, problems: &
         }
         scalar => {
             if let Some(problem) = scalar_problem(&scalar, schema, &span, place) {
-                problems.push(problem);
+                problems.push(Problem { key: place.to_owned(), ..problem });
                 return None;
             }
             scalar

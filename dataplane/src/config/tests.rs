@@ -116,7 +116,7 @@ const BROKEN: &[(&str, &str, usize, usize, Code, &str, &str)] = &[
     ("encrypt = \"to-b\"", "encrypt = \"to-b\"\nclass = [\"htpp\"]", 30, 10, Code::UnknownWord, "`htpp`", "did you mean \"http\"?"),
     ("encrypt = \"to-b\"", "encrypt = \"to-b\"\nhost = [\"www.*.org\"]", 30, 9, Code::ImpossibleValue, "not the whole first label", "*.example.com"),
     ("encrypt = \"to-b\"", "encrypt = \"to-b\"\nhost = [\"https://a.org/\"]", 30, 9, Code::ImpossibleValue, "more than a host name", "name alone"),
-    ("name = \"edge-a\"", "name = \"edge-a", 1, 8, Code::Syntax, "invalid basic string", "ends with the quote"),
+    ("name = \"edge-a\"", "name = \"edge-a", 1, 15, Code::Syntax, "invalid basic string", "ends with the quote"),
     ("name = \"edge-a\"", "name = edge-a", 1, 8, Code::Syntax, "quoted", "strings in quotes"),
     ("cores = [0]", "cores = [0]\ncores = [1]", 4, 1, Code::Syntax, "duplicate key", "once per table"),
 ];

@@ -50,6 +50,11 @@ impl Check<'_> {
         self.problems.push(Problem::error(code, span, message, help));
     }
 
+    /// Whether a value of this key was taken out for not fitting: that it is missing is then no news.
+    fn misfit(&self, key: &str) -> bool {
+        self.problems.iter().any(|p| p.key == key)
+    }
+
     /// Relative paths start at the folder of the policy file.
     fn path(&self, path: &Path) -> PathBuf {
         // `join` of an absolute path is that path.

@@ -64,6 +64,9 @@ fn port(raw: &schema::Port, all: &[schema::Port], loops: &[&str], check: &mut Ch
 
 fn needed(raw: &schema::Port, key: &str, example: &str, check: &mut Check<'_>) {
     let kind = word(kind(raw));
+    if check.misfit(&format!("port.{key}")) {
+        return;
+    }
     check.problems.push(
         Problem::error(
             Code::MissingKey,

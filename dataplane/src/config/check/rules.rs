@@ -125,7 +125,9 @@ fn services_agree(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
             .other(action.span(), "drops"),
         );
     }
-    if let (Some(compress), Compress::Lz4, None) = (&raw.compress, rule.compress, &raw.encrypt) {
+    if let (Some(compress), Compress::Lz4, None) = (&raw.compress, rule.compress, &raw.encrypt)
+        && !check.misfit("rule.encrypt")
+    {
         check.error(
             Code::Conflict,
             compress.span(),
