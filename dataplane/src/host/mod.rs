@@ -4,3 +4,4 @@ pub mod fib;
 pub mod lpm;
 pub mod watch;
 pub mod netlink;
+pub mod nic;

@@ -50,13 +50,10 @@ impl Node for Flow {
                     cx.flows.touch(hit, prepared, packet.frame.total_len() as u32, now);
                     packet.meta.flow = hit.idx.0;
                     packet.meta.direction = hit.dir;
-                    if hit.new {
-                        cx.counters.flow_opened();
-                    }
                 }
                 // Without a flow the packet is judged by itself, each time: slower, and stricter where a rule waits for
                 // a class.
-                Err(Refusal::TableFull) => cx.counters.flow_refused(),
+                Err(Refusal::TableFull) => cx.counters.flows_refused.inc(),
                 Err(Refusal::OrphanFragment) => {}
             }
         }

@@ -69,7 +69,7 @@ fn complain(cx: &mut Cx<'_>, packet: &mut Packet, complaint: Complaint) -> Fate 
     if !cx.icmp_budget.take(cx.now) || !turn(packet, complaint, from) {
         return Fate::Drop(reason);
     }
-    cx.counters.icmp_sent(reason);
+    cx.counters.icmp_sent.inc();
     cx.pool_drop_continuation(&mut packet.frame);
     packet.meta.own = true;
     packet.meta.flow = NO_FLOW;

@@ -19,7 +19,7 @@ impl Node for Rewrite {
 #[inline]
 fn rewrite(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if packet.meta.tunnel_out != NONE && !packet.meta.sealed {
-        cx.counters.escaped(packet.meta.tunnel_out, packet.frame.total_len() as u64);
+        cx.counters.escaped_bytes.add(packet.frame.total_len() as u64);
         return Err(DropReason::NotSealed);
     }
     let adjacency = cx.fib.adjacency(packet.meta.adjacency).ok_or(DropReason::NeighbourUnresolved)?;
