@@ -44,7 +44,7 @@ impl FromStr for Prefix {
             .filter(|l| *l <= max && !text.contains("/+"))
             .ok_or_else(|| Bad::new(format!("`{text}` has an impossible prefix length"), format!("0 to {max}")))?;
         match Self::new(addr, len) {
-            Some(p) if p.addr == addr => Ok(p),
+            Some(p) if p.addr() == addr => Ok(p),
             Some(p) => Err(Bad::new(
                 format!("`{text}` has bits set behind the prefix"),
                 format!("write the network, \"{p}\", or the single address, \"{addr}\""),

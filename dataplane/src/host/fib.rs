@@ -15,11 +15,8 @@ pub type PortId = u8;
 /// Where packets to an address go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
-    /// Out of `port`, with the addresses of adjacency `adjacency`.
-    To {
-        port: PortId,
-        adjacency: u32,
-    },
+    /// To this adjacency (see [`Fib::adjacency`]).
+    To(u32),
     /// Out of `port`, but the neighbour's address is not known yet: ask for [`Fib::next_address`].
     Unresolved {
         port: PortId,
