@@ -71,7 +71,7 @@ fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Proble
         return (None, vec![Problem::error(Code::Unreadable, 0..0, message, format!("a policy has at most {MAX_FILE}"))]);
     }
     let (table, syntax) = DeTable::parse_recoverable(text);
-    let mut problems: Vec<Problem> = syntax.iter().map(|e| syntax_problem(e, text)).collect();
+    let mut problems: Vec<Problem> = syntax.iter().map(syntax_problem).collect();
     if !problems.is_empty() {
         // What a broken line might have meant is guesswork: no further checks on it.
         return (None, problems);
@@ -92,13 +92,13 @@ fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Proble
             (policy, problems)
         }
         Err(e) => {
-            problems.push(syntax_problem(&e, text));
+            problems.push(syntax_problem(&e));
             (None, problems)
         }
     }
 }
 
-fn syntax_problem(error: &toml::de::Error, text: &str) -> Problem {
+fn syntax_problem(error: &toml::de::Error) -> Problem {
     let span = error.span().unwrap_or(0..0);
     let message = error.message().trim().replace('\n', ", ");
     let help = if message.contains("duplicate key") {
