@@ -251,11 +251,7 @@ mod tests {
             let mut fib = fib();
             let port = |metric| if metric == 10 { 0 } else { 1 };
             for metric in [first, second] {
-                fib.add_route(
-                    prefix("10.3.0.0/24"),
-                    Route::Port { port: port(metric), gateway: None },
-                    metric,
-                );
+                fib.add_route(prefix("10.3.0.0/24"), Route::Port { port: port(metric), gateway: None }, metric);
             }
             assert_eq!(fib.look_up(ip("10.3.0.9"), 1), Hop::Unresolved { port: 0 });
         }

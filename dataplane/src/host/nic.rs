@@ -40,7 +40,10 @@ impl Nic {
     /// May packets from this interface have an L4 checksum that was left to offload? Only where no wire is in between: the
     /// sender's kernel hands its buffers over as they are.
     pub fn may_leave_checksums(&self) -> bool {
-        matches!(self.driver.as_str(), "veth" | "tun" | "virtio_net" | "vmxnet3" | "xen_netfront" | "hv_netvsc" | "bridge")
+        matches!(
+            self.driver.as_str(),
+            "veth" | "tun" | "virtio_net" | "vmxnet3" | "xen_netfront" | "hv_netvsc" | "bridge"
+        )
     }
 }
 

@@ -9,9 +9,29 @@ macro_rules! classes {
             $($(#[$doc])* $variant = $number,)+
         }
 
-        impl Class {
+        /// Place in [`Class::ALL`] by number: the numbers have gaps, counters must not.
+const PLACES: [u8; 256] = {
+    let mut places = [0; 256];
+    let mut at = 0;
+    while at < Class::ALL.len() {
+        places[Class::ALL[at] as usize] = at as u8;
+        at += 1;
+    }
+    places
+};
+
+impl Class {
+    /// Place in [`Self::ALL`] of the class with this number.
+    #[inline]
+    pub fn place(number: u16) -> usize {
+        usize::from(PLACES[usize::from(number.min(255))])
+    }
+
             /// In order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// Names in the order of [`Self::ALL`].
+            pub const NAMES: &'static [&'static str] = &[$($name,)+];
 
             /// Lower case, as in configs and exports.
             pub fn name(self) -> &'static str {

@@ -3,6 +3,7 @@
 use crate::flow::{FlowIdx, Tick};
 use crate::graph::packet::NO_FLOW;
 use crate::graph::{Batch, Cx, Node};
+use crate::l7::Class;
 
 #[derive(Debug, Default)]
 pub struct Classify;
@@ -27,12 +28,12 @@ impl Node for Classify {
                     flow.plan_generation = 0;
                 }
                 if flow.class != before
-                    && let Some(counters) = cx.counters.classes.get(usize::from(flow.class))
+                    && let Some(counters) = cx.counters.classes.get(Class::place(flow.class))
                 {
                     counters.flows.inc();
                 }
             }
-            if let Some(counters) = cx.counters.classes.get(usize::from(flow.class)) {
+            if let Some(counters) = cx.counters.classes.get(Class::place(flow.class)) {
                 counters.packets.inc();
                 counters.bytes.add(packet.frame.total_len() as u64);
             }

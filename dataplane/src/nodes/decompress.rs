@@ -53,6 +53,8 @@ fn reason(error: DecompressError) -> DropReason {
     match error {
         DecompressError::UnknownCpi => DropReason::UnknownCpi,
         DecompressError::Expansion | DecompressError::Unfit => DropReason::Expansion,
-        DecompressError::Short | DecompressError::Malformed | DecompressError::BadNextHeader => DropReason::BadCompression,
+        DecompressError::Short | DecompressError::Malformed | DecompressError::BadNextHeader => {
+            DropReason::BadCompression
+        }
     }
 }

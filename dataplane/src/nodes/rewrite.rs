@@ -1,7 +1,7 @@
 //! `rewrite`: the link header for the next hop, and the last look that nothing leaves in clear that must not.
 
-use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::graph::packet::NONE;
+use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::wire::ethernet;
 use softdpu_ebpf_common::walk::L3;
 

@@ -83,7 +83,11 @@ impl Harness {
     pub fn pass(&mut self, port: usize, frame: &[u8]) -> Vec<(usize, Vec<u8>)> {
         assert!(self.send(port, frame), "the wire is full");
         self.settle();
-        (0..self.wires.len()).flat_map(|p| std::iter::from_fn(move || Some(p)).map_while(|p| Some((p, self.receive(p)?))).collect::<Vec<_>>()).collect()
+        (0..self.wires.len())
+            .flat_map(|p| {
+                std::iter::from_fn(move || Some(p)).map_while(|p| Some((p, self.receive(p)?))).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     pub fn dropped(&self, reason: DropReason) -> u64 {
