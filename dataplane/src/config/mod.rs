@@ -68,7 +68,10 @@ fn finish(policy: Option<Policy>, mut problems: Vec<Problem>, text: &str, name: 
 fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Problem>) {
     if text.len() > MAX_FILE {
         let message = format!("{name} has {} bytes", text.len());
-        return (None, vec![Problem::error(Code::Unreadable, 0..0, message, format!("a policy has at most {MAX_FILE}"))]);
+        return (
+            None,
+            vec![Problem::error(Code::Unreadable, 0..0, message, format!("a policy has at most {MAX_FILE}"))],
+        );
     }
     let (table, syntax) = DeTable::parse_recoverable(text);
     let mut problems: Vec<Problem> = syntax.iter().map(syntax_problem).collect();

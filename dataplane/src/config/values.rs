@@ -137,7 +137,10 @@ impl FromStr for PortRange {
     fn from_str(text: &str) -> Result<Self, Bad> {
         let one = |t: &str| -> Result<u16, Bad> {
             let n: u64 = t.trim().parse().map_err(|_| {
-                Bad::new(format!("`{text}` is not a port"), "write a port or a range, for example \"443\" or \"8000-8099\"")
+                Bad::new(
+                    format!("`{text}` is not a port"),
+                    "write a port or a range, for example \"443\" or \"8000-8099\"",
+                )
             })?;
             u16::try_from(n).map_err(|_| Bad::new(format!("{n} is not a port number"), "ports are 0 to 65535"))
         };
@@ -305,7 +308,10 @@ impl FromStr for HostPattern {
             return Err(Bad::new(format!("`{text}` has a `*` that is not the whole first label"), help));
         }
         if rest.contains("://") || rest.contains('/') || rest.contains(':') {
-            return Err(Bad::new(format!("`{text}` is more than a host name"), "write the name alone, no scheme, port or path"));
+            return Err(Bad::new(
+                format!("`{text}` is more than a host name"),
+                "write the name alone, no scheme, port or path",
+            ));
         }
         let label = |l: &str| {
             !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')

@@ -12,7 +12,8 @@ pub mod types;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus,
+    DropCount, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus,
+    WorkerStatus,
 };
 
 use crate::telemetry::snapshot::Snapshot;

@@ -85,7 +85,10 @@ impl Server {
 /// A listener on a loopback address; metrics tell about everyone's traffic and have no password.
 fn loopback(at: SocketAddr) -> Result<TcpListener> {
     if !at.ip().is_loopback() {
-        bail!("metrics listen on loopback only, not on {at}: write 127.0.0.1:{}, or scrape the control socket", at.port());
+        bail!(
+            "metrics listen on loopback only, not on {at}: write 127.0.0.1:{}, or scrape the control socket",
+            at.port()
+        );
     }
     let listener = std::net::TcpListener::bind(at).with_context(|| format!("cannot listen on {at} for metrics"))?;
     listener.set_nonblocking(true)?;

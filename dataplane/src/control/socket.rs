@@ -54,7 +54,9 @@ impl Lock {
                     };
                     bail!("an instance on {} is already running {who}", socket.display());
                 }
-                Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", path.display())),
+                Err(TryLockError::Error(e)) => {
+                    return Err(e).with_context(|| format!("cannot lock {}", path.display()));
+                }
             }
             let same = fs::metadata(&path).is_ok_and(|on_disk| {
                 file.metadata().is_ok_and(|mine| (mine.dev(), mine.ino()) == (on_disk.dev(), on_disk.ino()))
@@ -118,14 +120,17 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound)> {
         Ok(meta) if meta.file_type().is_socket() => {
             fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))?;
         }
-        Ok(_) => bail!("{} is in the way: it is not a socket. Remove it, or choose another control.socket", path.display()),
+        Ok(_) => {
+            bail!("{} is in the way: it is not a socket. Remove it, or choose another control.socket", path.display())
+        }
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e).with_context(|| format!("cannot look at {}", path.display())),
     }
     // Permissions first, name afterwards: at no time is the socket open to more than asked.
     let fresh = with_suffix(path, ".new");
     let _ = fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh).with_context(|| format!("cannot bind the control socket {}", path.display()))?;
+    let listener =
+        UnixListener::bind(&fresh).with_context(|| format!("cannot bind the control socket {}", path.display()))?;
     let guard = RemoveOnDrop(fresh.clone());
     fs::set_permissions(&fresh, Permissions::from_mode(mode))?;
     fs::rename(&fresh, path)?;

@@ -144,7 +144,10 @@ fn wrong_questions_get_an_answer_with_help() {
         assert!(body.contains(part), "{target}: {body}");
         serde_json::from_str::<types::ApiError>(&body).unwrap();
     }
-    let post = running.raw(b"POST /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}", Duration::from_secs(5));
+    let post = running.raw(
+        b"POST /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}",
+        Duration::from_secs(5),
+    );
     assert!(post.starts_with(b"HTTP/1.1 405"), "{}", String::from_utf8_lossy(&post));
     assert_eq!(running.get("/v1/healthz"), (200, "ok\n".into()));
     let error = runtime().block_on(client::flows(&running.socket(), Some("htpp"), None, 5)).unwrap_err().to_string();
@@ -226,7 +229,8 @@ fn the_socket_has_its_mode_and_goes_with_the_server() {
 #[test]
 fn a_living_instance_is_not_pushed_aside() {
     let running = Running::start(false);
-    let error = runtime().block_on(async { Server::bind(&control(running.dir.path(), false)).unwrap_err().to_string() });
+    let error =
+        runtime().block_on(async { Server::bind(&control(running.dir.path(), false)).unwrap_err().to_string() });
     assert!(error.contains(&format!("already running as pid {}", std::process::id())), "{error}");
     assert_eq!(running.get("/v1/healthz").0, 200);
 }

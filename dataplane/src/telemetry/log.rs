@@ -32,7 +32,8 @@ pub fn filter(level: &str, env: Option<&str>) -> anyhow::Result<EnvFilter> {
         Some(text) if !text.is_empty() => (text, LOG_ENV),
         _ => (level, "--log-level"),
     };
-    EnvFilter::try_new(text).with_context(|| format!("{from}: `{text}` is not a log filter (try info, or softdpu=debug)"))
+    EnvFilter::try_new(text)
+        .with_context(|| format!("{from}: `{text}` is not a log filter (try info, or softdpu=debug)"))
 }
 
 /// Sets up logging for the whole process, once.

@@ -114,7 +114,8 @@ fn ports(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
 }
 
 fn tunnels(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
-    let tunnel = |f: fn(&TunnelTraffic) -> u64| s.tunnels.iter().map(move |t| (vec![("tunnel", t.name.as_str())], f(t)));
+    let tunnel =
+        |f: fn(&TunnelTraffic) -> u64| s.tunnels.iter().map(move |t| (vec![("tunnel", t.name.as_str())], f(t)));
     counters(e, "tunnel_sealed_packets", "Packets encrypted.", tunnel(|t| t.sealed.packets))?;
     counters(e, "tunnel_sealed_bytes", "Inner bytes encrypted.", tunnel(|t| t.sealed.bytes))?;
     counters(e, "tunnel_opened_packets", "Packets decrypted.", tunnel(|t| t.opened.packets))?;
@@ -140,9 +141,10 @@ fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     gauges(e, "worker_flows", "Flows in the table.", worker(|w| w.flows))?;
     let places: [(&'static str, fn(&super::snapshot::Frames) -> u64); 4] =
         [("free", |f| f.free), ("fill", |f| f.fill), ("tx", |f| f.tx), ("graph", |f| f.graph)];
-    let series = s.workers.iter().zip(&ids).flat_map(|(w, id)| {
-        places.map(|(place, f)| (vec![("worker", id.as_str()), ("place", place)], f(&w.frames)))
-    });
+    let series =
+        s.workers.iter().zip(&ids).flat_map(|(w, id)| {
+            places.map(|(place, f)| (vec![("worker", id.as_str()), ("place", place)], f(&w.frames)))
+        });
     gauges(e, "worker_frames", "Frames of the UMEM, by where they are.", series)?;
     gauges(e, "worker_frames_all", "Frames of the UMEM.", worker(|w| w.frames.total))
 }
@@ -189,8 +191,7 @@ mod tests {
     #[test]
     fn the_names_are_stable() {
         let text = text(Facts::default(), two_workers()).unwrap();
-        let names: Vec<&str> =
-            text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let names: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
         #[rustfmt::skip]
         assert_eq!(names, [
             "softdpu_build", "softdpu_uptime_seconds",

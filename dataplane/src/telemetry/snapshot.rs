@@ -124,13 +124,20 @@ impl Snapshot {
         let mut all = Self {
             ports: named(&names.ports).into_iter().map(|name| PortTraffic { name, ..Default::default() }).collect(),
             rules: named(&names.rules).into_iter().map(|name| RuleTraffic { name, ..Default::default() }).collect(),
-            tunnels: named(&names.tunnels).into_iter().map(|name| TunnelTraffic { name, ..Default::default() }).collect(),
+            tunnels: named(&names.tunnels)
+                .into_iter()
+                .map(|name| TunnelTraffic { name, ..Default::default() })
+                .collect(),
             classes: names
                 .classes
                 .iter()
                 .map(|name| ClassTraffic { name: (*name).to_owned(), ..Default::default() })
                 .collect(),
-            drops: names.reasons.iter().map(|reason| DropTraffic { reason: (*reason).to_owned(), packets: 0 }).collect(),
+            drops: names
+                .reasons
+                .iter()
+                .map(|reason| DropTraffic { reason: (*reason).to_owned(), packets: 0 })
+                .collect(),
             ..Self::default()
         };
         for (worker, counters) in workers.into_iter().enumerate() {
