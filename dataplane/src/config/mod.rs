@@ -7,12 +7,12 @@ mod cover;
 mod format;
 mod keyfiles;
 mod places;
-mod policy;
+pub mod policy;
 mod problem;
 mod schema;
 mod shape;
 mod suggest;
-mod values;
+pub mod values;
 
 #[cfg(test)]
 mod tests;

@@ -140,6 +140,10 @@ pub struct WorkerCounters {
     pub frames: FrameCounters,
     /// Flows in the table now.
     pub flows: Counter,
+    /// Packets that found the flow table full and were judged by themselves.
+    pub flows_refused: Counter,
+    /// ICMP errors sent in place of packets that could not go on.
+    pub icmp_sent: Counter,
     /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
     pub escaped_bytes: Counter,
     names: Arc<Names>,
@@ -181,6 +185,8 @@ impl WorkerCounters {
             work: LoopCounters::default(),
             frames: FrameCounters::default(),
             flows: Counter::default(),
+            flows_refused: Counter::default(),
+            icmp_sent: Counter::default(),
             escaped_bytes: Counter::default(),
             names,
         }
