@@ -1,1 +1,6 @@
-//! (see ARCHITECTURE.md)
+//! What the host is: its links, addresses, routes and neighbours, as the kernel tells them.
+
+pub mod fib;
+pub mod lpm;
+pub mod watch;
+pub mod netlink;
