@@ -1,10 +1,10 @@
 //! What a test run may have left behind: namespaces, folders, links, XDP programs, processes. Runs of others on the same
 //! machine are left out.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use serde_json::Value;
 use softdpu_testbed::{
+    bpf,
     cleanup::{self, RUN_VARIABLE},
     process,
 };
@@ -21,12 +21,6 @@ impl Machine {
     pub fn look() -> Self {
         Self { links: links(), programs: programs().into_iter().map(|program| program.id).collect() }
     }
-}
-
-struct Program {
-    id: u64,
-    name: String,
-    holders: Vec<u64>,
 }
 
 /// What is left behind by `run` since `before`. Namespaces and programs die a little after their last user, so it looks
@@ -49,7 +43,7 @@ fn look(before: &Machine, run: &str) -> Vec<String> {
     );
     left.extend(links().difference(&before.links).map(|name| format!("link {name}")));
     let new = programs().into_iter().filter(|program| !before.programs.contains(&program.id));
-    let ours = new.filter(|program| program.name.starts_with("softdpu") && !others(&program.holders, run));
+    let ours = new.filter(|program| program.name.starts_with("softdpu") && !others(&bpf::holders(program.id), run));
     left.extend(ours.map(|program| format!("XDP program {} ({})", program.name, program.id)));
     left.extend(processes(run));
     left
@@ -61,7 +55,7 @@ fn orphaned(name: &str) -> bool {
 }
 
 /// Whether a process of another run holds it.
-fn others(holders: &[u64], run: &str) -> bool {
+fn others(holders: &[u32], run: &str) -> bool {
     holders.iter().any(|pid| run_of(&pid.to_string()).is_none_or(|other| other != run))
 }
 
@@ -88,26 +82,16 @@ fn links() -> BTreeSet<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-fn programs() -> Vec<Program> {
-    let said = Command::new(crate::run::which("bpftool").unwrap_or_else(|| "bpftool".into()))
-        .args(["--json", "prog", "show"])
-        .output();
-    let value: Value = said.ok().and_then(|said| serde_json::from_slice(&said.stdout).ok()).unwrap_or_default();
-    let list = value.as_array().cloned().unwrap_or_default();
-    list.iter()
-        .filter(|program| program["type"] == "xdp")
-        .map(|program| Program {
-            id: program["id"].as_u64().unwrap_or(0),
-            name: program["name"].as_str().unwrap_or_default().to_owned(),
-            holders: program["pids"].as_array().into_iter().flatten().filter_map(|pid| pid["pid"].as_u64()).collect(),
-        })
-        .collect()
+/// Without bpftool there is nothing to compare; setup has it.
+fn programs() -> Vec<bpf::Program> {
+    bpf::programs().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::process::Command;
 
     #[test]
     fn a_process_of_the_run_is_found_and_others_are_not() {
