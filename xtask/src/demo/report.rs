@@ -5,11 +5,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use serde::Serialize;
+use softdpu_testbed::status::Figures;
 
-use super::{
-    figures::{Class, Figures},
-    workload::Measured,
-};
+use super::{classes::Class, workload::Measured};
 
 /// One thing that must be true.
 #[derive(Debug, Clone, Serialize)]
