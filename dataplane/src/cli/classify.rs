@@ -1,14 +1,3 @@
-<<<<<<< HEAD
-//! `softdpu classify`. The lead replaces this file by the flow helper's.
-
-use std::io::Write;
-use std::path::PathBuf;
-
-/// Writes the flows of `files` to `out`.
-pub fn run(files: &[PathBuf], json: bool, out: &mut impl Write) -> anyhow::Result<bool> {
-    writeln!(out, "classify {} files (json: {json}): not linked yet", files.len())?;
-    Ok(false)
-=======
 //! `softdpu classify`: what a capture's flows are, by the very table and recognisers of the packet path.
 
 mod capture;
@@ -148,7 +137,7 @@ impl Run {
                 *row = describe(file, flow, inspector);
             }
             row_of[idx.0 as usize] = NO_ROW;
-            inspector.release(flow);
+            inspector.release(idx, flow);
         };
         table.expire(now, 256, |idx, flow| end(idx, flow, inspector));
         let Some(h) = headers(p, &mut self.padded) else {
@@ -289,5 +278,8 @@ fn write_table(rows: &[FlowRow], out: &mut impl Write) -> std::io::Result<()> {
         )?;
     }
     Ok(())
->>>>>>> main
 }
+
+#[cfg(test)]
+#[path = "classify/tests.rs"]
+mod tests;

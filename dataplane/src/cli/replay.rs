@@ -7,10 +7,11 @@ use anyhow::bail;
 
 use super::args::ReplayArgs;
 use super::show::{bytes, duration};
-use super::{flows, link, run, status};
+use super::{flows, run, status};
 use crate::config::{self, Policy};
 use crate::control::ReplayReport;
 use crate::telemetry::log;
+use crate::worker::replay::replay;
 
 pub fn run(args: &ReplayArgs, log_level: &str, out: &mut impl Write) -> anyhow::Result<bool> {
     log::init(log_level)?;
@@ -22,7 +23,7 @@ pub fn run(args: &ReplayArgs, log_level: &str, out: &mut impl Write) -> anyhow::
             bail!("{} is read and written: give --out another file", file.display());
         }
     }
-    let report = link::replay(policy, inputs, outputs)?;
+    let report = replay(policy, &inputs, &outputs)?;
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {

@@ -61,6 +61,8 @@ pub struct Instance {
     ports: Vec<PortFacts>,
     workers: Vec<WorkerHandle>,
     steer: Mutex<Option<Steer>>,
+    /// The XDP program drops what it cannot walk.
+    drops_malformed: bool,
     started: Instant,
 }
 
@@ -80,6 +82,7 @@ impl Instance {
             ports,
             workers,
             steer: Mutex::new(steer),
+            drops_malformed: protects(&blueprint.policy),
             started: Instant::now(),
         }
     }
@@ -142,14 +145,11 @@ impl Instance {
             let (action, on_loss) = (action.to_owned(), on_loss.to_owned());
             SteerStatus { name: counted.name, action, on_loss, packets: counted.packets, bytes: counted.bytes }
         });
-        let drops = steer.reason_counters().unwrap_or_default().into_iter().filter(|(reason, count)| {
-            reason.is_drop() && count.packets > 0
-        });
-        let drops = drops.map(|(reason, count)| DropCount {
-            reason: reason.name().to_owned(),
-            node: "steer".to_owned(),
-            count: count.packets,
-            help: reason.help().to_owned(),
+        let counted = steer.reason_counters().unwrap_or_default();
+        let drops = counted.into_iter().filter_map(|(reason, count)| {
+            let help = reason.drop_help(self.drops_malformed).filter(|_| count.packets > 0)?;
+            let (reason, node) = (reason.name().to_owned(), "steer".to_owned());
+            Some(DropCount { reason, node, count: count.packets, help: help.to_owned() })
         });
         (rules.collect(), drops.collect())
     }
@@ -178,16 +178,21 @@ impl Instance {
     }
 }
 
-fn scan(worker: &mut Worker, index: usize, from: usize, filter: &FlowFilter, plan: &Plan) -> (Vec<FlowInfo>, bool) {
+fn scan(worker: &Worker, index: usize, from: usize, filter: &FlowFilter, plan: &Plan) -> (Vec<FlowInfo>, bool) {
     let now = Tick::from_nanos(clock::now());
-    let mut found = Vec::new();
-    for (_, flow) in worker.flows.scan(from, SCAN) {
-        let host = worker.inspector.host_of(flow);
-        if filter.wants(flow.class().name(), host) {
-            found.push(info(index, flow, host, now, plan));
-        }
-    }
-    (found, from + SCAN < worker.flows.capacity())
+    let part = worker.flows.scan(from, SCAN);
+    (part.filter_map(|flow| wanted(worker, index, flow, filter, plan, now)).collect(), from + SCAN < worker.flows.capacity())
+}
+
+/// All flows of a worker that is not running. `now`: its clock.
+pub fn flows(worker: &Worker, index: usize, filter: &FlowFilter, plan: &Plan, now: u64) -> Vec<FlowInfo> {
+    let all = worker.flows.scan(0, worker.flows.capacity());
+    all.filter_map(|flow| wanted(worker, index, flow, filter, plan, Tick::from_nanos(now))).collect()
+}
+
+fn wanted(worker: &Worker, index: usize, flow: &Flow, filter: &FlowFilter, plan: &Plan, now: Tick) -> Option<FlowInfo> {
+    let host = worker.inspector.host_of(flow);
+    filter.wants(flow.class().name(), host).then(|| info(index, flow, host, now, plan))
 }
 
 fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, plan: &Plan) -> FlowInfo {
@@ -292,6 +297,11 @@ pub fn tunnel_status(tunnel: &crate::plan::Tunnel, counted: &TunnelTraffic) -> T
         left_alone: counted.left_alone,
         expanded: counted.expanded,
     }
+}
+
+/// Whether the policy has flows that must not leave in clear.
+pub fn protects(policy: &Policy) -> bool {
+    policy.rules.iter().any(|rule| rule.encrypt.is_some() && rule.action == RuleAction::Forward)
 }
 
 fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {

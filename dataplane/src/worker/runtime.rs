@@ -7,9 +7,9 @@
 use super::build::{Blueprint, wire_fib};
 use super::clock;
 use super::idle::{Idler, Waker};
-use super::instance::{Instance, PortFacts, WorkerHandle, WorkerState};
+use super::instance::{self, Instance, PortFacts, WorkerHandle, WorkerState};
 use super::turn::{Worker, WorkerPort};
-use crate::config::policy::{self, Cores, Policy, PortKind, RuleAction, XdpPort};
+use crate::config::policy::{self, Cores, Policy, PortKind, XdpPort};
 use crate::control::Server;
 use crate::host::fib::Fib;
 use crate::host::nic::Nic;
@@ -131,8 +131,8 @@ impl Host {
         let interfaces: Vec<Option<u32>> = self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect();
         let mut steer = None;
         if interfaces.iter().any(Option::is_some) {
-            let protects = policy.rules.iter().any(|rule| rule.encrypt.is_some() && rule.action == RuleAction::Forward);
-            let load = LoadOptions { debug: options.steer_log, flow_capacity: 0, drop_malformed: protects };
+            let load =
+                LoadOptions { debug: options.steer_log, flow_capacity: 0, drop_malformed: instance::protects(policy) };
             let mut loaded = Steer::load(&load)?;
             loaded.set_rules(&steer::compile(&steering::rules(policy, &interfaces))?)?;
             if options.steer_log {
