@@ -1,7 +1,2 @@
-//! HTTP/1: request and status lines, the Host header.
 #![no_main]
-
-use libfuzzer_sys::fuzz_target;
-use softdpu_fuzz::{Seen, recognise};
-
-fuzz_target!(|seen: Seen| recognise(&seen, softdpu::l7::http::look));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| softdpu::l7::fuzz::http(data));

@@ -1,7 +1,2 @@
-//! TLS: records, a ClientHello over several segments.
 #![no_main]
-
-use libfuzzer_sys::fuzz_target;
-use softdpu_fuzz::{Seen, recognise};
-
-fuzz_target!(|seen: Seen| recognise(&seen, softdpu::l7::tls::look));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| softdpu::l7::fuzz::tls(data));
