@@ -110,12 +110,15 @@ pub struct Tables {
     /// Class of an address no prefix covers.
     pub from_none: Class,
     pub to_none: Class,
-    /// Class of a packet that has no ports (ICMP, later fragments): the rules that ask for none.
+    /// Class of a packet that has no ports (ICMP): the rules that ask for none.
     pub sport_none: Class,
     pub dport_none: Class,
+    /// Class of a later fragment: the rules that ask for no port, and those that take fragments on trust.
+    pub sport_fragment: Class,
+    pub dport_fragment: Class,
     /// Class of every rule there is, for dimensions no rule looks at.
     pub all: Class,
-    pub reserved: [u16; 3],
+    pub reserved: u16,
     /// By port slot.
     pub slots: [Class; MAX_PORTS],
     /// By protocol number; [`ESP_IN_UDP`] for ESP in UDP.
