@@ -33,7 +33,8 @@ pub fn conversation(text: &[u8]) -> Conversation {
     let mut numbers = Numbers::new(0x715);
     let mut noise = |length: usize| -> Vec<u8> { (0..length).map(|_| numbers.next() as u8).collect() };
     let (hello, sealed) = (client_hello(SECURE, &noise(32)), record(23, &noise(8000)));
-    let server_hello = record(22, &[&[2, 0, 0, 90, 3, 3][..], &noise(88)].concat());
+    // TLS 1.2 with no session and no extension, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256.
+    let server_hello = record(22, &[&[2, 0, 0, 38, 3, 3][..], &noise(32), &[0, 0xc0, 0x2f, 0]].concat());
     let session = [
         (From::Client, hello),
         (From::Server, server_hello),

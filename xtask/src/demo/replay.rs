@@ -5,11 +5,7 @@
 //!   to-client.pcap ◄─ edge-a ◄─ back.pcap ◄─ edge-b ◄─ server.pcap
 //! ```
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::Deserializer;
@@ -122,7 +118,7 @@ fn store<'a>(path: &Path, frames: impl IntoIterator<Item = &'a Vec<u8>>) -> Resu
     pcap::write(path, frames.into_iter().map(Vec::as_slice))
 }
 
-fn assign(port: &str, file: &PathBuf) -> String {
+fn assign(port: &str, file: &Path) -> String {
     format!("{port}={}", file.display())
 }
 
