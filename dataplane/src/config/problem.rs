@@ -80,6 +80,8 @@ pub struct Problem {
     pub help: String,
     /// Bytes of the source.
     pub span: Range<usize>,
+    /// Path of the key whose value does not fit the schema, as in `port.interface`; else empty.
+    pub key: String,
     /// A second place that belongs to it.
     pub other: Option<(Range<usize>, String)>,
 }
@@ -93,6 +95,7 @@ impl Problem {
             label: "here".to_owned(),
             help: help.into(),
             span,
+            key: String::new(),
             other: None,
         }
     }

@@ -44,7 +44,7 @@ impl FromStr for Prefix {
             .filter(|l| *l <= max && !text.contains("/+"))
             .ok_or_else(|| Bad::new(format!("`{text}` has an impossible prefix length"), format!("0 to {max}")))?;
         match Self::new(addr, len) {
-            Some(p) if p.addr == addr => Ok(p),
+            Some(p) if p.addr() == addr => Ok(p),
             Some(p) => Err(Bad::new(
                 format!("`{text}` has bits set behind the prefix"),
                 format!("write the network, \"{p}\", or the single address, \"{addr}\""),
@@ -78,7 +78,10 @@ impl FromStr for PortRange {
     fn from_str(text: &str) -> Result<Self, Bad> {
         let one = |t: &str| -> Result<u16, Bad> {
             let n: u64 = t.trim().parse().map_err(|_| {
-                Bad::new(format!("`{text}` is not a port"), "write a port or a range, for example \"443\" or \"8000-8099\"")
+                Bad::new(
+                    format!("`{text}` is not a port"),
+                    "write a port or a range, for example \"443\" or \"8000-8099\"",
+                )
             })?;
             u16::try_from(n).map_err(|_| Bad::new(format!("{n} is not a port number"), "ports are 0 to 65535"))
         };
@@ -246,7 +249,10 @@ impl FromStr for HostPattern {
             return Err(Bad::new(format!("`{text}` has a `*` that is not the whole first label"), help));
         }
         if rest.contains("://") || rest.contains('/') || rest.contains(':') {
-            return Err(Bad::new(format!("`{text}` is more than a host name"), "write the name alone, no scheme, port or path"));
+            return Err(Bad::new(
+                format!("`{text}` is more than a host name"),
+                "write the name alone, no scheme, port or path",
+            ));
         }
         let label = |l: &str| {
             !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')

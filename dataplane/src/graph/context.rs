@@ -46,7 +46,7 @@ pub struct Cx<'a> {
 impl Cx<'_> {
     /// Counts the packet under `reason` and frees its frame.
     pub fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
-        self.counters.drop(reason as usize);
+        self.counters.drop_packet(reason as usize);
         self.pool.free(packet.frame);
     }
 

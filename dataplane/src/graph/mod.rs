@@ -5,8 +5,8 @@ pub mod packet;
 pub mod reason;
 pub mod walk;
 
-pub use context::Cx;
 pub use crate::flow::Direction;
+pub use context::Cx;
 pub use packet::{Batch, Fate, Meta, Packet};
 pub use reason::DropReason;
 pub use walk::Graph;

@@ -30,8 +30,6 @@ pub struct Meta {
     pub direction: Direction,
     /// What happens to the packet at the end of the node that is running.
     pub fate: Fate,
-    /// Was made here (an ICMP error): neither its TTL nor its size is looked at again.
-    pub own: bool,
     /// LZ4 is allowed by the rule.
     pub compress: bool,
     /// What ESP's next header says (opened), or will say (to be sealed); 0: the packet's own family.
@@ -54,7 +52,6 @@ impl Meta {
             port_out: 0,
             direction: Direction::FromInitiator,
             fate: Fate::Go,
-            own: false,
             compress: false,
             next_header: 0,
             sealed: false,

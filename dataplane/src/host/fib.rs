@@ -15,11 +15,8 @@ pub type PortId = u8;
 /// Where packets to an address go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
-    /// Out of `port`, with the addresses of adjacency `adjacency`.
-    To {
-        port: PortId,
-        adjacency: u32,
-    },
+    /// To this adjacency (see [`Fib::adjacency`]).
+    To(u32),
     /// Out of `port`, but the neighbour's address is not known yet: ask for [`Fib::next_address`].
     Unresolved {
         port: PortId,
@@ -254,11 +251,7 @@ mod tests {
             let mut fib = fib();
             let port = |metric| if metric == 10 { 0 } else { 1 };
             for metric in [first, second] {
-                fib.add_route(
-                    prefix("10.3.0.0/24"),
-                    Route::Port { port: port(metric), gateway: None },
-                    metric,
-                );
+                fib.add_route(prefix("10.3.0.0/24"), Route::Port { port: port(metric), gateway: None }, metric);
             }
             assert_eq!(fib.look_up(ip("10.3.0.9"), 1), Hop::Unresolved { port: 0 });
         }

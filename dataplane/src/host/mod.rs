@@ -2,5 +2,6 @@
 
 pub mod fib;
 pub mod lpm;
-pub mod watch;
 pub mod netlink;
+pub mod nic;
+pub mod watch;

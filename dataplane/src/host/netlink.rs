@@ -1,8 +1,8 @@
 //! The kernel's links, addresses, routes and neighbours, dumped over rtnetlink into a [`Fib`].
 
 use super::fib::{Fib, Link, PortId, Route};
-use crate::wire::prefix::Prefix;
 use crate::wire::ethernet::Mac;
+use crate::wire::prefix::Prefix;
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};

@@ -39,19 +39,22 @@ impl Compress {
         let flow = (packet.meta.flow != NO_FLOW).then_some(FlowIdx(packet.meta.flow));
         if let Some(flow) = flow {
             let flow = cx.flows.get(flow);
-            governor = Governor { skip: flow.compress_skip, backoff: flow.compress_backoff };
+            governor = Governor::resume(flow.compress_skip, flow.compress_backoff);
         }
         let outcome = self.codec.compress(&mut packet.frame, 0..before, next_header, &mut governor);
         if let Some(flow) = flow {
             let flow = cx.flows.get_mut(flow);
-            (flow.compress_skip, flow.compress_backoff) = (governor.skip, governor.backoff);
+            (flow.compress_skip, flow.compress_backoff) = governor.suspend();
         }
+        let Some(counters) = cx.counters.tunnels.get(usize::from(packet.meta.tunnel_out)) else { return };
+        counters.compress_in_bytes.add(before as u64);
+        counters.compress_out_bytes.add(packet.frame.total_len() as u64);
         match outcome {
-            Outcome::Compressed { place } => {
+            Outcome::Compressed { .. } => {
                 packet.meta.next_header = NEXT_IPCOMP;
-                cx.counters.compressed(packet.meta.tunnel_out, before as u64, place.len() as u64);
+                counters.compressed.inc();
             }
-            Outcome::Left(_) => cx.counters.left_alone(packet.meta.tunnel_out, before as u64),
+            Outcome::Left(_) => counters.left_alone.inc(),
         }
     }
 }

@@ -43,7 +43,7 @@ impl Decompress {
             return Err(DropReason::BadCompression);
         }
         packet.meta.next_header = restored.next_header;
-        cx.counters.decompressed(packet.meta.tunnel_in, before as u64, packet.frame.len() as u64);
+        cx.counters.tunnels[usize::from(packet.meta.tunnel_in)].expanded.inc();
         ecn::decapsulate(packet.frame.bytes_mut(), packet.meta.outer_tos).map_err(|_| DropReason::EcnNotCapable)?;
         walk_inner(packet)
     }
@@ -53,6 +53,8 @@ fn reason(error: DecompressError) -> DropReason {
     match error {
         DecompressError::UnknownCpi => DropReason::UnknownCpi,
         DecompressError::Expansion | DecompressError::Unfit => DropReason::Expansion,
-        DecompressError::Short | DecompressError::Malformed | DecompressError::BadNextHeader => DropReason::BadCompression,
+        DecompressError::Short | DecompressError::Malformed | DecompressError::BadNextHeader => {
+            DropReason::BadCompression
+        }
     }
 }

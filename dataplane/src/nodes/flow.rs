@@ -45,18 +45,15 @@ impl Node for Flow {
             }
             let Some(Some(prepared)) = self.prepared.get(at) else { continue };
             let inspector = &mut *cx.inspector;
-            match cx.flows.lookup_or_insert(prepared, now, |ended| inspector.forget(ended)) {
+            match cx.flows.lookup_or_insert(prepared, now, |_, ended| inspector.release(ended)) {
                 Ok(hit) => {
                     cx.flows.touch(hit, prepared, packet.frame.total_len() as u32, now);
                     packet.meta.flow = hit.idx.0;
                     packet.meta.direction = hit.dir;
-                    if hit.new {
-                        cx.counters.flow_opened();
-                    }
                 }
                 // Without a flow the packet is judged by itself, each time: slower, and stricter where a rule waits for
                 // a class.
-                Err(Refusal::TableFull) => cx.counters.flow_refused(),
+                Err(Refusal::TableFull) => cx.counters.flows_refused.inc(),
                 Err(Refusal::OrphanFragment) => {}
             }
         }

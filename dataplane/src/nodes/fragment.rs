@@ -64,7 +64,8 @@ fn copy(cx: &mut Cx<'_>, packet: &Packet, header: usize, piece: Piece) -> Option
     copy_out(cx, packet, header + piece.start, body);
     let mut headers = packet.headers;
     headers.end = (header + piece.len) as u16;
-    headers.fragment = if piece.start == 0 && headers.fragment != Position::Later { Position::First } else { Position::Later };
+    headers.fragment =
+        if piece.start == 0 && headers.fragment != Position::Later { Position::First } else { Position::Later };
     let mut meta = packet.meta;
     meta.fate = Fate::Go;
     Some(Packet { frame, headers, meta })

@@ -69,9 +69,10 @@ fn complain(cx: &mut Cx<'_>, packet: &mut Packet, complaint: Complaint) -> Fate 
     if !cx.icmp_budget.take(cx.now) || !turn(packet, complaint, from) {
         return Fate::Drop(reason);
     }
-    cx.counters.icmp_sent(reason);
+    cx.counters.icmp_sent.inc();
     cx.pool_drop_continuation(&mut packet.frame);
-    packet.meta.own = true;
+    // Where two ports are simply each other's way out, the answer's way out is the port it came by.
+    packet.meta.port_in = packet.meta.port_out;
     packet.meta.flow = NO_FLOW;
     packet.meta.compress = false;
     packet.meta.tunnel_out = packet.meta.tunnel_in;

@@ -37,11 +37,17 @@ fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if cx.plan.tunnels[tunnel].remote != ip(headers.l3, &headers.src) {
         return Err(DropReason::WrongPeer);
     }
-    let outer = packet.frame.total_len();
     packet.meta.outer_tos = headers.tos;
-    packet.meta.next_header = if packet.frame.is_chain() { open_chain(cx, packet)? } else { open_frame(cx, packet)? };
+    let opened = if packet.frame.is_chain() { open_chain(cx, packet) } else { open_frame(cx, packet) };
+    let counters = &cx.counters.tunnels[tunnel];
+    match opened {
+        Ok(_) => counters.opened.add(1, packet.frame.total_len() as u64),
+        Err(DropReason::Replay) => counters.replayed.inc(),
+        Err(DropReason::BadIcv | DropReason::BadIv) => counters.forged.inc(),
+        Err(_) => {}
+    }
+    packet.meta.next_header = opened?;
     packet.meta.tunnel_in = tunnel as u16;
-    cx.counters.opened(packet.meta.tunnel_in, outer as u64);
     if packet.meta.next_header == NEXT_IPCOMP { Ok(()) } else { walk_inner(packet) }
 }
 

@@ -78,4 +78,3 @@ pub(super) fn reason(error: WalkError) -> DropReason {
         WalkError::TooManyTags => DropReason::TooManyTags,
     }
 }
-

@@ -35,7 +35,9 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         // No rule: plain forwarding, and nothing that a tunnel was made for.
         return if packet.meta.tunnel_in == NONE { Ok(()) } else { Err(DropReason::WrongTunnel) };
     };
-    cx.counters.rule(rule, len);
+    if let Some(counter) = cx.counters.rules.get(usize::from(rule)) {
+        counter.add(1, len);
+    }
     if plan.drop {
         return Err(DropReason::PolicyDrop);
     }
@@ -82,7 +84,7 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> (u16, Side) {
         rules::look_up(&cx.plan.rules, &packet.headers, &Known::default(), tunnel_in)
     } else {
         let flow = cx.flows.get(FlowIdx(packet.meta.flow));
-        let host = flow.host().and_then(|host| cx.inspector.host_name(host));
+        let host = flow.host().and_then(|host| Some(cx.inspector.hosts().get(host)));
         let known = Known { class: flow.is_decided().then_some(flow.class), host };
         rules::look_up(&cx.plan.rules, &packet.headers, &known, tunnel_in)
     };

@@ -1,7 +1,7 @@
 //! `rewrite`: the link header for the next hop, and the last look that nothing leaves in clear that must not.
 
-use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::graph::packet::NONE;
+use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::wire::ethernet;
 use softdpu_ebpf_common::walk::L3;
 
@@ -19,7 +19,7 @@ impl Node for Rewrite {
 #[inline]
 fn rewrite(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if packet.meta.tunnel_out != NONE && !packet.meta.sealed {
-        cx.counters.escaped(packet.meta.tunnel_out, packet.frame.total_len() as u64);
+        cx.counters.escaped_bytes.add(packet.frame.total_len() as u64);
         return Err(DropReason::NotSealed);
     }
     let adjacency = cx.fib.adjacency(packet.meta.adjacency).ok_or(DropReason::NeighbourUnresolved)?;

@@ -56,7 +56,7 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<u32> {
     }
     let flow = cx.flows.get(FlowIdx(packet.meta.flow));
     let adjacency = flow.next_hop[packet.meta.direction.index()];
-    (flow.fib_generation == cx.fib.generation() && adjacency != crate::flow::NONE).then_some(adjacency)
+    (flow.fib_generation == cx.fib.generation() && adjacency != crate::flow::entry::NONE).then_some(adjacency)
 }
 
 #[cold]
@@ -94,7 +94,7 @@ fn remember(cx: &mut Cx<'_>, packet: &Packet, adjacency: u32) {
         let flow = cx.flows.get_mut(FlowIdx(packet.meta.flow));
         if flow.fib_generation != generation {
             flow.fib_generation = generation;
-            flow.next_hop = [crate::flow::NONE; 2];
+            flow.next_hop = [crate::flow::entry::NONE; 2];
         }
         flow.next_hop[packet.meta.direction.index()] = adjacency;
     }

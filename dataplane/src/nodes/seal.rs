@@ -39,7 +39,7 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         }
     }
     packet.meta.sealed = true;
-    cx.counters.sealed(tunnel, packet.frame.total_len() as u64);
+    cx.counters.tunnels[usize::from(tunnel)].sealed.add(1, len as u64);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The plan: the policy made ready for the packet path. Names are indices, keys are read, what can be computed once is.
 
 pub mod rules;
-pub mod steering;
+//pub mod steering;
 
 use crate::config::policy::{self, Policy, RuleAction};
 use crate::crypto::esp::NAT_T_PORT;
@@ -79,7 +79,9 @@ pub fn build(policy: &Policy, generation: u32) -> Result<(Plan, Vec<Inbound>)> {
         for (way, key) in [("out", built.outbound.key_id()), ("in", material.id())] {
             let here = format!("`{}.{way}`", tunnel.name);
             if let Some(other) = keys.insert(key, here.clone()) {
-                bail!("{here} and {other} have the same key: their nonces would meet, which breaks the cipher; make one key for each");
+                bail!(
+                    "{here} and {other} have the same key: their nonces would meet, which breaks the cipher; make one key for each"
+                );
             }
         }
         inbound.push(Inbound { spi: tunnel.inbound.spi, window: tunnel.replay_window, material });
@@ -145,7 +147,9 @@ pub fn sadb(plan: &Plan, inbound: &[Inbound]) -> Result<Sadb> {
 
 fn rule(rule: &policy::Rule) -> Result<Rule> {
     let classes = rule.classes.iter().map(|name| {
-        Class::from_name(name).map(Class::number).with_context(|| format!("rule `{}`: unknown class `{name}`", rule.name))
+        Class::from_name(name)
+            .map(Class::number)
+            .with_context(|| format!("rule `{}`: unknown class `{name}`", rule.name))
     });
     Ok(Rule {
         name: rule.name.clone(),

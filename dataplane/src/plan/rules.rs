@@ -1,7 +1,7 @@
 //! Which rule a packet's flow falls under, and what that means for this packet. Pure; asked once per flow and cached there.
 
-use crate::graph::packet::NONE;
 use crate::config::policy::{HostPattern, PortRange};
+use crate::graph::packet::NONE;
 use crate::wire::prefix::Prefix;
 use softdpu_ebpf_common::walk::{Fragment, Headers, L3};
 use std::net::IpAddr;
@@ -65,7 +65,8 @@ impl Rule {
         }
         let class = known.class?;
         let class_holds = self.classes.is_empty() || self.classes.contains(&class);
-        let host_holds = self.hosts.is_empty() || known.host.is_some_and(|host| self.hosts.iter().any(|p| p.matches(host)));
+        let host_holds =
+            self.hosts.is_empty() || known.host.is_some_and(|host| self.hosts.iter().any(|p| p.matches(host)));
         Some(class_holds && host_holds)
     }
 
@@ -88,7 +89,10 @@ impl Rule {
             // A later fragment has no ports: whether the rule holds cannot be seen, and the stricter reading is that it does.
             ranges.is_empty() || port.is_none_or(|port| ranges.iter().any(|range| range.contains(port)))
         };
-        within(&self.from, src) && within(&self.to, dst) && among(&self.source_ports, sport) && among(&self.ports, dport)
+        within(&self.from, src)
+            && within(&self.to, dst)
+            && among(&self.source_ports, sport)
+            && among(&self.ports, dport)
     }
 }
 
@@ -162,7 +166,13 @@ mod tests {
     }
 
     fn protect() -> Rule {
-        Rule { name: "protect".into(), from: prefix("10.1.0.0/24"), to: prefix("10.2.0.0/24"), tunnel: Some(0), ..Rule::default() }
+        Rule {
+            name: "protect".into(),
+            from: prefix("10.1.0.0/24"),
+            to: prefix("10.2.0.0/24"),
+            tunnel: Some(0),
+            ..Rule::default()
+        }
     }
 
     const CLIENT: [u8; 4] = [10, 1, 0, 2];

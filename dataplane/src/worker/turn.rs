@@ -127,7 +127,8 @@ impl Worker {
         while !self.stop.load(Ordering::Relaxed) {
             let packets = self.turn(clock::now());
             if idler.tired(packets) && !self.sending() {
-                self.counters.sleep();
+                self.counters.work.polls.inc();
+                self.publish();
                 idler.sleep(if self.held.is_empty() { i32::MAX } else { 50 });
             }
         }
@@ -159,12 +160,11 @@ impl Worker {
 
     fn walk(&mut self, at: usize, now: u64) {
         let port = self.ports[at].id;
-        let mut bytes = 0;
         for frame in self.received.drain(..) {
-            bytes += frame.total_len() as u64;
             self.batch.packets.push(Packet { frame, headers: Headers::default(), meta: Meta::new(port) });
         }
-        self.counters.received(port, self.batch.len() as u64, bytes);
+        self.counters.work.batches.inc();
+        self.counters.work.packets.add(self.batch.len() as u64);
         self.on_graph(now, |graph, cx, batch| graph.run(cx, batch));
     }
 
@@ -192,33 +192,19 @@ impl Worker {
         }
     }
 
-    /// Hands each port its frames and kicks it once. What a full ring does not take after one more try is dropped: the
-    /// link is slower than its senders, and waiting would only move the loss into the receive ring.
+    /// Hands each port its frames, with one kick for all of them. What a full ring does not take is dropped: the link is
+    /// slower than its senders, and waiting would only move the loss into the receive ring.
     fn send(&mut self) {
         for port in &mut self.ports {
-            let frames = &mut self.tx[usize::from(port.id)];
-            if frames.is_empty() {
-                continue;
-            }
-            let (packets, bytes) = (frames.len() as u64, frames.iter().map(|frame| frame.total_len() as u64).sum());
-            port.io.tx_burst(&mut self.pool, frames);
-            port.io.flush(&mut self.pool);
-            if !frames.is_empty() {
-                port.io.tx_burst(&mut self.pool, frames);
-                port.io.flush(&mut self.pool);
-            }
-            let left = frames.len() as u64;
-            let left_bytes: u64 = frames.iter().map(|frame| frame.total_len() as u64).sum();
-            self.counters.sent(port.id, packets - left, bytes - left_bytes);
-            for frame in frames.drain(..) {
-                self.counters.drop(DropReason::TxFull as usize);
-                self.pool.free(frame);
+            let lost = port.io.send(&mut self.pool, &mut self.tx[usize::from(port.id)]);
+            for _ in 0..lost {
+                self.counters.drop_packet(DropReason::TxFull as usize);
             }
         }
-        // A port whose queue belongs to no port of this worker (fewer queues than workers) has nowhere to send from.
+        // A port of which this worker has no queue (fewer queues than workers) cannot be sent from.
         for frames in &mut self.tx {
             for frame in frames.drain(..) {
-                self.counters.drop(DropReason::NoPort as usize);
+                self.counters.drop_packet(DropReason::NoPort as usize);
                 self.pool.free(frame);
             }
         }
@@ -228,18 +214,37 @@ impl Worker {
         let mut sending = false;
         for port in &mut self.ports {
             port.io.flush(&mut self.pool);
-            sending |= port.io.unsent(&self.pool);
+            sending |= port.io.unsent();
         }
         sending
     }
 
     fn housekeeping(&mut self, now: u64) {
         let inspector = &mut self.inspector;
-        self.flows.expire(Tick::from_nanos(now), AGE_BUDGET, |ended| inspector.forget(ended));
+        self.flows.expire(Tick::from_nanos(now), AGE_BUDGET, |_, ended| inspector.release(ended));
         if !self.held.is_empty() {
             self.retry_held(now);
         }
-        self.counters.flows(self.flows.len() as u64);
+        self.publish();
+    }
+
+    /// Copies the ports' and the pool's own counts to where other threads may read them.
+    pub fn publish(&self) {
+        self.counters.flows.set(self.flows.len() as u64);
+        for (at, counters) in self.counters.ports.iter().enumerate() {
+            let stats = || self.ports.iter().filter(|port| usize::from(port.id) == at).map(|port| port.io.stats());
+            counters.rx.packets.set(stats().map(|s| s.rx_packets).sum());
+            counters.rx.bytes.set(stats().map(|s| s.rx_bytes).sum());
+            counters.tx.packets.set(stats().map(|s| s.tx_packets).sum());
+            counters.tx.bytes.set(stats().map(|s| s.tx_bytes).sum());
+        }
+        let frames = &self.counters.frames;
+        let (fill, tx) = self.pool.lent();
+        frames.total.set(u64::from(self.pool.total()));
+        frames.free.set(self.pool.available() as u64);
+        frames.fill.set(u64::from(fill));
+        frames.tx.set(u64::from(tx));
+        frames.graph.set(u64::from(self.pool.out()));
     }
 
     /// Packets that wait for a link address go on when the forwarding table has changed, or are given up.
@@ -248,7 +253,7 @@ impl Worker {
         let too_late = now > self.held_since + PATIENCE;
         if too_late {
             for packet in self.held.drain(..) {
-                self.counters.drop(DropReason::NeighbourUnresolved as usize);
+                self.counters.drop_packet(DropReason::NeighbourUnresolved as usize);
                 self.pool.free(packet.frame);
             }
             self.held_since = 0;
@@ -284,7 +289,7 @@ impl Worker {
     /// Gives back every frame the worker itself still has; the ports keep theirs until they are closed.
     pub fn finish(&mut self) {
         for packet in self.held.drain(..) {
-            self.counters.drop(DropReason::Shutdown as usize);
+            self.counters.drop_packet(DropReason::Shutdown as usize);
             self.pool.free(packet.frame);
         }
     }

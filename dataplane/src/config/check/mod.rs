@@ -50,6 +50,11 @@ impl Check<'_> {
         self.problems.push(Problem::error(code, span, message, help));
     }
 
+    /// Whether a value of this key was taken out for not fitting: that it is missing is then no news.
+    fn misfit(&self, key: &str) -> bool {
+        self.problems.iter().any(|p| p.key == key)
+    }
+
     /// Relative paths start at the folder of the policy file.
     fn path(&self, path: &Path) -> PathBuf {
         // `join` of an absolute path is that path.
@@ -126,8 +131,8 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
 }
 
 fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control {
-    // sun_path of sockaddr_un, with its terminating zero.
-    const MAX_SOCKET: usize = 107;
+    // sun_path of sockaddr_un has 107 bytes and a zero; the socket is made under a name that is 4 longer.
+    const MAX_SOCKET: usize = 103;
     let socket = match &raw.socket {
         Some(path) => {
             let full = check.path(&path.0);
@@ -136,7 +141,7 @@ fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control 
                     Code::ImpossibleValue,
                     path.span(),
                     "the path of the control socket is too long",
-                    format!("the kernel takes at most {MAX_SOCKET} bytes: choose one under /run/softdpu"),
+                    format!("at most {MAX_SOCKET} bytes: choose one under /run/softdpu"),
                 );
             }
             full
@@ -165,7 +170,12 @@ fn workers(raw: &schema::Workers, check: &mut Check<'_>) -> Workers {
     let cores = match &raw.cores {
         Some(cores) => {
             if cores.is_empty() {
-                check.error(Code::ImpossibleValue, cores.span(), "`cores` names no core", "write for example cores = [0]");
+                check.error(
+                    Code::ImpossibleValue,
+                    cores.span(),
+                    "`cores` names no core",
+                    "write for example cores = [0]",
+                );
             }
             for (i, core) in cores.iter().enumerate() {
                 if cores[..i].iter().any(|c| **c == **core) {

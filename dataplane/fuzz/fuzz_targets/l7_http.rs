@@ -1,0 +1,7 @@
+//! HTTP/1: request and status lines, the Host header.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use softdpu_fuzz::{Seen, recognise};
+
+fuzz_target!(|seen: Seen| recognise(&seen, softdpu::l7::http::look));
