@@ -102,7 +102,8 @@ pub fn edges(report: &mut Report) {
             "edge-a" => ("edge-a: no unexplained drops", "edge-a: every frame is accounted for"),
             _ => ("edge-b: no unexplained drops", "edge-b: every frame is accounted for"),
         };
-        report.check(drops, unexplained.is_empty(), list(&unexplained));
+        // An edge that did nothing dropped nothing.
+        report.check(drops, unexplained.is_empty() && figures.packets_decrypted > 0, list(&unexplained));
         report.check(
             frames,
             figures.balanced(),

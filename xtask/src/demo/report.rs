@@ -88,8 +88,10 @@ impl Report {
         if self.kernel_forwarding.is_some() || self.softdpu.is_some() {
             self.print_phases();
         }
-        if !self.edges.is_empty() {
+        if !self.compression.is_empty() {
             self.print_flows();
+        }
+        if !self.edges.is_empty() {
             self.print_edges();
         }
         let mut table = table(&["check", "", "seen"]);
