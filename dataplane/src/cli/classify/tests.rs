@@ -83,7 +83,7 @@ fn every_link_type_gives_the_same_flow() {
     cooked[14] = 8;
     let mut cooked2 = [0u8; 20];
     cooked2[0] = 8;
-    let links: [(u32, &[u8]); 8] = [
+    let links: [(u32, &[u8]); 9] = [
         (1, &ethernet),
         (101, &[]),
         (228, &[]),
@@ -92,6 +92,7 @@ fn every_link_type_gives_the_same_flow() {
         (0, &[2, 0, 0, 0]),
         (108, &[0, 0, 0, 2]),
         (9, &[0xff, 3, 0, 0x21]),
+        (104, &[0x0f, 0, 8, 0]),
     ];
     for (link, header) in links {
         let packets = conversation(false, header);
