@@ -274,6 +274,12 @@ impl FramePool {
         n
     }
 
+    /// Whether the chunk is with that port to be sent.
+    #[cfg(test)]
+    pub(super) fn is_lent_to_tx(&self, port: PortId, index: u32) -> bool {
+        self.place[index as usize] == port.tx()
+    }
+
     pub fn held(&self, port: PortId) -> &Held {
         &self.ports[port.0 as usize]
     }
