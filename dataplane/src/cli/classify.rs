@@ -1,14 +1,3 @@
-<<<<<<< HEAD
-//! `softdpu classify`. The lead replaces this file by the flow helper's.
-
-use std::io::Write;
-use std::path::PathBuf;
-
-/// Writes the flows of `files` to `out`.
-pub fn run(files: &[PathBuf], json: bool, out: &mut impl Write) -> anyhow::Result<bool> {
-    writeln!(out, "classify {} files (json: {json}): not linked yet", files.len())?;
-    Ok(false)
-=======
 //! `softdpu classify`: what a capture's flows are, by the very table and recognisers of the packet path.
 
 mod capture;
@@ -289,5 +278,4 @@ fn write_table(rows: &[FlowRow], out: &mut impl Write) -> std::io::Result<()> {
         )?;
     }
     Ok(())
->>>>>>> main
 }

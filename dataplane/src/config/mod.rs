@@ -26,8 +26,12 @@ pub use schema::json_schema;
 pub use suggest::nearest;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use crate::l7::Class;
+
 /// Classes that a rule may name: what the classifier can say of a flow.
-pub const KNOWN_CLASSES: &[&str] = &["dns", "http", "iperf3", "tls", "unknown"];
+pub fn known_classes() -> impl Iterator<Item = &'static str> {
+    Class::ALL.iter().map(|c| c.name())
+}
 
 /// Longest policy file that is read, in bytes.
 const MAX_FILE: usize = 4 << 20;

@@ -206,7 +206,7 @@ pub struct Sa {
 pub struct Rule {
     pub name: String,
     pub matches: Match,
-    /// Of [`KNOWN_CLASSES`](super::KNOWN_CLASSES). Empty: any.
+    /// Of [`known_classes`](super::known_classes). Empty: any.
     pub classes: Vec<String>,
     /// Empty: any.
     pub hosts: Vec<HostPattern>,
@@ -214,6 +214,17 @@ pub struct Rule {
     pub encrypt: Option<usize>,
     pub compress: Compress,
     pub action: RuleAction,
+}
+
+impl Cipher {
+    /// As in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aes256Gcm => "aes-256-gcm",
+            Self::Aes128Gcm => "aes-128-gcm",
+            Self::ChaCha20Poly1305 => "chacha20-poly1305",
+        }
+    }
 }
 
 impl Policy {

@@ -218,7 +218,15 @@ fn the_socket_has_its_mode_and_goes_with_the_server() {
     let folder = running.dir.path().to_owned();
     let names = |dir: &Path| std::fs::read_dir(dir.join("run")).unwrap().count();
     assert_eq!(names(&folder), 2, "socket and lock");
+    // Answered once, so surely accepted; then kept open.
     let mut open = UnixStream::connect(&socket).unwrap();
+    open.write_all(b"GET /v1/healthz HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"ok\n") {
+        let mut byte = [0];
+        assert_eq!(open.read(&mut byte).unwrap(), 1, "the answer breaks off");
+        answer.push(byte[0]);
+    }
     let mut running = running;
     drop(running.stop.take());
     running.thread.take().unwrap().join().unwrap();
