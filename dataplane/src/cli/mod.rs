@@ -5,7 +5,6 @@ mod ask;
 mod check;
 pub mod classify;
 mod flows;
-mod link;
 mod replay;
 mod run;
 mod show;
@@ -51,7 +50,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Runs one verb. `Ok(false)` when it worked and found something wrong, which it has said.
 fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
     match &cli.verb {
-        Verb::Run { config } => run::run(config, &cli.log_level),
+        Verb::Run { config, steer_log } => run::run(config, *steer_log, &cli.log_level),
         Verb::Check(args) => check::run(args, out),
         Verb::Status(args) => status::run(args, out),
         Verb::Flows(args) => flows::run(args, out),

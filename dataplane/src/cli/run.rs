@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::link;
 use crate::config;
 use crate::telemetry::log;
+use crate::worker::runtime::{self, RunOptions};
 
-pub fn run(path: &Path, log_level: &str) -> anyhow::Result<bool> {
+pub fn run(path: &Path, steer_log: bool, log_level: &str) -> anyhow::Result<bool> {
     log::init(log_level)?;
     let Some(policy) = load(path) else { return Ok(false) };
-    link::run(policy, link::RunOptions { policy_path: path.to_owned() })?;
+    runtime::run(policy, &RunOptions { policy_path: path.to_owned(), steer_log })?;
     Ok(true)
 }
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 use super::args::StatusArgs;
 use super::ask::ask;
 use super::show::{Rows, bytes, clean, count, duration, number, or_dash};
-use crate::control::{DropCount, RuleStatus, Status, TunnelStatus, client};
-use crate::telemetry::snapshot::ClassTraffic;
+use crate::control::{Status, client};
 
 /// How long rates are measured.
 const INTERVAL: Duration = Duration::from_millis(333);
@@ -49,10 +48,10 @@ pub fn view(before: &Status, now: &Status) -> String {
         }
     }
     section(&mut page, "Workers", &workers(now));
-    section(&mut page, "Tunnels", &tunnels(&now.tunnels));
+    section(&mut page, "Tunnels", &tunnels(now));
     section(&mut page, "Steering", &steer(now));
-    section(&mut page, "Rules", &rules(&now.rules));
-    section(&mut page, "Classes", &classes(&now.classes));
+    section(&mut page, "Rules", &rules(now));
+    section(&mut page, "Classes", &classes(now));
     let drops = drops(&now.drops);
     section(&mut page, "Drops", &drops);
     if drops.is_empty() {
@@ -124,7 +123,11 @@ fn workers(now: &Status) -> Rows {
     rows
 }
 
-pub fn tunnels(tunnels: &[TunnelStatus]) -> Rows {
+pub fn tunnels(now: &Status) -> Rows {
+    tunnel_rows(&now.tunnels)
+}
+
+pub fn tunnel_rows(tunnels: &[crate::control::TunnelStatus]) -> Rows {
     let mut rows = Rows::new(&[
         "tunnel",
         "local",
@@ -164,23 +167,23 @@ fn steer(now: &Status) -> Rows {
     rows
 }
 
-pub fn rules(rules: &[RuleStatus]) -> Rows {
+fn rules(now: &Status) -> Rows {
     let mut rows = Rows::new(&["rule", "does", ">packets", ">bytes"]);
-    for r in rules {
+    for r in &now.rules {
         rows.add([r.name.clone(), r.what.clone(), count(r.packets), bytes(r.bytes)]);
     }
     rows
 }
 
-pub fn classes(classes: &[ClassTraffic]) -> Rows {
+fn classes(now: &Status) -> Rows {
     let mut rows = Rows::new(&["class", ">flows", ">packets", ">bytes"]);
-    for c in classes.iter().filter(|c| c.flows > 0) {
+    for c in now.classes.iter().filter(|c| c.flows > 0) {
         rows.add([c.name.clone(), count(c.flows), count(c.packets), bytes(c.bytes)]);
     }
     rows
 }
 
-pub fn drops(drops: &[DropCount]) -> Rows {
+pub fn drops(drops: &[crate::control::DropCount]) -> Rows {
     let mut rows = Rows::new(&[">packets", "reason", "node", "what it means"]);
     let mut by_count: Vec<_> = drops.iter().filter(|d| d.count > 0).collect();
     by_count.sort_by_key(|d| std::cmp::Reverse(d.count));

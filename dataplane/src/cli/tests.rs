@@ -83,11 +83,11 @@ fn check_answers_in_text_and_json() {
 fn replay_names_the_ports_there_are() {
     let policy = crate::config::parse("[[port]]\nname = \"apps\"\nkind = \"pcap\"\n", "x").unwrap();
     let at = |name: &str| vec![(name.to_owned(), "f".into())];
-    replay::known(&policy, &at("apps"), "--in").unwrap();
-    let error = replay::known(&policy, &at("aps"), "--in").unwrap_err().to_string();
+    assert_eq!(replay::resolve(&policy, &at("apps"), "--in").unwrap()[0].0, 0);
+    let error = replay::resolve(&policy, &at("aps"), "--in").unwrap_err().to_string();
     assert_eq!(error, "--in: the policy has no port `aps`: did you mean `apps`?");
     let twice = [at("apps"), at("apps")].concat();
-    assert!(replay::known(&policy, &twice, "--out").unwrap_err().to_string().contains("twice"));
+    assert!(replay::resolve(&policy, &twice, "--out").unwrap_err().to_string().contains("twice"));
 }
 
 #[test]

@@ -216,17 +216,6 @@ pub struct Rule {
     pub action: RuleAction,
 }
 
-impl Cipher {
-    /// As in the file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Aes256Gcm => "aes-256-gcm",
-            Self::Aes128Gcm => "aes-128-gcm",
-            Self::ChaCha20Poly1305 => "chacha20-poly1305",
-        }
-    }
-}
-
 impl Policy {
     pub fn port(&self, name: &str) -> Option<usize> {
         self.ports.iter().position(|p| p.name == name)

@@ -3,18 +3,17 @@
 
 mod api;
 pub mod client;
-mod describe;
 mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
 pub mod types;
 
-pub use describe::{describe, drops};
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus,
+    DropCount, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus,
+    WorkerStatus,
 };
 
 use crate::telemetry::snapshot::Snapshot;

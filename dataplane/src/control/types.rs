@@ -191,3 +191,15 @@ pub struct ApiError {
     pub error: String,
     pub help: String,
 }
+
+/// What came of a replay.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReplayReport {
+    pub packets_in: u64,
+    pub packets_out: u64,
+    /// Seconds it took.
+    pub seconds: f64,
+    pub tunnels: Vec<TunnelStatus>,
+    pub drops: Vec<DropCount>,
+    pub flows: Vec<FlowInfo>,
+}
