@@ -44,6 +44,9 @@ pub(super) enum Verb {
         /// The policy
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Let the XDP program log each packet it sees: for finding faults on a quiet link, not for production
+        #[arg(long)]
+        steer_log: bool,
     },
 
     /// Say what is wrong with a policy

@@ -55,7 +55,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Status(args) => status::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Replay(args) => replay::run(args, &cli.log_level, out),
-        Verb::Classify { files, json } => classify::run(files, *json, out),
+        Verb::Classify { files, json } => classify::run(files, *json, out).map(|_| true),
         Verb::Schema => {
             writeln!(out, "{:#}", crate::config::json_schema())?;
             Ok(true)

@@ -7,7 +7,8 @@ use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
 use crate::config::policy::{Compress, OnLoss, Policy, RuleAction, SteerAction};
 use crate::control::{
-    ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus,
+    ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus, TunnelStatus,
+    WorkerStatus,
 };
 use crate::flow::{Direction, Flow, Tick};
 use crate::graph::DropReason;
@@ -162,9 +163,9 @@ impl Instance {
         loop {
             let (answer, answered) = tokio::sync::oneshot::channel();
             let plan = self.plan.load_full();
-            let filter = filter.clone();
+            let wanted = filter.clone();
             let question: Question = Box::new(move |worker| {
-                let _ = answer.send(scan(worker, index, from, &filter, &plan));
+                let _ = answer.send(scan(worker, index, from, &wanted, &plan));
             });
             handle.ask.try_send(question).ok().with_context(|| format!("worker {index} is busy or gone"))?;
             handle.waker.wake();
@@ -181,7 +182,10 @@ impl Instance {
 fn scan(worker: &Worker, index: usize, from: usize, filter: &FlowFilter, plan: &Plan) -> (Vec<FlowInfo>, bool) {
     let now = Tick::from_nanos(clock::now());
     let part = worker.flows.scan(from, SCAN);
-    (part.filter_map(|flow| wanted(worker, index, flow, filter, plan, now)).collect(), from + SCAN < worker.flows.capacity())
+    (
+        part.filter_map(|flow| wanted(worker, index, flow, filter, plan, now)).collect(),
+        from + SCAN < worker.flows.capacity(),
+    )
 }
 
 /// All flows of a worker that is not running. `now`: its clock.
@@ -318,11 +322,8 @@ fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
         }
         if parts.is_empty() { "forward".to_owned() } else { parts.join(", ") }
     };
-    let status = |(rule, counted): (&crate::config::policy::Rule, &crate::telemetry::snapshot::RuleTraffic)| RuleStatus {
-        name: rule.name.clone(),
-        what: what(rule),
-        packets: counted.packets,
-        bytes: counted.bytes,
+    let status = |(rule, counted): (&crate::config::policy::Rule, &crate::telemetry::snapshot::RuleTraffic)| {
+        RuleStatus { name: rule.name.clone(), what: what(rule), packets: counted.packets, bytes: counted.bytes }
     };
     policy.rules.iter().zip(&counters.rules).map(status).collect()
 }

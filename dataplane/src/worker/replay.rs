@@ -29,9 +29,7 @@ pub fn replay(policy: Policy, inputs: &[(usize, PathBuf)], outputs: &[(usize, Pa
     let replay_clock = ReplayClock::new(&pool);
     let mut ports = Vec::new();
     for (id, port) in blueprint.policy.ports.iter().enumerate() {
-        let file = |files: &[(String, PathBuf)]| {
-            files.iter().find(|(name, _)| *name == port.name).map(|(_, path)| path.clone())
-        };
+        let file = |files: &[(usize, PathBuf)]| files.iter().find(|(at, _)| *at == id).map(|(_, path)| path.clone());
         let io = PcapPort::open(file(inputs).as_deref(), file(outputs).as_deref(), replay_clock.clone())
             .with_context(|| format!("port `{}`", port.name))?;
         ports.push(WorkerPort { id: id as u8, io: PortIo::Pcap(io) });

@@ -119,8 +119,7 @@ impl Host {
             });
         }
         let fib = if nics.iter().any(Option::is_some) { Fib::default() } else { wire_fib(&policy) };
-        let blueprint =
-            Blueprint::new(policy, fib, |at, _| nics[at].as_ref().is_none_or(Nic::may_leave_checksums))?;
+        let blueprint = Blueprint::new(policy, fib, |at, _| nics[at].as_ref().is_none_or(Nic::may_leave_checksums))?;
         let mut host = Self { blueprint, nics, facts: Vec::new(), steer: None };
         host.attach(options)?;
         Ok(host)
@@ -142,7 +141,8 @@ impl Host {
             steer = Some(loaded);
         }
         for (at, port) in policy.ports.iter().enumerate() {
-            let mut facts = PortFacts { name: port.name.clone(), kind: port.kind.as_str().to_owned(), ..PortFacts::default() };
+            let mut facts =
+                PortFacts { name: port.name.clone(), kind: port.kind.as_str().to_owned(), ..PortFacts::default() };
             if let (PortKind::Xdp(xdp), Some(nic), Some(steer)) = (&port.kind, &mut self.nics[at], &mut steer) {
                 let mode = match xdp.mode {
                     policy::Mode::Auto => AttachMode::Auto,
@@ -266,7 +266,8 @@ impl Host {
                 // A worker that panics takes its sockets along: its packets then meet their rules' `on_loss`, and the
                 // other workers go on.
                 let run = std::panic::AssertUnwindSafe(|| worker.run(&mut idler));
-                let ended = if std::panic::catch_unwind(run).is_ok() { WorkerState::Stopped } else { WorkerState::Failed };
+                let ended =
+                    if std::panic::catch_unwind(run).is_ok() { WorkerState::Stopped } else { WorkerState::Failed };
                 if ended == WorkerState::Failed {
                     tracing::error!(worker = index, "the worker panicked; its queues are no longer served");
                 }

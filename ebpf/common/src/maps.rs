@@ -413,7 +413,9 @@ impl Reason {
             | Reason::TooManyTags
                 if malformed =>
             {
-                Some("Malformed, so that no rule can be held against it; the policy has flows that must not leave in clear.")
+                Some(
+                    "Malformed, so that no rule can be held against it; the policy has flows that must not leave in clear.",
+                )
             }
             _ => None,
         }
