@@ -124,6 +124,7 @@ fn with_edges(workload: &Workload<'_>, edges: &[Edge; 2], report: &mut Report) -
 
 /// The client's work, once. With edges, also what edge-b's compressor made of the HTTP text (bytes before and after), and the
 /// flows of each edge.
+#[allow(clippy::type_complexity)]
 fn phase(workload: &Workload<'_>, edges: Option<&[Edge; 2]>) -> Result<(Measured, (u64, u64), [Vec<Flow>; 2])> {
     let mut measured = Measured { dns_answers: workload.dns()?, ..Measured::default() };
     let compressor = || edges.map(|edges| edges[1].status().map(|status| Figures::read(&status))).transpose();
