@@ -32,6 +32,7 @@ fn exchange_watched(world: &mut World) -> usize {
         assert!(after.packets_encrypted > before.packets_encrypted + 500, "{at:?}: {after:?}");
         assert!(after.packets_decrypted > before.packets_decrypted + 500, "{at:?}: {after:?}");
         assert!(after.unexplained().is_empty(), "{at:?}: {:?}", after.unexplained());
+        assert_eq!(after.escaped_bytes, 0, "{at:?}");
     }
     assert_eq!(traffic::checksum_errors(&world.topology), 0);
     world.assert_sound();

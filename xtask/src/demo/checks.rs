@@ -65,17 +65,10 @@ pub fn classes(report: &mut Report, edge: &'static str, flows: &[Flow]) {
                 None if class == "dns" => name == Some(SHOP) || name == Some(SECURE),
                 None => true,
             };
-            if flow.protocol == class && named {
+            if flow.class == class && named {
                 right += 1;
             } else {
-                wrong.push(format!(
-                    "{} {} to {} is {} {}",
-                    flow.l4,
-                    flow.a,
-                    flow.b,
-                    flow.protocol,
-                    name.unwrap_or("-")
-                ));
+                wrong.push(format!("{} {} to {} is {} {}", flow.l4, flow.a, flow.b, flow.class, name.unwrap_or("-")));
             }
         }
     }
@@ -96,6 +89,8 @@ pub fn edges(report: &mut Report) {
     let (sealed, opened) = (sum(|edge| edge.packets_encrypted), sum(|edge| edge.packets_decrypted));
     let worked = sealed.iter().chain(&opened).all(|count| *count > 0);
     report.check("both edges encrypt and decrypt", worked, format!("encrypted {sealed:?}, decrypted {opened:?}"));
+    let escaped = sum(|edge| edge.escaped_bytes);
+    report.check("no byte escaped in clear, by the edges' own count", escaped == [0, 0], format!("{escaped:?}"));
     for (name, figures) in edges {
         let unexplained = figures.unexplained();
         let (drops, frames) = match name {

@@ -20,8 +20,8 @@ pub fn by_class(flows: &[Flow]) -> Vec<Class> {
     let mut classes: BTreeMap<(String, String), Class> = BTreeMap::new();
     for flow in flows {
         let host = flow.host.clone().unwrap_or_default();
-        let class = classes.entry((flow.protocol.clone(), host.clone())).or_insert_with(|| Class {
-            class: flow.protocol.clone(),
+        let class = classes.entry((flow.class.clone(), host.clone())).or_insert_with(|| Class {
+            class: flow.class.clone(),
             host,
             flows: 0,
             packets: 0,
@@ -44,11 +44,8 @@ mod tests {
 
     #[test]
     fn flows_add_up_by_class_and_name() {
-        let flow = |protocol: &str, host: Option<&str>, bytes: u64| {
-            json!({"l4": "tcp", "a": "10.1.0.2:4000", "b": "10.2.0.2:80", "protocol": protocol, "host": host,
-                   "packets": 1, "bytes": bytes, "more": true})
-        };
-        let list = json!({"flows": [flow("http", Some("x"), 5), flow("dns", None, 9), flow("http", Some("x"), 6), 3]});
+        let flow = |class: &str, host: Option<&str>, bytes: u64| json!({"l4": "tcp", "class": class, "host": host, "packets_ab": 1, "bytes_ab": bytes, "more": true});
+        let list = json!([flow("http", Some("x"), 5), flow("dns", None, 9), flow("http", Some("x"), 6)]);
         let classes = by_class(&flows(&list));
         assert_eq!(classes.len(), 2);
         assert_eq!((classes[0].class.as_str(), classes[0].flows, classes[0].bytes), ("http", 2, 11));

@@ -1,6 +1,6 @@
 //! The demo with privileges: one topology, the same work in two phases.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use softdpu_testbed::{
@@ -9,7 +9,7 @@ use softdpu_testbed::{
     cleanup::RunDir,
     edge::Edge,
     policy::{self, EdgeFiles},
-    status::{self, Figures},
+    status::{self, Figures, Flow},
     topology::{self, SERVER, Topology},
 };
 
@@ -93,11 +93,10 @@ fn with_edges(workload: &Workload<'_>, edges: &[Edge; 2], report: &mut Report) -
     let clear = Capture::start(wire, "wire", NOT_ESP, 128, 0, workload.folder)?;
     let sample = Capture::start(wire, "wire", "ip proto 50 or ip6 proto 50", 0, 5000, workload.folder)?;
     workload.topology.reachable(SERVER[0], PATIENCE)?;
-    let (measured, text) = phase(workload, Some(edges))?;
+    let (measured, text, flows) = phase(workload, Some(edges))?;
     let idle = idle_percent(&workload.pids, Duration::from_secs(2))?;
     let wire = look(&clear.stop()?, &sample.stop()?);
 
-    let flows = [status::flows(&edges[0].flows()?), status::flows(&edges[1].flows()?)];
     for (edge, name) in edges.iter().zip(["edge-a", "edge-b"]) {
         report.edges.insert(name, Figures::read(&edge.status()?));
     }
@@ -123,10 +122,13 @@ fn with_edges(workload: &Workload<'_>, edges: &[Edge; 2], report: &mut Report) -
     Ok(())
 }
 
-/// The client's work, once. With edges, also what edge-b's compressor made of the HTTP text: bytes before and after.
-fn phase(workload: &Workload<'_>, edges: Option<&[Edge; 2]>) -> Result<(Measured, (u64, u64))> {
+/// The client's work, once. With edges, also what edge-b's compressor made of the HTTP text (bytes before and after), and the
+/// flows of each edge.
+#[allow(clippy::type_complexity)]
+fn phase(workload: &Workload<'_>, edges: Option<&[Edge; 2]>) -> Result<(Measured, (u64, u64), [Vec<Flow>; 2])> {
     let mut measured = Measured { dns_answers: workload.dns()?, ..Measured::default() };
     let compressor = || edges.map(|edges| edges[1].status().map(|status| Figures::read(&status))).transpose();
+    let mut flows = [Flows::new(), Flows::new()];
     let before = compressor()?;
     for _ in 0..workload.amount.repeats {
         measured.transfers.extend(workload.fetch("http", false, |document| document.text)?);
@@ -135,16 +137,33 @@ fn phase(workload: &Workload<'_>, edges: Option<&[Edge; 2]>) -> Result<(Measured
         (Some(before), Some(after)) => after.compressed_since(&before),
         _ => (0, 0),
     };
+    collect(&mut flows, edges)?;
     for _ in 0..workload.amount.repeats {
         measured.transfers.extend(workload.fetch("http", false, |document| !document.text)?);
     }
     measured.http_gbit_s = gbit_s(&measured.transfers);
+    collect(&mut flows, edges)?;
     measured.transfers.extend(workload.fetch("https", false, |_| true)?);
+    collect(&mut flows, edges)?;
     measured.transfers.extend(workload.fetch("http", true, |document| document.text)?);
     workload.tcp(&mut measured)?;
+    collect(&mut flows, edges)?;
     workload.udp(&mut measured)?;
     workload.echo(&mut measured)?;
-    Ok((measured, text))
+    collect(&mut flows, edges)?;
+    Ok((measured, text, flows.map(|flows| flows.into_values().collect())))
+}
+
+/// Flows by transport and ends.
+type Flows = BTreeMap<(String, String, String), Flow>;
+
+/// Adds what the edges know now: they forget closed connections after some seconds.
+fn collect(flows: &mut [Flows; 2], edges: Option<&[Edge; 2]>) -> Result<()> {
+    for (flows, edge) in flows.iter_mut().zip(edges.into_iter().flatten()) {
+        let now = status::flows(&edge.flows()?).into_iter();
+        flows.extend(now.map(|flow| ((flow.l4.clone(), flow.a.clone(), flow.b.clone()), flow)));
+    }
+    Ok(())
 }
 
 /// Processor time that softdpu uses with no traffic, both edges together, in percent of a core each.

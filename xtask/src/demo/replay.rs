@@ -107,7 +107,7 @@ fn classify(binary: &Path, capture: &Path, report: &mut Report) -> Result<()> {
     let expected = [("http", SHOP), ("tls", SECURE), ("dns", SHOP)];
     let found = expected
         .iter()
-        .filter(|(class, host)| flows.iter().any(|flow| flow.protocol == *class && flow.host.as_deref() == Some(host)));
+        .filter(|(class, host)| flows.iter().any(|flow| flow.class == *class && flow.host.as_deref() == Some(host)));
     let found = found.count();
     report.check("http, tls and dns flows are classed and named", found == 3, format!("{found} of 3"));
     report.flows_by_class = by_class(&flows);

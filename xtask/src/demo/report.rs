@@ -150,7 +150,7 @@ impl Report {
         for (name, figures) in &self.edges {
             edges.add_row([
                 (*name).to_owned(),
-                figures.attach_mode.clone(),
+                figures.attach_mode.values().cloned().collect::<Vec<_>>().join(", "),
                 figures.packets_encrypted.to_string(),
                 figures.packets_decrypted.to_string(),
                 list(&figures.drops_by_reason),

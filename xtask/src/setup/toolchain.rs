@@ -9,46 +9,12 @@ use std::{path::PathBuf, process::Command};
 use anyhow::{Result, ensure};
 
 use super::{Item, Need, apt, say};
-use crate::run;
+use crate::{
+    ebpf::{self, Toolchain},
+    run,
+};
 
-const TARGET: &str = "bpfel-unknown-none";
 const LINKER: &str = "bpf-linker@0.13.0";
-
-/// Which of the two ways is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    Distribution,
-    Nightly,
-}
-
-/// Finds a way that is complete but for the linker.
-pub fn way() -> Option<Way> {
-    if distribution_core() {
-        Some(Way::Distribution)
-    } else if nightly_source() {
-        Some(Way::Nightly)
-    } else {
-        None
-    }
-}
-
-fn distribution_core() -> bool {
-    let said = Command::new("/usr/bin/rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
-    let folder = said.map(|said| PathBuf::from(String::from_utf8_lossy(&said.stdout).trim()));
-    let files = folder.ok().and_then(|folder| folder.read_dir().ok()).into_iter().flatten().flatten();
-    files.map(|file| file.file_name()).any(|name| {
-        let name = name.to_string_lossy();
-        name.starts_with("libcore-") && name.ends_with(".rlib")
-    })
-}
-
-fn nightly_source() -> bool {
-    let said = Command::new("rustc").args(["+nightly", "--print", "sysroot"]).output();
-    said.is_ok_and(|said| {
-        let sysroot = PathBuf::from(String::from_utf8_lossy(&said.stdout).trim());
-        said.status.success() && sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
-    })
-}
 
 /// Major version of the LLVM in Debian's rustc; the linker must be built on the same.
 fn llvm() -> Option<u32> {
@@ -57,24 +23,20 @@ fn llvm() -> Option<u32> {
     text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?.parse().ok()
 }
 
-fn cargo_bin(program: &str) -> Option<PathBuf> {
+fn cargo_fuzz() -> Option<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
-    let installed = home.join("bin").join(program);
-    run::which(program).or(Some(installed)).filter(|path| path.is_file())
+    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
+    run::which("cargo-fuzz").or(Some(home.join("bin/cargo-fuzz"))).filter(|path| path.is_file())
 }
 
 /// Looks for both parts.
 pub fn look() -> Vec<Item> {
-    let found = way().map(|way| match way {
-        Way::Distribution => format!("distribution: core for {TARGET} beside /usr/bin/rustc"),
-        Way::Nightly => "rustup nightly with rust-src".to_owned(),
-    });
+    let toolchain = ebpf::toolchain().ok();
     let core = Item {
         what: "core for BPF".into(),
         why: "builds the XDP program",
         need: Need::Build,
-        found,
+        found: toolchain.as_ref().map(Toolchain::to_string),
         how: "apt-get install --no-install-recommends rustc-web libstd-rust-web-dev-bpf, or: rustup toolchain install \
               nightly --component rust-src"
             .into(),
@@ -83,8 +45,8 @@ pub fn look() -> Vec<Item> {
         what: "bpf-linker".into(),
         why: "links the XDP program",
         need: Need::Build,
-        found: cargo_bin("bpf-linker").map(|path| path.display().to_string()),
-        how: linker_command(way().unwrap_or(Way::Nightly)).0,
+        found: ebpf::linker().ok().map(|path| path.display().to_string()),
+        how: linker_command(toolchain.as_ref()).0,
     };
     vec![core, linker]
 }
@@ -95,17 +57,17 @@ pub fn look_fuzz() -> Item {
         what: "cargo-fuzz".into(),
         why: "runs the fuzz targets",
         need: Need::Test,
-        found: cargo_bin("cargo-fuzz").map(|path| path.display().to_string()),
+        found: cargo_fuzz().map(|path| path.display().to_string()),
         how: "cargo install --locked cargo-fuzz".into(),
     }
 }
 
 /// The command that builds the linker, in words and as it is run.
-fn linker_command(way: Way) -> (String, Command) {
+fn linker_command(toolchain: Option<&Toolchain>) -> (String, Command) {
     let mut command = run::cargo();
     command.args(["install", LINKER]);
     let mut words = format!("cargo install {LINKER}");
-    if let (Way::Distribution, Some(llvm)) = (way, llvm()) {
+    if let (Some(Toolchain::System(_)), Some(llvm)) = (toolchain, llvm()) {
         let (prefix, feature) = (format!("/usr/lib/llvm-{llvm}"), format!("llvm-{llvm}"));
         words = format!("LLVM_PREFIX={prefix} {words} --no-default-features --features {feature}");
         command.env("LLVM_PREFIX", prefix).args(["--no-default-features", "--features", &feature]);
@@ -118,20 +80,20 @@ fn linker_command(way: Way) -> (String, Command) {
 /// # Errors
 /// When an installation fails.
 pub fn install(need: Need) -> Result<()> {
-    if way().is_none() {
+    if ebpf::toolchain().is_err() {
         install_core()?;
     }
-    if let (None, Some(way)) = (cargo_bin("bpf-linker"), way()) {
-        if let (Way::Distribution, Some(llvm), true) = (way, llvm(), apt::usable()) {
+    if let (Err(_), Ok(toolchain)) = (ebpf::linker(), ebpf::toolchain()) {
+        if let (Toolchain::System(_), Some(llvm), true) = (&toolchain, llvm(), apt::usable()) {
             apt::update()?;
             // The last two are what LLVM itself links.
             apt::install(&[&format!("llvm-{llvm}-dev"), "libzstd-dev", "zlib1g-dev"], "bpf-linker is built on LLVM")?;
         }
-        let (words, mut command) = linker_command(way);
+        let (words, mut command) = linker_command(Some(&toolchain));
         say(&format!("{words} (links the XDP program; takes about two minutes)"));
         ensure!(run::loud(&mut command)?, "bpf-linker does not build");
     }
-    if need >= Need::Test && cargo_bin("cargo-fuzz").is_none() {
+    if need >= Need::Test && cargo_fuzz().is_none() {
         let words = look_fuzz().how;
         say(&format!("{words} (runs the fuzz targets; takes about two minutes)"));
         ensure!(run::loud(run::cargo().args(words.split(' ').skip(1)))?, "cargo-fuzz does not build");
