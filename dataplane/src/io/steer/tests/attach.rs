@@ -172,7 +172,8 @@ fn rules_outlive_the_process_that_is_killed() {
         let mut next = load();
         assert!(next.attach(port, AttachMode::Auto).unwrap().replaced.is_some());
         assert_eq!(arrived([80, 81, 80, 82]), [80, 81, 80, 82], "the next instance has no rules yet");
-        assert_eq!(reason(&next, Reason::NoRule).packets, 4);
+        // And what fresh interfaces say to their multicast groups.
+        assert!(reason(&next, Reason::NoRule).packets >= 4);
         drop(next);
         assert_eq!(existing_program(port).unwrap(), None);
     });
