@@ -198,7 +198,7 @@ impl XdpPort {
 
     /// Whether the transmit ring has packets that the kernel has not taken.
     pub fn unsent(&self) -> bool {
-        self.socket.tx.unconsumed() > 0
+        self.queues.ends.tx.unconsumed() > 0
     }
 
     fn kick(&mut self, pool: &mut FramePool, mut left: u32) {
