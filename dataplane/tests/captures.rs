@@ -76,7 +76,7 @@ fn agrees_with_the_labels() {
     let mut flows: HashMap<(String, String, [String; 2]), FlowRow> = HashMap::new();
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
-    for path in files.iter().filter(|p| p.extension().is_some_and(|e| e == "pcap" || e == "pcapng")) {
+    for path in files.iter().filter(|p| p.extension().is_some_and(|e| e == "pcap" || e == "pcapng" || e == "cap")) {
         let (rows, summary, result) = classify_file(path);
         if let Err(e) = result {
             println!("{}: {e:#}", path.display());

@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 use softdpu::crypto::esp::{Inner, LINK_LEN, NEXT_IPV4, NEXT_IPV6};
@@ -19,14 +20,16 @@ const SEQ: u32 = 41;
 /// Debian's own interpreter, since Scapy is a package of it; then whatever is on PATH.
 fn scapy(jobs: &[Value]) -> Vec<Value> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/esp_scapy.py");
-    let has_scapy = |python: &&str| {
-        Command::new(python).args(["-c", "import scapy.layers.ipsec"]).output().is_ok_and(|o| o.status.success())
-    };
-    let python = ["/usr/bin/python3", "python3"]
-        .into_iter()
-        .find(has_scapy)
-        .expect("no python3 with Scapy on this machine; run: cargo xtask setup");
-    let mut child = Command::new(python).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    static PYTHON: LazyLock<&str> = LazyLock::new(|| {
+        let has_scapy = |python: &&str| {
+            Command::new(python).args(["-c", "import scapy.layers.ipsec"]).output().is_ok_and(|o| o.status.success())
+        };
+        ["/usr/bin/python3", "python3"]
+            .into_iter()
+            .find(has_scapy)
+            .expect("no python3 with Scapy on this machine; run: cargo xtask setup")
+    });
+    let mut child = Command::new(*PYTHON).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(&serde_json::to_vec(jobs).unwrap()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{script} failed");

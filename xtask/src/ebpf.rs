@@ -110,20 +110,12 @@ pub fn linker() -> Result<PathBuf> {
 
 /// Cargo needs no configuration file for this: everything that differs from a host build is here.
 fn rustflags(linker: &Path) -> Vec<String> {
-    let mut flags = vec![
+    vec![
         format!("-Clinker={}", linker.display()),
         "-Cdebuginfo=2".into(),   // BTF is made from it
         "-Ctarget-cpu=v3".into(), // 32-bit ALU and jumps: kernel 5.1
         "-Clink-arg=--btf".into(),
-    ];
-    // Whole words from packets instead of bytes pasted together. Linkers built with an older LLVM do not know it.
-    let help = Command::new(linker).arg("--help").output().map(|o| o.stdout).unwrap_or_default();
-    if String::from_utf8_lossy(&help).contains("allows-misaligned-mem-access")
-        && Command::new(linker).arg("--version").output().is_ok_and(|o| o.status.success())
-    {
-        flags.push("-Clink-arg=--cpu-features=+allows-misaligned-mem-access".into());
-    }
-    flags
+    ]
 }
 
 fn has_bpf_core(rustc: &Path) -> bool {

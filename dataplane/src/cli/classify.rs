@@ -89,8 +89,8 @@ pub fn classify_file(path: &Path) -> (Vec<FlowRow>, Summary, anyhow::Result<()>)
     (rows, summary, result)
 }
 
-/// No capture is split by its pauses: a day.
-const IDLE: Duration = Duration::from_secs(86_400);
+/// No flow of a capture is split by its pauses: as long as timeouts can be, 120 days.
+const IDLE: Duration = Duration::from_secs(120 * 86_400);
 const NO_ROW: u32 = u32::MAX;
 
 struct Run {
@@ -244,8 +244,10 @@ fn link_header(link: u32, d: &[u8]) -> Option<usize> {
         12 | 14 | 101 | 228 | 229 => Some(0),
         // BSD loopback: the address family, in the host's or the network's byte order.
         0 | 108 => Some(4),
+        // Cisco HDLC, which also hides under PPP's numbers: an ethertype behind two bytes.
+        9 | 50 | 104 if matches!(word(0)?, 0x0f00 | 0x8f00) => is_ip(word(2)?).then_some(4),
         // PPP with and without address and control bytes (RFC 1662), carrying IPv4 or IPv6.
-        9 => {
+        9 | 50 => {
             let at = if word(0)? == 0xff03 { 2 } else { 0 };
             matches!(word(at)?, 0x0021 | 0x0057).then_some(at + 2)
         }

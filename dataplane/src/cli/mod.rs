@@ -3,7 +3,7 @@
 mod args;
 mod ask;
 mod check;
-mod classify;
+pub mod classify;
 mod flows;
 mod replay;
 mod run;
@@ -55,7 +55,13 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Status(args) => status::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Replay(args) => replay::run(args, &cli.log_level, out),
-        Verb::Classify { files, json } => classify::run(files, *json, out).map(|_| true),
+        Verb::Classify { files, json } => {
+            let sum = classify::run(files, *json, out)?;
+            if sum.skipped > 0 {
+                eprintln!("{} of {} packets belong to no flow", sum.skipped, sum.packets);
+            }
+            Ok(true)
+        }
         Verb::Schema => {
             writeln!(out, "{:#}", crate::config::json_schema())?;
             Ok(true)

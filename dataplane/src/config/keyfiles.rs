@@ -3,15 +3,16 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use super::policy::{Policy, Sa};
+use super::policy::{Cipher, Policy, Sa};
 use super::problem::{Code, Problem};
 
 /// One error for each key file that cannot be used.
 pub fn check(policy: &Policy) -> Vec<Problem> {
-    policy.tunnels.iter().flat_map(|t| [&t.out, &t.inbound]).filter_map(check_one).collect()
+    let both = policy.tunnels.iter().flat_map(|t| [(t.cipher, &t.out), (t.cipher, &t.inbound)]);
+    both.filter_map(|(cipher, sa)| check_one(cipher, sa)).collect()
 }
 
-fn check_one(sa: &Sa) -> Option<Problem> {
+fn check_one(cipher: Cipher, sa: &Sa) -> Option<Problem> {
     let path = sa.key_file.display();
     let bad = |message: String, help: String| {
         Some(Problem::error(Code::KeyFile, sa.key_span.clone(), message, help).label("this file"))
@@ -19,9 +20,11 @@ fn check_one(sa: &Sa) -> Option<Problem> {
     let meta = match std::fs::metadata(&sa.key_file) {
         Ok(meta) => meta,
         Err(e) if e.kind() == ErrorKind::NotFound => {
+            // Cipher key and salt (RFC 4106 section 8.1, RFC 7634 section 2).
+            let bytes = if cipher == Cipher::Aes128Gcm { 20 } else { 36 };
             return bad(
                 format!("key file {path} does not exist"),
-                format!("make one, and give the peer a copy: (umask 077; openssl rand -hex 36 > {path})"),
+                format!("make one, and give the peer a copy: (umask 077; openssl rand -hex {bytes} > {path})"),
             );
         }
         Err(e) => {

@@ -9,6 +9,7 @@ mod keyfiles;
 mod places;
 pub mod policy;
 mod problem;
+mod reference;
 mod schema;
 mod shape;
 mod suggest;
@@ -22,12 +23,17 @@ use std::path::Path;
 pub use cover::{covers, overlaps};
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
+pub use reference::markdown;
 pub use schema::json_schema;
 pub use suggest::nearest;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use crate::l7::Class;
+
 /// Classes that a rule may name: what the classifier can say of a flow.
-pub const KNOWN_CLASSES: &[&str] = &["dns", "http", "iperf3", "tls", "unknown"];
+pub fn known_classes() -> impl Iterator<Item = &'static str> {
+    Class::ALL.iter().map(|c| c.name())
+}
 
 /// Longest policy file that is read, in bytes.
 const MAX_FILE: usize = 4 << 20;

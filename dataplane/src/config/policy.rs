@@ -206,7 +206,7 @@ pub struct Sa {
 pub struct Rule {
     pub name: String,
     pub matches: Match,
-    /// Of [`KNOWN_CLASSES`](super::KNOWN_CLASSES). Empty: any.
+    /// Of [`known_classes`](super::known_classes). Empty: any.
     pub classes: Vec<String>,
     /// Empty: any.
     pub hosts: Vec<HostPattern>,

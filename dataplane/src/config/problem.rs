@@ -163,6 +163,9 @@ impl Source {
         let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(110).with_context_lines(1);
         let mut out = String::new();
         for problem in problems {
+            if !out.is_empty() {
+                out.push('\n');
+            }
             let view = View { source: self, problem };
             // Writing to a String fails only when miette finds a span outside of the source; say it plainly then.
             if handler.render_report(&mut out, &view).is_err() {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::ControlSource;
 use super::types::{ApiError, FlowFilter, MAX_FLOWS};
-use crate::config::{HostPattern, KNOWN_CLASSES, nearest};
+use crate::config::{HostPattern, known_classes, nearest};
 use crate::telemetry::prometheus::{self, Facts};
 
 /// How long workers may take to list their flows.
@@ -91,11 +91,11 @@ impl FlowsQuery {
     fn filter(self) -> Result<FlowFilter, ApiError> {
         let bad = |error: String, help: String| Err(ApiError { error, help });
         if let Some(class) = &self.class
-            && !KNOWN_CLASSES.contains(&class.as_str())
+            && !known_classes().any(|c| c == class)
         {
-            let help = match nearest(class, KNOWN_CLASSES.iter().copied()) {
+            let help = match nearest(class, known_classes()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the classes are {}", KNOWN_CLASSES.join(", ")),
+                None => format!("the classes are {}", known_classes().collect::<Vec<_>>().join(", ")),
             };
             return bad(format!("no class of flows is called `{class}`"), help);
         }

@@ -175,10 +175,15 @@ fn garbage_neither_stops_nor_fills_the_server() {
     assert_eq!(running.get("/v1/healthz").0, 200);
 }
 
+/// More silent clients than there are seats: they are shown out, and whoever has a question gets in.
 #[test]
 fn silent_clients_do_not_keep_others_out() {
     let running = Running::start(false);
-    let silent: Vec<UnixStream> = (0..60).map(|_| UnixStream::connect(running.socket()).unwrap()).collect();
+    let mut silent: Vec<UnixStream> = (0..80).map(|_| UnixStream::connect(running.socket()).unwrap()).collect();
+    for (i, stream) in silent.iter_mut().enumerate().filter(|(i, _)| i % 2 == 0) {
+        // Half of them have begun to speak.
+        stream.write_all(&b"GET /v1/he"[..i % 10]).unwrap();
+    }
     assert_eq!(running.get("/v1/healthz").0, 200);
     drop(silent);
 }
@@ -218,7 +223,15 @@ fn the_socket_has_its_mode_and_goes_with_the_server() {
     let folder = running.dir.path().to_owned();
     let names = |dir: &Path| std::fs::read_dir(dir.join("run")).unwrap().count();
     assert_eq!(names(&folder), 2, "socket and lock");
+    // Answered once, so surely accepted; then kept open.
     let mut open = UnixStream::connect(&socket).unwrap();
+    open.write_all(b"GET /v1/healthz HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"ok\n") {
+        let mut byte = [0];
+        assert_eq!(open.read(&mut byte).unwrap(), 1, "the answer breaks off");
+        answer.push(byte[0]);
+    }
     let mut running = running;
     drop(running.stop.take());
     running.thread.take().unwrap().join().unwrap();

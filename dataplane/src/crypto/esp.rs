@@ -199,23 +199,19 @@ pub(super) fn check_spi(spi: u32) -> Result<(), SaError> {
 
 /// The additional authenticated data: SPI and sequence number, the number in full where it is extended
 /// (RFC 4106 §5, RFC 7634 §2.1).
+///
+/// Here and in [`nonce`] the bytes are put together in a register: written piece by piece, the AEAD's wider load right
+/// after would have to wait for the stores.
 pub(super) struct AssociatedData {
-    bytes: [u8; 12],
+    bytes: [u8; 16],
     len: usize,
 }
 
 impl AssociatedData {
     #[inline]
     pub(super) fn new(spi: u32, seq: u64, extended: bool) -> Self {
-        let mut bytes = [0; 12];
-        bytes[..4].copy_from_slice(&spi.to_be_bytes());
-        if extended {
-            bytes[4..].copy_from_slice(&seq.to_be_bytes());
-            Self { bytes, len: 12 }
-        } else {
-            bytes[4..8].copy_from_slice(&(seq as u32).to_be_bytes());
-            Self { bytes, len: 8 }
-        }
+        let (number, len) = if extended { (seq, 12) } else { (seq << 32, 8) };
+        Self { bytes: (u128::from(spi) << 96 | u128::from(number) << 32).to_be_bytes(), len }
     }
 
     #[inline]
@@ -226,9 +222,9 @@ impl AssociatedData {
 
 #[inline]
 pub(super) fn nonce(salt: [u8; 4], iv: [u8; IV_LEN]) -> [u8; 12] {
+    let all = u128::from(u32::from_be_bytes(salt)) << 96 | u128::from(u64::from_be_bytes(iv)) << 32;
     let mut nonce = [0; 12];
-    nonce[..4].copy_from_slice(&salt);
-    nonce[4..].copy_from_slice(&iv);
+    nonce.copy_from_slice(&all.to_be_bytes()[..12]);
     nonce
 }
 

@@ -66,11 +66,15 @@ impl Bucket {
         self.places[way] = place;
     }
 
+    pub(super) fn clear(&mut self, way: usize) {
+        self.set(way, 0, NONE);
+    }
+
     /// `false` where it is not here.
     pub(super) fn remove(&mut self, place: u32) -> bool {
         match (0..WAYS).find(|&w| self.tags[w] != 0 && self.places[w] == place) {
             Some(way) => {
-                self.set(way, 0, NONE);
+                self.clear(way);
                 true
             }
             None => false,

@@ -1,7 +1,7 @@
 //! The worker's flow table: a bucketed hash index over a slab, both of fixed size.
 //!
 //! A key has two buckets of eight ways. Look-up compares eight 16-bit tags at once and nearly always ends in the first
-//! bucket; insertion takes a free way in either, or moves one neighbour to its other bucket. The index has a quarter
+//! bucket; insertion takes a free way in either, or moves a few neighbours to their other buckets. The index has a quarter
 //! more ways than the slab has entries, so a key without a place is rarer than a full slab.
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
@@ -57,6 +57,9 @@ pub enum Refusal {
 
 /// How many entries an insertion into a full table looks at for one to evict.
 const EVICT_LOOKS: u32 = 32;
+
+/// How many flows an insertion moves at most besides the first.
+const MOVES: u32 = 2;
 
 pub struct FlowTable {
     seed: Seed,
@@ -127,7 +130,7 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`Refusal::OrphanFragment`].
-    #[inline]
+    #[inline(always)]
     pub fn prepare(&mut self, h: &Headers, frame: &[u8], now: Tick) -> Result<Prepared, Refusal> {
         self.prepare_in(0, h, frame, now)
     }
@@ -136,7 +139,7 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`Refusal::OrphanFragment`].
-    #[inline]
+    #[inline(always)]
     pub fn prepare_in(&mut self, vni: u32, h: &Headers, frame: &[u8], now: Tick) -> Result<Prepared, Refusal> {
         let ports = if h.fragment == Fragment::No {
             (h.sport, h.dport)
@@ -316,7 +319,7 @@ impl FlowTable {
         }
         let dir = flow.direction(p.swapped);
         if !self.index(place, p.hash) {
-            // No way left in 18 full buckets. The entry stays on the wheel as a dead flow until its slot comes up.
+            // No way to be had in hundreds of buckets. The entry stays on the wheel as a dead flow until its slot comes up.
             self.slab[place as usize].retire();
             return Err(Refusal::TableFull);
         }
@@ -365,20 +368,42 @@ impl FlowTable {
                 return true;
             }
         }
-        for b in homes {
-            for way in 0..WAYS {
-                let neighbour = self.buckets[b].place(way);
-                let its = self.slab[neighbour as usize].key.hash(&self.seed);
-                let (first, second) = (self.first_bucket(its), self.second_bucket(its));
-                let elsewhere = if first == b { second } else { first };
-                if let Some(free) = self.buckets[elsewhere].free_way() {
-                    self.buckets[elsewhere].set(free, tag(its), neighbour);
+        for depth in 0..=MOVES {
+            for b in homes {
+                if let Some(way) = self.make_room(b, depth) {
                     self.buckets[b].set(way, tag(hash), place);
                     return true;
                 }
             }
         }
         false
+    }
+
+    /// Moves one of a full bucket's flows to its other bucket, and there, `depth` deep, another one first. Gives the way
+    /// that is free now.
+    fn make_room(&mut self, b: usize, depth: u32) -> Option<usize> {
+        for way in 0..WAYS {
+            let neighbour = self.buckets[b].place(way);
+            let hash = self.slab[neighbour as usize].key.hash(&self.seed);
+            let (first, second) = (self.first_bucket(hash), self.second_bucket(hash));
+            let elsewhere = if first == b { second } else { first };
+            if elsewhere == b {
+                continue;
+            }
+            let free = match self.buckets[elsewhere].free_way() {
+                None if depth > 0 => self.make_room(elsewhere, depth - 1),
+                found => found,
+            };
+            // A deeper move may have come back here and taken the neighbour's way.
+            if let Some(free) = free
+                && self.buckets[b].place(way) == neighbour
+            {
+                self.buckets[elsewhere].set(free, tag(hash), neighbour);
+                self.buckets[b].clear(way);
+                return Some(way);
+            }
+        }
+        None
     }
 
     fn unindex(&mut self, place: u32, key: &FlowKey) {

@@ -8,6 +8,7 @@ pub mod loopback;
 pub mod pcap;
 pub mod pool;
 pub mod port;
+mod queues;
 pub mod ring;
 pub mod socket;
 pub mod steer;

@@ -284,6 +284,12 @@ impl FramePool {
         self.ports.iter().fold((0, 0), |(fill, tx), held| (fill + held.fill, tx + held.tx))
     }
 
+    /// Whether the chunk is with that port to be sent.
+    #[cfg(test)]
+    pub(super) fn is_lent_to_tx(&self, port: PortId, index: u32) -> bool {
+        self.place[index as usize] == port.tx()
+    }
+
     pub fn held(&self, port: PortId) -> &Held {
         &self.ports[port.0 as usize]
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::IoError;
+use super::frame::HEADROOM;
 use super::ring::{Consumer, Producer, RingParts};
 use super::umem::{Memory, Umem};
 
@@ -117,12 +118,16 @@ impl Drop for Mapping {
     }
 }
 
-/// A bound socket and its rings. The mappings hold the kernel's socket too: it is closed when all of this is dropped.
+/// Our ends of a socket's rings. They hold the kernel's socket open, like the descriptor does.
+pub struct Ends {
+    pub rx: Consumer<Desc>,
+    pub tx: Producer<Desc>,
+    pub fill: Producer<u64>,
+    pub completion: Consumer<u64>,
+}
+
+/// A bound socket.
 pub struct Socket {
-    pub(super) rx: Consumer<Desc>,
-    pub(super) tx: Producer<Desc>,
-    pub(super) fill: Producer<u64>,
-    pub(super) completion: Consumer<u64>,
     fd: Arc<OwnedFd>,
     mode: BindMode,
     /// Whether chains can be received and sent.
@@ -137,7 +142,11 @@ impl Socket {
     /// Opens, fills and binds. `fill` is called before bind with the fill ring, and commits what it puts: some drivers
     /// (ice, i40e) take buffers at bind and not again. The UMEM is registered with the first socket; later ones, of any
     /// interface and queue, share it (kernel 5.10) with rings of their own.
-    pub fn open(umem: &Arc<Umem>, spec: &SocketSpec, fill: impl FnOnce(&mut Producer<u64>)) -> Result<Self, IoError> {
+    pub fn open(
+        umem: &Arc<Umem>,
+        spec: &SocketSpec,
+        fill: impl FnOnce(&mut Producer<u64>),
+    ) -> Result<(Self, Ends), IoError> {
         let SocketSpec { queue, ring, .. } = *spec;
         if !ring.is_power_of_two() || !(64..=32768).contains(&ring) {
             return Err(IoError::RingSize { interface: spec.interface.clone(), queue, size: ring });
@@ -212,7 +221,11 @@ impl Socket {
             Some(lender) => {
                 bind(raw, ifindex, queue, libc::XDP_SHARED_UMEM, lender.as_raw_fd()).map(|()| umem.multi_buffer())
             }
-            None => bind_first(raw, ifindex, spec),
+            None => {
+                // Whether a packet of the interface's MTU, with two VLAN tags, fits one chunk.
+                let longest = mtu(&spec.interface).map_err(fail("read MTU"))? + 22;
+                bind_first(raw, ifindex, spec, longest <= umem.chunk_size() - HEADROOM as u32)
+            }
         }
         .map_err(fail("bind"))?;
         umem.registered_with(&fd, multi_buffer);
@@ -225,7 +238,8 @@ impl Socket {
         if spec.zero_copy == ZeroCopy::Require && mode == BindMode::Copy {
             return Err(IoError::NotZeroCopy { interface: spec.interface.clone(), queue });
         }
-        Ok(Self { rx, tx, fill: fill_ring, completion, fd, mode, multi_buffer, shared, _umem: umem.clone() })
+        let socket = Self { fd, mode, multi_buffer, shared, _umem: umem.clone() };
+        Ok((socket, Ends { rx, tx, fill: fill_ring, completion }))
     }
 
     pub fn fd(&self) -> RawFd {
@@ -285,31 +299,60 @@ fn ifindex(interface: &str) -> Result<u32, IoError> {
     }
 }
 
-/// Binds with what was asked; where `auto` allows, falls back to copy mode, and on kernels before 6.6 to single-buffer.
-/// Returns whether multi-buffer is on.
-fn bind_first(fd: RawFd, ifindex: u32, spec: &SocketSpec) -> io::Result<bool> {
-    let modes: &[u16] = match spec.zero_copy {
-        // No flag: the kernel tries zero-copy, then copy. Some drivers fail hard at zero-copy, hence the second.
-        ZeroCopy::Auto => &[0, libc::XDP_COPY],
-        ZeroCopy::Never => &[libc::XDP_COPY],
-        ZeroCopy::Require => &[libc::XDP_ZEROCOPY],
-    };
-    let mut first = None;
-    for sg in [libc::XDP_USE_SG, 0] {
-        for mode in modes {
-            match bind(fd, ifindex, spec.queue, libc::XDP_USE_NEED_WAKEUP | mode | sg, 0) {
-                Ok(()) => return Ok(sg != 0),
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
-                    first.get_or_insert(e);
+/// Binds with what was asked, the best first. Returns whether multi-buffer is on.
+///
+/// Zero-copy is named rather than left to the kernel (no flag): asked for both, the kernel gives multi-buffer in copy mode
+/// where the driver has zero-copy without multi-buffer, and some drivers fail hard instead of falling back.
+fn bind_first(fd: RawFd, ifindex: u32, spec: &SocketSpec, one_buffer: bool) -> io::Result<bool> {
+    const SG: u16 = libc::XDP_USE_SG;
+    let mut ways = Vec::with_capacity(4);
+    if spec.zero_copy != ZeroCopy::Never {
+        ways.push(libc::XDP_ZEROCOPY | SG);
+        if one_buffer {
+            ways.push(libc::XDP_ZEROCOPY);
+        }
+    }
+    if spec.zero_copy != ZeroCopy::Require {
+        // The second for kernels before 6.6, which have no multi-buffer.
+        ways.extend([libc::XDP_COPY | SG, libc::XDP_COPY]);
+    }
+    let mut result = Err(io::Error::from_raw_os_error(libc::EINVAL));
+    for way in ways {
+        match bind(fd, ifindex, spec.queue, libc::XDP_USE_NEED_WAKEUP | way, 0) {
+            Ok(()) => return Ok(way & SG != 0),
+            Err(e) => {
+                let hopeless = [libc::EBUSY, libc::EPERM, libc::ENODEV, libc::ENETDOWN];
+                if e.raw_os_error().is_some_and(|n| hopeless.contains(&n)) {
+                    return Err(e);
                 }
-                Err(e) if *mode == 0 && e.raw_os_error() != Some(libc::EBUSY) => {
-                    first.get_or_insert(e);
-                }
-                Err(e) => return Err(e),
+                result = Err(e);
             }
         }
     }
-    Err(first.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL)))
+    result
+}
+
+/// The interface's MTU in bytes.
+fn mtu(interface: &str) -> io::Result<u32> {
+    // SAFETY: plain system call; the number it returns is checked and then owned. (AF_XDP sockets answer no ioctl.)
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: numbers and bytes only; zero is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays 0. A longer name was refused by `ifindex`.
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: the request is a whole ifreq with a terminated name; the kernel writes the MTU into it.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU as _, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: SIOCGIFMTU succeeded, so this is the member that was written.
+    Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
 }
 
 fn bind(fd: RawFd, ifindex: u32, queue: u32, flags: u16, lender: RawFd) -> io::Result<()> {

@@ -223,7 +223,7 @@ impl RawSocket {
             let (at, len) = (buffer.as_mut_ptr().cast(), buffer.len());
             // SAFETY: buffer and address are writable for the sizes given.
             let n = unsafe { libc::recvfrom(self.0.as_raw_fd(), at, len, 0, (&raw mut from).cast(), &raw mut size) };
-            if n >= 0 && from.sll_pkttype != libc::PACKET_OUTGOING as u8 {
+            if n >= 0 && from.sll_pkttype != libc::PACKET_OUTGOING {
                 buffer.truncate(n as usize);
                 return Some(buffer);
             }

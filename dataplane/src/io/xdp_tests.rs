@@ -1,6 +1,7 @@
 //! On real veth pairs. Topology: `in`p ═ `in` (port A, redirect program) … `out` (port B) ═ `out`p.
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::io::pool::MAX_PARTS;
 use crate::io::testbed::{Generator, Netns, RawSocket, Redirect, root, set_option};
 use crate::io::umem::Umem;
 
@@ -72,7 +73,7 @@ fn ten_thousand_frames_are_received_whole() {
     }
     assert_eq!((port.stats().rx_packets, port.stats().rx_bad), (10_000, 0));
     let rings = port.rings(&pool);
-    assert_eq!(rings.fill + rings.kernel_rx + rings.rx, pool.held(port.id).fill);
+    assert_eq!(rings.fill + rings.kernel_rx + rings.rx, pool.held(port.queues.id).fill);
     port.close(&mut pool);
     pool.assert_no_leak();
 }
@@ -100,10 +101,8 @@ fn frames_go_from_port_to_port_uncopied() {
         assert_eq!(got.len(), 128);
         let chunks: Vec<u32> = got.iter().map(Frame::index).collect();
         assert_eq!(b.tx_burst(&mut pool, &mut got), 128);
-        for index in chunks {
-            let place = b.socket.tx.unconsumed();
-            assert_eq!((place, pool.held(b.id).tx), (128, 128), "chunk {index} itself is in the other port's ring");
-        }
+        assert!(chunks.iter().all(|i| pool.is_lent_to_tx(b.queues.id, *i)), "the chunks themselves change hands");
+        assert_eq!((b.queues.ends.tx.unconsumed(), pool.held(b.queues.id).tx), (128, 128));
         b.flush(&mut pool);
         (0..128).for_each(|_| assert_eq!(sink.receive().as_deref(), Some(&sent[..])));
         b.reap(&mut pool);
@@ -278,7 +277,7 @@ fn sending_in_portions_ends_with_everything_sent() {
     let mut frames: Vec<Frame> = (0..200).map(|n| pool.scatter(&packet(60, n)).unwrap()).collect();
     assert_eq!(port.tx_burst(&mut pool, &mut frames), 200);
     port.flush(&mut pool);
-    assert_eq!(port.socket.tx.unconsumed(), 0);
+    assert_eq!(port.queues.ends.tx.unconsumed(), 0);
     assert!(port.stats().kick_again >= 6 && port.stats().kicks <= 9, "{:?}", port.stats());
     (0..200).for_each(|n| assert_eq!(sink.receive(), Some(packet(60, n))));
     port.reap(&mut pool);
@@ -287,7 +286,7 @@ fn sending_in_portions_ends_with_everything_sent() {
     let mut frames: Vec<Frame> = (0..100).map(|n| pool.scatter(&packet(60, n)).unwrap()).collect();
     port.tx_burst(&mut pool, &mut frames);
     let until = Instant::now() + Duration::from_secs(2);
-    while pool.held(port.id).tx > 0 && Instant::now() < until {
+    while pool.held(port.queues.id).tx > 0 && Instant::now() < until {
         port.flush(&mut pool);
         port.reap(&mut pool);
     }
@@ -464,102 +463,5 @@ fn the_bare_loop_forwards_both_ways_until_told_to_stop() {
     pool.assert_no_leak();
 }
 
-/// A measurement, not a test: `cargo test --release -p softdpu --lib io::xdp::tests::limit -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn limit() {
-    use crate::io::bare::{Touch, forward_loop};
-    use crate::io::port::PortIo;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    let pin = |core: usize| {
-        // SAFETY: a set of plain bits, written before it is read.
-        unsafe {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            libc::CPU_SET(core, &mut set);
-            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
-        }
-    };
-    let knob = |name: &str, default: i32| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
-    let (budget, sndbuf, ring, batch, fill) =
-        (knob("BUDGET", 0), knob("SNDBUF", 0), knob("RING", 2048), knob("BATCH", 64), knob("FILL", 0));
-    let ns = Netns::new();
-    ns.veth("in", 1500);
-    ns.veth("out", 1500);
-    let mut pool = FramePool::new(Umem::map(8192, 2048, true).unwrap());
-    let mut spec = XdpSpec::new("in", 0);
-    spec.socket.ring = ring as u32;
-    spec.fill = fill as u32;
-    spec.socket.busy_poll = knob("BUSY", 0) > 0;
-    let mut other = spec.clone();
-    other.socket.interface = "out".into();
-    let mut ports = ns.run(|| open_ports(&mut pool, &[spec, other])).unwrap();
-    let (b, a) = (ports.remove(1), ports.remove(0));
-    if budget > 0 {
-        set_option(b.fd(), libc::SOL_XDP, 9, budget).unwrap();
-    }
-    if sndbuf > 0 {
-        set_option(b.fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, sndbuf).unwrap();
-    }
-    if knob("GRO", 0) > 0 {
-        ns.run(|| std::process::Command::new("ethtool").args(["-K", "outp", "gro", "on"]).status()).unwrap();
-    }
-    if knob("THREADED", 0) > 0 {
-        ns.run(|| std::fs::write("/sys/class/net/outp/threaded", "1")).unwrap();
-    }
-    let redirects = [Redirect::attach(&ns, "in", false), Redirect::attach(&ns, "out", false)];
-    redirects[0].set(0, a.fd());
-    redirects[1].set(0, b.fd());
-    let _far = (knob("PEER", 0) > 0).then(|| Redirect::attach(&ns, "outp", false));
-    let generator = Generator::new(&ns, "inp");
-    let (mut a, mut b) = (PortIo::Xdp(a), PortIo::Xdp(b));
-    let (stop, end) = (AtomicBool::new(false), AtomicBool::new(false));
-    std::thread::scope(|s| {
-        s.spawn(|| {
-            ns.run(|| {
-                pin(1);
-                let p = packet(64, 1);
-                while !end.load(Ordering::Relaxed) {
-                    generator.send(&p, 100_000);
-                }
-            })
-        });
-        s.spawn(|| {
-            std::thread::sleep(Duration::from_secs(2));
-            stop.store(true, Ordering::Relaxed);
-        });
-        pin(0);
-        let start = Instant::now();
-        let before = cpu();
-        let moved = forward_loop(&mut a, &mut b, &mut pool, batch as usize, Touch::SwapMacs, &stop);
-        let used = cpu() - before;
-        println!(
-            "{:.3} Mpps {:.2} of a core; kicks {} again {} err {} full {} batch {:.1} kernel {:?}",
-            moved as f64 / start.elapsed().as_secs_f64() / 1e6,
-            used / start.elapsed().as_secs_f64(),
-            b.stats().kicks,
-            b.stats().kick_again,
-            b.stats().kick_errors,
-            b.stats().tx_full,
-            moved as f64 / b.stats().kicks.max(1) as f64,
-            match &a {
-                PortIo::Xdp(p) => p.kernel_stats().unwrap(),
-                _ => unreachable!(),
-            }
-        );
-        end.store(true, Ordering::Relaxed);
-    });
-    println!("{}", ns.run(|| std::fs::read_to_string("/proc/net/dev").unwrap()));
-    a.close(&mut pool).unwrap();
-    b.close(&mut pool).unwrap();
-    pool.assert_no_leak();
-}
-
-fn cpu() -> f64 {
-    // SAFETY: writes one struct of plain numbers.
-    let u = unsafe {
-        let mut u: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_THREAD, &raw mut u);
-        u
-    };
-    (u.ru_utime.tv_sec + u.ru_stime.tv_sec) as f64 + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) as f64 / 1e6
-}
+#[path = "xdp_limit.rs"]
+mod limit;

@@ -258,11 +258,14 @@ impl Inspector {
         if mine.is_none() && offset == 0 {
             let look = Look { last: look.last || payload.len() >= CAP, ..look };
             let verdict = ask(false, &look, &mut self.scratch);
-            if !matches!(verdict, Verdict::More | Verdict::Class(_)) || look.last {
+            if !matches!(verdict, Verdict::More | Verdict::Class(_)) {
                 return self.settle(idx, flow, dir, verdict, start.is_some());
             }
             if let Verdict::Class(found) = verdict {
                 self.note(flow, found);
+            }
+            if look.last {
+                return self.close(idx, flow, Reason::TooMuchData);
             }
         }
         let slot = match (mine, held) {
@@ -291,7 +294,10 @@ impl Inspector {
         let full = data.len() == CAP;
         let look = Look { data, last: look.last || full, ..look };
         let verdict = ask(false, &look, &mut self.scratch);
-        if full && verdict == Verdict::No {
+        if full {
+            if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) = verdict {
+                self.note(flow, found);
+            }
             return self.close(idx, flow, Reason::TooMuchData);
         }
         self.settle(idx, flow, dir, verdict, start.is_some())

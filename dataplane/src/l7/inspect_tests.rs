@@ -182,6 +182,23 @@ fn a_hello_of_64_kib_is_given_up_by_name_or_by_class() {
 }
 
 #[test]
+fn endless_fields_end_at_the_cap_with_the_class() {
+    let mut b = Bench::new();
+    b.open();
+    let field = [b"X-Filler: ", [b'f'; 1000].as_slice(), b"\r\n"].concat();
+    let stream = [b"GET / HTTP/1.1\r\n".as_slice(), &field.repeat(20)].concat();
+    let mut segments = stream.chunks(1400).enumerate();
+    let mut pass =
+        |b: &mut Bench| segments.next().map(|(i, s)| b.tcp(CLIENT, ACK, 1000 + (i * 1400) as u32, s)).unwrap();
+    for _ in 0..11 {
+        let (outcome, idx) = pass(&mut b);
+        assert_eq!((outcome, b.table.get(idx).class()), (Outcome::NeedMore, Class::Http));
+    }
+    assert_eq!(done(pass(&mut b).0), Some(Class::Http));
+    assert_eq!(b.inspector.pool().in_use(), 0);
+}
+
+#[test]
 fn a_stream_of_holes_is_given_up() {
     let mut b = Bench::new();
     b.open();

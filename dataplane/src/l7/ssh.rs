@@ -12,3 +12,22 @@ pub fn look(look: &Look, _: &mut HostName) -> Verdict {
     }
     if BANNERS.iter().any(|b| b.starts_with(look.data)) { Verdict::More } else { Verdict::No }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Direction;
+
+    #[test]
+    fn the_version_line_and_its_beginnings() {
+        let see = |data: &[u8]| {
+            let look = Look { data, dir: Direction::FromResponder, ports: (22, 1), last: false };
+            super::look(&look, &mut HostName::default())
+        };
+        let found = Verdict::Done(Found::handshake(Class::Ssh, super::super::Alpn::None));
+        assert_eq!(see(b"SSH-2.0-OpenSSH_9.2p1\r\n"), found);
+        assert_eq!(see(b"SSH-1.99-x"), found);
+        assert_eq!((see(b"SSH"), see(b"SSH-1.")), (Verdict::More, Verdict::More));
+        assert_eq!((see(b"SSH-3.0-x"), see(b"HELLO")), (Verdict::No, Verdict::No));
+    }
+}

@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::snapshot::{Snapshot, TunnelTraffic};
+use super::snapshot::{Frames, Snapshot, TunnelTraffic};
 
 /// Content type of the text (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -138,12 +138,14 @@ fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     counters(e, "worker_packets", "Packets that walked the graph.", worker(|w| w.packets))?;
     counters(e, "worker_idle_rounds", "Rounds that found nothing.", worker(|w| w.idle))?;
     counters(e, "worker_polls", "Times the worker slept.", worker(|w| w.polls))?;
+    let refused = "Packets that found the flow table full and were judged by themselves.";
+    counters(e, "worker_flows_refused", refused, worker(|w| w.flows_refused))?;
+    counters(e, "worker_icmp_sent", "ICMP errors sent.", worker(|w| w.icmp_sent))?;
     gauges(e, "worker_flows", "Flows in the table.", worker(|w| w.flows))?;
-    let places: [(&'static str, fn(&super::snapshot::Frames) -> u64); 4] =
-        [("free", |f| f.free), ("fill", |f| f.fill), ("tx", |f| f.tx), ("graph", |f| f.graph)];
+    let places = |f: &Frames| [("free", f.free), ("fill", f.fill), ("tx", f.tx), ("graph", f.graph)];
     let series =
         s.workers.iter().zip(&ids).flat_map(|(w, id)| {
-            places.map(|(place, f)| (vec![("worker", id.as_str()), ("place", place)], f(&w.frames)))
+            places(&w.frames).map(|(place, n)| (vec![("worker", id.as_str()), ("place", place)], n))
         });
     gauges(e, "worker_frames", "Frames of the UMEM, by where they are.", series)?;
     gauges(e, "worker_frames_all", "Frames of the UMEM.", worker(|w| w.frames.total))
@@ -204,6 +206,7 @@ mod tests {
             "softdpu_class_flows", "softdpu_class_packets", "softdpu_class_bytes",
             "softdpu_drop_packets", "softdpu_escaped_bytes",
             "softdpu_worker_batches", "softdpu_worker_packets", "softdpu_worker_idle_rounds", "softdpu_worker_polls",
+            "softdpu_worker_flows_refused", "softdpu_worker_icmp_sent",
             "softdpu_worker_flows", "softdpu_worker_frames", "softdpu_worker_frames_all",
         ]);
         for name in names {

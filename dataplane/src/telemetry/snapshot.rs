@@ -101,6 +101,12 @@ pub struct WorkerLoop {
     pub polls: u64,
     /// Flows in its table now.
     pub flows: u64,
+    /// Packets that found the flow table full and were judged by themselves.
+    #[serde(default)]
+    pub flows_refused: u64,
+    /// ICMP errors sent in place of packets that could not go on.
+    #[serde(default)]
+    pub icmp_sent: u64,
     pub frames: Frames,
 }
 
@@ -184,6 +190,8 @@ impl Snapshot {
             idle: from.work.idle.get(),
             polls: from.work.polls.get(),
             flows: from.flows.get(),
+            flows_refused: from.flows_refused.get(),
+            icmp_sent: from.icmp_sent.get(),
             frames,
         });
     }

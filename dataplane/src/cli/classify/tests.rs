@@ -83,7 +83,7 @@ fn every_link_type_gives_the_same_flow() {
     cooked[14] = 8;
     let mut cooked2 = [0u8; 20];
     cooked2[0] = 8;
-    let links: [(u32, &[u8]); 8] = [
+    let links: [(u32, &[u8]); 9] = [
         (1, &ethernet),
         (101, &[]),
         (228, &[]),
@@ -92,6 +92,7 @@ fn every_link_type_gives_the_same_flow() {
         (0, &[2, 0, 0, 0]),
         (108, &[0, 0, 0, 2]),
         (9, &[0xff, 3, 0, 0x21]),
+        (104, &[0x0f, 0, 8, 0]),
     ];
     for (link, header) in links {
         let packets = conversation(false, header);
@@ -157,4 +158,26 @@ fn the_table_lines_up() {
         assert_eq!(lines[0].find(head), lines[1].find(cell), "{text}");
     }
     assert_eq!(lines[0].len(), lines[1].len());
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+
+    /// A damaged file is an error or fewer flows, never a panic.
+    #[test]
+    fn damaged_files_are_survived(ng: bool, flips in proptest::collection::vec((proptest::prelude::any::<usize>(), proptest::prelude::any::<u8>()), 1..6), cut: usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let packets = conversation(false, &[]);
+        let mut file = if ng { pcapng(101, &packets) } else { pcap(101, 65_535, &packets) };
+        for (at, with) in flips {
+            // Mostly in the file's own headers, which stand at the front.
+            let n = if at & 1 == 0 { file.len() } else { file.len().min(60) };
+            file[at / 2 % n] = with;
+        }
+        file.truncate(file.len() - if cut.is_multiple_of(3) { cut % file.len() } else { 0 });
+        std::fs::write(&path, &file).unwrap();
+        let (rows, summary, _) = classify_file(&path);
+        proptest::prop_assert!(rows.len() as u64 <= summary.packets && summary.packets <= file.len() as u64 / 16);
+    }
 }

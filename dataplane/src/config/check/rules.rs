@@ -1,9 +1,9 @@
 //! Steering rules and rules: what they match, whether they can ever match, and that steering never undoes encryption.
 
 use super::Check;
-use crate::config::KNOWN_CLASSES;
 use crate::config::at::At;
 use crate::config::cover::{covers, overlaps};
+use crate::config::known_classes;
 use crate::config::policy::{Match, Rule, Steer, Tunnel};
 use crate::config::problem::{Code, Problem};
 use crate::config::schema::{self, Compress, Encapsulation, File, OnLoss, RuleAction, SteerAction};
@@ -104,11 +104,11 @@ fn rule_covers(a: &Rule, b: &Rule) -> bool {
 }
 
 fn class(name: &At<String>, check: &mut Check<'_>) -> Option<String> {
-    if KNOWN_CLASSES.contains(&name.as_str()) {
+    if known_classes().any(|c| c == name.as_str()) {
         return Some((**name).clone());
     }
-    let all = listed(KNOWN_CLASSES.iter().copied());
-    let help = match nearest(name, KNOWN_CLASSES.iter().copied()) {
+    let all = listed(known_classes());
+    let help = match nearest(name, known_classes()) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None => format!("the classes are {all}"),
     };

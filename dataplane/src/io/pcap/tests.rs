@@ -195,6 +195,37 @@ fn a_capture_that_breaks_off_ends_the_port_with_its_error() {
     assert!(port.close().unwrap_err().to_string().contains("byte 100"));
 }
 
+/// Real captures, of many tools: each is read to its end. The folder is named by `SOFTDPU_CAPTURES`.
+#[test]
+fn real_captures_are_read_to_their_end() {
+    let Some(folder) = std::env::var_os("SOFTDPU_CAPTURES") else {
+        println!("skipped: SOFTDPU_CAPTURES is not set");
+        return;
+    };
+    let (mut files, mut packets) = (0, 0u64);
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.extension().is_some_and(|e| e == "pcap" || e == "pcapng" || e == "cap") {
+            continue;
+        }
+        let mut pool = pool(512);
+        let mut port = PcapPort::open(Some(&path), None, ReplayClock::new(&pool)).unwrap();
+        let (mut frames, mut last) = (Vec::with_capacity(64), 0);
+        while !port.exhausted() {
+            port.rx_burst(&mut pool, &mut frames, 64);
+            frames.drain(..).for_each(|f| pool.free(f));
+            assert!(port.clock().now() >= last);
+            last = port.clock().now();
+        }
+        packets += port.stats().rx_packets;
+        files += 1;
+        port.close().unwrap();
+        pool.assert_no_leak();
+    }
+    println!("{packets} packets of {files} files");
+    assert!(files > 0 && packets > files);
+}
+
 proptest! {
     /// Whatever the bytes, reading ends, without a panic.
     #[test]

@@ -1,15 +1,15 @@
 //! Steering rules to tables: one bitmap of rules per class, one class per dimension of a packet.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     ops::RangeInclusive,
 };
 
 use softdpu_ebpf_common::{
     maps::{
-        Bitmap, Class, Dimensions, ESP_IN_UDP, GENERATIONS, MAX_CLASSES, MAX_PREFIXES, MAX_RULES, PROTOCOLS, Rule,
-        Tables, WORDS, first_match,
+        Bitmap, Class, Dimensions, ESP_IN_UDP, GENERATIONS, MAX_CLASSES, MAX_PREFIXES, MAX_RULES, Rule, Tables, WORDS,
+        first_match,
     },
     walk::{Fragment, Headers, L3, proto},
 };
@@ -63,13 +63,14 @@ pub fn compile(rules: &[SteerRule]) -> Result<RuleTables> {
     ports(rules, |r| &r.source_ports, &mut classes, &mut tables.sports)?;
     ports(rules, |r| &r.ports, &mut classes, &mut tables.dports)?;
 
-    for number in 0..PROTOCOLS {
-        tables.protocols[number] = classes.of(&set(rules, |r| match r.protocol {
-            None => true,
-            Some(p) if number == ESP_IN_UDP => p == proto::UDP || p == proto::ESP,
-            Some(p) => usize::from(p) == number,
-        }))?;
+    tables.protocols.fill(classes.of(&set(rules, |r| r.protocol.is_none()))?);
+    let asked: BTreeSet<u8> = rules.iter().filter_map(|r| r.protocol).collect();
+    for number in asked {
+        let belongs = |r: &SteerRule| r.protocol.is_none_or(|p| p == number);
+        tables.protocols[usize::from(number)] = classes.of(&set(rules, belongs))?;
     }
+    let esp_in_udp = |r: &SteerRule| r.protocol.is_none_or(|p| p == proto::UDP || p == proto::ESP);
+    tables.protocols[ESP_IN_UDP] = classes.of(&set(rules, esp_in_udp))?;
 
     let named: HashSet<u32> = rules.iter().flat_map(|r| r.interfaces.iter().copied()).collect();
     let mut interfaces = BTreeMap::new();

@@ -104,7 +104,7 @@ pub struct Steer {
     id: u32,
     /// What `ACTIVE` holds.
     active: u32,
-    /// Port slots by interface; never given back, the rules of a packet on its way may name them.
+    /// Port slots by interface; never given back, so 63 interfaces in the life of a program.
     slots: BTreeMap<u32, u32>,
     attached: BTreeMap<u32, AttachedMode>,
     /// Prefixes in the tries, by generation: what to take out before the half is written again.
@@ -376,9 +376,11 @@ impl Drop for Steer {
     fn drop(&mut self) {
         let interfaces: Vec<u32> = self.attached.keys().copied().collect();
         for ifindex in interfaces {
-            // An interface that is gone took its attachment along.
-            if let Err(error) = self.detach(ifindex) {
-                tracing::warn!(ifindex, %error, "the steer program could not be detached");
+            match self.detach(ifindex) {
+                // An interface that is gone took its attachment along.
+                Err(SteerError::Link { error, .. }) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => tracing::warn!(ifindex, %error, "the steer program could not be detached"),
+                Ok(()) => {}
             }
         }
     }
