@@ -51,7 +51,11 @@ pub struct Arguments {
 /// When something it needs is missing or the rig itself fails.
 pub fn main(arguments: &Arguments) -> Result<bool> {
     let rooted = softdpu_testbed::is_root() && !arguments.replay;
-    setup::ensure(if rooted { setup::Need::Run } else { setup::Need::Build })?;
+    if rooted {
+        setup::ensure(setup::Need::Run)?;
+    } else if arguments.binary.is_none() {
+        setup::ensure(setup::Need::Build)?;
+    }
     let binary = match &arguments.binary {
         Some(binary) => binary.canonicalize()?,
         None if arguments.kernel_only => PathBuf::new(),

@@ -18,7 +18,7 @@ pub struct Captured {
     pub bytes: Vec<u8>,
 }
 
-/// Reads a capture in this machine's byte order.
+/// Reads a capture, in either byte order.
 ///
 /// # Errors
 /// When it is no classic pcap of Ethernet frames, or is cut off within a record.
@@ -28,15 +28,17 @@ pub fn read(path: &Path) -> Result<Vec<Captured>> {
 }
 
 fn parse(all: &[u8]) -> Result<Vec<Captured>> {
-    let word = |bytes: &[u8], at: usize| -> Result<u32> {
-        let four = bytes.get(at..at + 4).context("cut off")?;
-        Ok(u32::from_ne_bytes(four.try_into()?))
+    let four =
+        |bytes: &[u8], at: usize| -> Result<[u8; 4]> { Ok(bytes.get(at..at + 4).context("cut off")?.try_into()?) };
+    let magic = four(all, 0)?;
+    let orders = [u32::from_be_bytes as fn([u8; 4]) -> u32, u32::from_le_bytes];
+    let scale = |order: fn([u8; 4]) -> u32| match order(magic) {
+        MAGIC_MICROS => Some((order, 1000)),
+        MAGIC_NANOS => Some((order, 1)),
+        _ => None,
     };
-    let scale = match word(all, 0)? {
-        MAGIC_MICROS => 1000,
-        MAGIC_NANOS => 1,
-        other => anyhow::bail!("magic {other:#x} is no pcap"),
-    };
+    let (order, scale) = orders.into_iter().find_map(scale).with_context(|| format!("magic {magic:x?} is no pcap"))?;
+    let word = |bytes: &[u8], at: usize| -> Result<u32> { Ok(order(four(bytes, at)?)) };
     ensure!(word(all, 20)? == ETHERNET, "not Ethernet");
     let mut rest = &all[24..];
     let mut frames = Vec::new();
@@ -84,6 +86,16 @@ mod tests {
         assert_eq!(read.len(), frames.len());
         assert!(read.iter().zip(&frames).all(|(got, put)| got.bytes == *put && got.length as usize == put.len()));
         assert!(read.windows(2).all(|pair| pair[0].time < pair[1].time));
+    }
+
+    #[test]
+    fn the_other_byte_order_is_read_too() {
+        let header = [MAGIC_MICROS, 4 << 16 | 2, 0, 0, 262_144, ETHERNET, 1, 2, 3, 60];
+        for order in [u32::to_be_bytes as fn(u32) -> [u8; 4], u32::to_le_bytes] {
+            let all = [header.map(order).concat(), vec![7, 8, 9]].concat();
+            let frames = parse(&all).unwrap();
+            assert_eq!(frames, [Captured { time: 1_000_002_000, length: 60, bytes: vec![7, 8, 9] }]);
+        }
     }
 
     #[test]
