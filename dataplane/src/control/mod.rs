@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
     DropCount, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus,
-    WorkerStatus,
+    WorkerStatus, XdpVerdict,
 };
 
 use crate::telemetry::snapshot::Snapshot;

@@ -20,6 +20,9 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     pub tunnels: Vec<TunnelStatus>,
     pub steer: Vec<SteerStatus>,
+    /// What the XDP program did with the packets it saw, each under one verdict. Empty without ports of kind xdp.
+    #[serde(default)]
+    pub xdp: Vec<XdpVerdict>,
     pub rules: Vec<RuleStatus>,
     pub classes: Vec<ClassTraffic>,
     /// Every reason that has counted something.
@@ -101,6 +104,15 @@ pub struct SteerStatus {
     pub action: String,
     /// "pass" or "drop".
     pub on_loss: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Packets that the XDP program counted under one verdict.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpVerdict {
+    /// Stable code: "worker", "no_rule", "no_socket_drop" …
+    pub verdict: String,
     pub packets: u64,
     pub bytes: u64,
 }

@@ -31,6 +31,13 @@ macro_rules! reasons {
 }
 
 reasons! {
+    "io" {
+        RxRingFull "rx_ring_full" "The worker did not keep up with its receive ring: more workers, a larger `ring`, or fewer flows steered.",
+        RxNoFrame "rx_no_frame" "No free frame to receive into, or a packet larger than frames without multi-buffer hold: raise `frames`.",
+        RxParts "rx_parts" "A packet of more parts than one may have.",
+        RxBad "rx_bad" "A receive descriptor that made no sense. Stays zero unless something is broken.",
+        TxBad "tx_bad" "A packet that cannot be sent: too short, too many parts, or several parts where the kernel takes one.",
+    }
     "parse" {
         Truncated "truncated" "The frame ends inside a header. A sender or a link cuts packets; look at the port's peer.",
         BadIpHeader "bad_ip_header" "IP version, header length or total length contradict the frame.",

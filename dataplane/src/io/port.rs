@@ -11,6 +11,7 @@ use super::frame::Frame;
 use super::loopback::LoopbackPort;
 use super::pcap::PcapPort;
 use super::pool::FramePool;
+use super::socket::KernelStats;
 use super::xdp::XdpPort;
 
 /// Shortest packet that a port sends: an Ethernet header.
@@ -134,6 +135,15 @@ impl PortIo {
             Self::Xdp(p) => Some(p.fd()),
             Self::Fault(p) => p.inner().fd(),
             Self::Pcap(_) | Self::Loopback(_) => None,
+        }
+    }
+
+    /// The kernel's own counts of the port's socket; all zero for ports without one.
+    pub fn kernel_stats(&self) -> KernelStats {
+        match self {
+            Self::Xdp(p) => p.kernel_stats().unwrap_or_default(),
+            Self::Fault(p) => p.inner().kernel_stats(),
+            Self::Pcap(_) | Self::Loopback(_) => KernelStats::default(),
         }
     }
 

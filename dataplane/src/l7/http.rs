@@ -47,7 +47,7 @@ pub fn look(look: &Look, host: &mut HostName) -> Verdict {
     }
     let Some(line) = line(&d[blank + 1..]) else {
         let so_far = &d[blank + 1..];
-        let plausible = so_far.len() < MAX_LINE && so_far.iter().all(|b| (b' '..=b'~').contains(b) || *b == b'\r');
+        let plausible = so_far.len() < MAX_LINE && so_far.iter().all(|b| *b >= b' ' && *b != 0x7f || *b == b'\r');
         return if plausible && !look.last { Verdict::More } else { Verdict::No };
     };
     let Some(target) = line.strip_suffix(b" HTTP/1.1").or_else(|| line.strip_suffix(b" HTTP/1.0")) else {

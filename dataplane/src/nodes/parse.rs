@@ -1,7 +1,8 @@
 //! `parse`: what the frame is. Cuts the link header off, so that every later node finds the IP header first.
 
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
-use crate::wire::checksum;
+use crate::nodes::open::Part;
+use crate::wire::checksum::{self, L4Sum};
 use crate::wire::ethernet::Mac;
 use crate::wire::ip::v4_header_len;
 use softdpu_ebpf_common::walk::{self, Headers, L3, WalkError};
@@ -19,7 +20,7 @@ impl Node for Parse {
 
 fn parse(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     let bytes = packet.frame.bytes();
-    let mut headers = walk::walk(&bytes).map_err(reason)?;
+    let mut headers = walk::walk(&Part { bytes, total: packet.frame.total_len() }).map_err(reason)?;
     if headers.l3 == L3::Other {
         return Err(DropReason::NotIp);
     }
@@ -33,14 +34,28 @@ fn parse(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if !packet.frame.trim_front(l3_off) {
         return Err(DropReason::Truncated);
     }
-    if !packet.frame.is_chain() {
-        // Ethernet pads short packets to 60 bytes; what is behind the IP packet is not part of it.
-        if !packet.frame.truncate(usize::from(headers.end)) {
-            return Err(DropReason::Truncated);
-        }
-        if cx.plan.ports[usize::from(packet.meta.port_in)].finish_checksums {
-            checksum::finish_l4(packet.frame.bytes_mut(), &headers);
-        }
+    let finish = cx.plan.ports[usize::from(packet.meta.port_in)].finish_checksums;
+    if packet.frame.is_chain() {
+        return if finish { finish_chain(cx, packet) } else { Ok(()) };
+    }
+    // Ethernet pads short packets to 60 bytes; what is behind the IP packet is not part of it.
+    if !packet.frame.truncate(usize::from(headers.end)) {
+        return Err(DropReason::Truncated);
+    }
+    if finish {
+        checksum::finish_l4(packet.frame.bytes_mut(), &headers);
+    }
+    Ok(())
+}
+
+/// The sum runs over all parts, the field is in the first: gathered, finished, and the transport header copied back.
+#[cold]
+fn finish_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+    let len = cx.pool.linearise(&packet.frame, cx.scratch).ok_or(DropReason::NoRoom)?;
+    if checksum::finish_l4(&mut cx.scratch[..len], &packet.headers) == L4Sum::Finished {
+        let first = packet.frame.bytes_mut();
+        let headers = usize::from(packet.headers.payload_off).min(first.len());
+        first[..headers].copy_from_slice(&cx.scratch[..headers]);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use super::turn::{Question, Worker};
 use crate::config::policy::{Compress, OnLoss, Policy, RuleAction, SteerAction};
 use crate::control::{
     ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus, TunnelStatus,
-    WorkerStatus,
+    WorkerStatus, XdpVerdict,
 };
 use crate::flow::{Direction, Flow, Tick};
 use crate::graph::DropReason;
@@ -129,7 +129,8 @@ impl Instance {
         self.workers.iter().zip(&counters.workers).map(status).collect()
     }
 
-    fn steer_status(&self) -> (Vec<SteerStatus>, Vec<DropCount>) {
+    /// Rules as the XDP program counts them, its verdicts, and those of them that are drops.
+    fn steer_status(&self) -> (Vec<SteerStatus>, Vec<XdpVerdict>, Vec<DropCount>) {
         let Ok(steer) = self.steer.lock() else { return Default::default() };
         let Some(steer) = steer.as_ref() else { return Default::default() };
         let rules = steer.rule_counters().unwrap_or_default();
@@ -146,13 +147,19 @@ impl Instance {
             let (action, on_loss) = (action.to_owned(), on_loss.to_owned());
             SteerStatus { name: counted.name, action, on_loss, packets: counted.packets, bytes: counted.bytes }
         });
-        let counted = steer.reason_counters().unwrap_or_default();
-        let drops = counted.into_iter().filter_map(|(reason, count)| {
-            let help = reason.drop_help(self.drops_malformed).filter(|_| count.packets > 0)?;
-            let (reason, node) = (reason.name().to_owned(), "steer".to_owned());
-            Some(DropCount { reason, node, count: count.packets, help: help.to_owned() })
-        });
-        (rules.collect(), drops.collect())
+        let (mut verdicts, mut drops) = (Vec::new(), Vec::new());
+        for (reason, count) in steer.reason_counters().unwrap_or_default() {
+            if count.packets == 0 {
+                continue;
+            }
+            let verdict = reason.name().to_owned();
+            if let Some(help) = reason.drop_help(self.drops_malformed) {
+                let (reason, node, help) = (verdict.clone(), "steer".to_owned(), help.to_owned());
+                drops.push(DropCount { reason, node, count: count.packets, help });
+            }
+            verdicts.push(XdpVerdict { verdict, packets: count.packets, bytes: count.bytes });
+        }
+        (rules.collect(), verdicts, drops)
     }
 
     /// Asks one worker for its flows, a part of the table at a time.
@@ -231,7 +238,7 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, plan: &Plan) 
 impl ControlSource for Instance {
     fn status(&self) -> Status {
         let counters = self.counters();
-        let (steer, steer_drops) = self.steer_status();
+        let (steer, xdp, steer_drops) = self.steer_status();
         let plan = self.plan.load();
         let mut drops = drops(&counters);
         drops.extend(steer_drops);
@@ -245,6 +252,7 @@ impl ControlSource for Instance {
             workers: self.worker_status(&counters),
             tunnels: plan.tunnels.iter().zip(&counters.tunnels).map(|(t, c)| tunnel_status(t, c)).collect(),
             steer,
+            xdp,
             rules: rule_status(&self.policy, &counters),
             classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
             drops,

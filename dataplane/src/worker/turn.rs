@@ -238,6 +238,7 @@ impl Worker {
             counters.tx.packets.set(stats().map(|s| s.tx_packets).sum());
             counters.tx.bytes.set(stats().map(|s| s.tx_bytes).sum());
         }
+        self.publish_io_drops();
         let frames = &self.counters.frames;
         let (fill, tx) = self.pool.lent();
         frames.total.set(u64::from(self.pool.total()));
@@ -245,6 +246,22 @@ impl Worker {
         frames.fill.set(u64::from(fill));
         frames.tx.set(u64::from(tx));
         frames.graph.set(u64::from(self.pool.out()));
+    }
+
+    /// What the kernel and the rings lost has a name too.
+    fn publish_io_drops(&self) {
+        let mut lost = [0; 5];
+        for port in &self.ports {
+            let (kernel, own) = (port.io.kernel_stats(), port.io.stats());
+            let counts =
+                [kernel.rx_ring_full, kernel.rx_dropped, own.rx_truncated, own.rx_bad + kernel.rx_invalid, own.tx_bad];
+            lost.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        let reasons =
+            [DropReason::RxRingFull, DropReason::RxNoFrame, DropReason::RxParts, DropReason::RxBad, DropReason::TxBad];
+        for (reason, lost) in reasons.into_iter().zip(lost) {
+            self.counters.drops[reason as usize].set(lost);
+        }
     }
 
     /// Packets that wait for a link address go on when the forwarding table has changed, or are given up.
