@@ -1,0 +1,8 @@
+//! Benches of softdpu: side by side with the kernel and a bare AF_XDP loop, and in memory against bare libraries.
+//! Everything that is compared is measured in one run, in turn (A B C A B C …), so that noise hits all alike.
+
+pub mod bpf;
+pub mod clock;
+pub mod net;
+pub mod stats;
+pub mod stop;
