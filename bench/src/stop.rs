@@ -1,6 +1,8 @@
 //! Ctrl-C and SIGTERM end the run in good order: loops ask, nothing is torn down under them.
 
+use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -24,4 +26,22 @@ pub fn install() {
 /// Whether somebody asked to stop.
 pub fn asked() -> bool {
     STOP.load(Ordering::Relaxed)
+}
+
+extern "C" fn on_wake(_: libc::c_int) {}
+
+/// Lets [`wake`] end a system call that a thread is in: SIGUSR1 is caught, and does nothing else.
+pub fn wake_by_signal() {
+    // SAFETY: an all-zero sigaction is valid (no SA_RESTART: calls shall end); the handler does nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_wake as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
+    }
+}
+
+/// Interrupts the system call `thread` is in. [`wake_by_signal`] first.
+pub fn wake<T>(thread: &JoinHandle<T>) {
+    // SAFETY: the handle is not joined yet, so the thread's id is valid.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
 }

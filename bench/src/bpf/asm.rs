@@ -60,6 +60,7 @@ const PSEUDO_MAP_VALUE: u8 = 2;
 pub enum Cond {
     Eq = 0x10,
     Gt = 0x20,
+    Ge = 0x30,
     Ne = 0x50,
 }
 
@@ -68,7 +69,9 @@ pub enum Cond {
 #[repr(u8)]
 pub enum Op {
     Add = 0x00,
+    Mul = 0x20,
     And = 0x50,
+    Shr = 0x70,
     Mov = 0xb0,
 }
 
@@ -132,6 +135,17 @@ impl Asm {
     /// `dst` = the map behind `fd`, as helpers take it.
     pub fn map(&mut self, dst: Reg, fd: i32) -> &mut Self {
         self.push(LD_IMM64, dst, PSEUDO_MAP_FD, 0, fd).push(0, Reg::R0, 0, 0, 0)
+    }
+
+    /// `dst = value`, 64 bits.
+    pub fn imm64(&mut self, dst: Reg, value: u64) -> &mut Self {
+        self.push(LD_IMM64, dst, 0, 0, value as u32 as i32).push(0, Reg::R0, 0, 0, (value >> 32) as i32)
+    }
+
+    /// Jumps to `label` where `a cond imm`.
+    pub fn jump_imm(&mut self, cond: Cond, a: Reg, imm: i32, label: &'static str) -> &mut Self {
+        self.pending.push((self.code.len(), label));
+        self.push(JMP | cond as u8, a, 0, 0, imm)
     }
 
     /// Jumps to `label` where `a cond b`.

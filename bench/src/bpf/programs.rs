@@ -4,10 +4,11 @@ use std::net::Ipv4Addr;
 
 use super::asm::{Asm, Cond, Insn, Op, Reg, Size};
 
-use Reg::{R0, R1, R2, R3, R4, R6, R7};
+use Reg::{R0, R1, R2, R3, R4, R6, R7, R8, R9};
 
 const XDP_DROP: i32 = 1;
 const XDP_PASS: i32 = 2;
+const HELPER_KTIME: i32 = 5;
 const HELPER_REDIRECT: i32 = 23;
 /// Offsets in `struct xdp_md`.
 const MD_DATA: i16 = 0;
@@ -66,24 +67,34 @@ pub fn ip_checksum(header: &[u8]) -> u16 {
 }
 
 /// Makes each frame anew and redirects it to `ifindex`. Every header byte is written each time: the kernel hands frames
-/// back as whoever received them left them. Word 0 of `counter` counts.
-pub fn generator(traffic: &Traffic, ifindex: u32, counter: i32) -> Vec<Insn> {
+/// back as whoever received them left them. Word 0 of `counter` counts; at `limit` packets the rest is dropped. With
+/// `interval` (ns between packets, in 1/1024) frames are dropped until the next is due, counted from the time (monotonic,
+/// ns) in word 1, which the first frame sets.
+pub fn generator(traffic: &Traffic, ifindex: u32, counter: i32, limit: u64, interval: Option<u32>) -> Vec<Insn> {
     let packet = traffic.packet();
     let mut a = Asm::new();
-    a.load(Size::W, R6, R1, MD_DATA).load(Size::W, R3, R1, MD_DATA_END);
-    a.alu_reg(Op::Mov, R2, R6).alu(Op::Add, R2, HEADERS as i32).jump_reg(Cond::Gt, R2, R3, "short");
+    a.load(Size::W, R6, R1, MD_DATA).load(Size::W, R8, R1, MD_DATA_END);
+    a.map_value(R7, counter, 0).load(Size::D, R9, R7, 0);
+    a.imm64(R3, limit).jump_reg(Cond::Ge, R9, R3, "drop");
+    if let Some(interval) = interval {
+        a.call(HELPER_KTIME).load(Size::D, R3, R7, 8).jump_imm(Cond::Ne, R3, 0, "started");
+        a.store(Size::D, R7, 8, R0).alu_reg(Op::Mov, R3, R0).label("started");
+        a.alu_reg(Op::Mov, R2, R9).alu(Op::Mul, R2, interval as i32).alu(Op::Shr, R2, 10).alu_reg(Op::Add, R2, R3);
+        a.jump_reg(Cond::Gt, R2, R0, "drop");
+    }
+    a.alu_reg(Op::Mov, R3, R8);
+    a.alu_reg(Op::Mov, R2, R6).alu(Op::Add, R2, HEADERS as i32).jump_reg(Cond::Gt, R2, R3, "drop");
     for at in (0..HEADERS - 2).step_by(4) {
         let word = i32::from_le_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
         a.store_imm(Size::W, R6, at as i16, word);
     }
     a.store_imm(Size::H, R6, 40, 0);
     // One thread runs this, so counting needs no atomics.
-    a.map_value(R7, counter, 0).load(Size::D, R4, R7, 0);
-    a.alu_reg(Op::Mov, R2, R4).alu(Op::And, R2, i32::from(traffic.flows) - 1);
+    a.alu_reg(Op::Mov, R2, R9).alu(Op::And, R2, i32::from(traffic.flows) - 1);
     a.alu(Op::Add, R2, i32::from(traffic.source_port)).be16(R2).store(Size::H, R6, 34, R2);
-    a.alu(Op::Add, R4, 1).store(Size::D, R7, 0, R4);
+    a.alu(Op::Add, R9, 1).store(Size::D, R7, 0, R9);
     a.alu(Op::Mov, R1, ifindex as i32).alu(Op::Mov, R2, 0).call(HELPER_REDIRECT).exit();
-    a.label("short").alu(Op::Mov, R0, XDP_DROP).exit();
+    a.label("drop").alu(Op::Mov, R0, XDP_DROP).exit();
     a.finish()
 }
 
@@ -158,10 +169,32 @@ mod tests {
             println!("skipped: needs root");
             return;
         }
-        let words = Words::new(1).unwrap();
-        let program = Program::load("generator", &generator(&traffic(), 1, words.fd())).unwrap();
-        let done = test_run(program.fd(), &traffic().packet(), 100).unwrap();
-        assert_eq!(done.verdict, 4, "XDP_REDIRECT");
-        assert_eq!(words.read().unwrap(), [100]);
+        let words = Words::new(2).unwrap();
+        let packet = traffic().packet();
+        let program = Program::load("generator", &generator(&traffic(), 1, words.fd(), 150, None)).unwrap();
+        assert_eq!(test_run(program.fd(), &packet, 100).unwrap().verdict, 4, "XDP_REDIRECT");
+        assert_eq!(words.read().unwrap()[0], 100);
+        assert_eq!(test_run(program.fd(), &packet, 100).unwrap().verdict, XDP_DROP as u32, "the limit");
+        assert_eq!(words.read().unwrap()[0], 150);
+    }
+
+    #[test]
+    fn generator_keeps_its_rate() {
+        // SAFETY: no arguments, cannot fail.
+        if unsafe { libc::geteuid() } != 0 {
+            println!("skipped: needs root");
+            return;
+        }
+        let words = Words::new(2).unwrap();
+        // One packet per millisecond, however often it runs.
+        let code = generator(&traffic(), 1, words.fd(), 1 << 40, Some(1_000_000 << 10));
+        let program = Program::load("generator", &code).unwrap();
+        let start = std::time::Instant::now();
+        while start.elapsed().as_millis() < 30 {
+            test_run(program.fd(), &traffic().packet(), 1000).unwrap();
+        }
+        let due = start.elapsed().as_millis() as u64 + 1;
+        let sent = words.read().unwrap()[0];
+        assert!(sent <= due && sent >= 10, "{sent} of {due}");
     }
 }

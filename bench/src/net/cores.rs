@@ -47,14 +47,8 @@ pub fn napi_threads(interface: &str) -> Vec<i32> {
 /// CPU time of all cores so far, in ticks of 10 ms: (busy, idle, stolen by the hypervisor).
 pub fn cpu_ticks() -> io::Result<(u64, u64, u64)> {
     let stat = fs::read_to_string("/proc/stat")?;
-    let fields: Vec<u64> = stat
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .map(|f| f.parse().unwrap_or(0))
-        .collect();
+    let fields: Vec<u64> =
+        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).map(|f| f.parse().unwrap_or(0)).collect();
     let at = |i: usize| fields.get(i).copied().unwrap_or(0);
     Ok((at(0) + at(1) + at(2) + at(5) + at(6), at(3) + at(4), at(7)))
 }

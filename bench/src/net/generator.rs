@@ -15,8 +15,9 @@ use crate::bpf::programs::{Traffic, generator};
 use crate::bpf::sys::{Program, Words};
 use crate::stop;
 
-/// Frames of one system call: long enough that its setting up (a page pool) does not count, short enough to stop soon.
-const CHUNK: u32 = 1 << 16;
+/// Frames of one system call. Each call waits about 20 ms for the kernel to put the program in and out of its dispatcher, so
+/// few long calls, ended by a signal.
+const CHUNK: u32 = 1 << 24;
 
 /// How much is sent at most, and how fast.
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +45,11 @@ impl Generator {
     /// # Errors
     /// Where the program cannot be loaded.
     pub fn start(topology: &Topology, traffic: &Traffic, limits: Limits) -> Result<Self> {
-        let counter = Arc::new(Words::new(1).context("making a BPF map")?);
+        let counter = Arc::new(Words::new(2).context("making a BPF map")?);
         let out = topology.source.run(|| ifindex(&topology.source_if))?;
-        let program = Program::load("generator", &generator(traffic, out, counter.fd()))?;
+        let interval = limits.rate.map(|r| (1e9 * 1024.0 / r).clamp(1.0, f64::from(i32::MAX)) as u32);
+        let program = Program::load("generator", &generator(traffic, out, counter.fd(), limits.packets, interval))?;
+        stop::wake_by_signal();
         let stop = Arc::new(AtomicBool::new(false));
         let enter = topology.source.enter_later()?;
         let (packet, stop_here, counter_here) = (traffic.packet(), stop.clone(), counter.clone());
@@ -77,6 +80,11 @@ impl Generator {
 
     fn join(&mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
+        // The signal may come just before the system call: again, until it has been heard.
+        while let Some(thread) = self.thread.as_ref().filter(|t| !t.is_finished()) {
+            stop::wake(thread);
+            thread::sleep(Duration::from_millis(2));
+        }
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(done)) => done,
             Some(Err(_)) => anyhow::bail!("the generator panicked"),
@@ -93,26 +101,16 @@ impl Drop for Generator {
 
 fn send(program: &Program, packet: &[u8], limits: Limits, stop: &AtomicBool, counter: &Words) -> Result<()> {
     let start = Instant::now();
-    loop {
-        let sent = counter.read()?[0];
-        let elapsed = start.elapsed();
-        if sent >= limits.packets || elapsed >= limits.time || stop.load(Ordering::Relaxed) || stop::asked() {
-            return Ok(());
-        }
-        let mut chunk = u64::from(CHUNK).min(limits.packets - sent) as u32;
-        if let Some(rate) = limits.rate {
-            // Half a millisecond's worth at a time, never in debt for more than a few.
-            let due = elapsed.as_secs_f64() * rate;
-            if (sent as f64) >= due {
-                std::hint::spin_loop();
-                continue;
-            }
-            chunk = chunk.min((rate / 2000.0).max(1.0) as u32);
-        }
-        match program.run_live(packet, chunk, limits.batch) {
+    while counter.read()?[0] < limits.packets
+        && start.elapsed() < limits.time
+        && !stop.load(Ordering::Relaxed)
+        && !stop::asked()
+    {
+        match program.run_live(packet, CHUNK, limits.batch) {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e).context("BPF_PROG_TEST_RUN with live frames (kernel 5.18 or later)"),
         }
     }
+    Ok(())
 }

@@ -27,7 +27,13 @@ fn enter(net: RawFd) -> io::Result<()> {
         check(libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS))?;
         check(libc::setns(net, libc::CLONE_NEWNET))?;
         let root = c"/".as_ptr();
-        check(libc::mount(c"none".as_ptr(), root, std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()))?;
+        check(libc::mount(
+            c"none".as_ptr(),
+            root,
+            std::ptr::null(),
+            libc::MS_REC | libc::MS_PRIVATE,
+            std::ptr::null(),
+        ))?;
         let sysfs = c"sysfs".as_ptr();
         check(libc::mount(sysfs, c"/sys".as_ptr(), sysfs, 0, std::ptr::null()))?;
         // Best effort: the bpffs that the fresh /sys hides.
