@@ -3,6 +3,11 @@
 
 pub mod bpf;
 pub mod clock;
+pub mod machine;
+pub mod micro;
 pub mod net;
+pub mod progress;
+pub mod report;
 pub mod stats;
 pub mod stop;
+pub mod veth;

@@ -45,3 +45,15 @@ pub fn wake<T>(thread: &JoinHandle<T>) {
     // SAFETY: the handle is not joined yet, so the thread's id is valid.
     unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
 }
+
+/// Sleeps, but not past the wish to stop.
+pub fn sleep(time: std::time::Duration) {
+    let end = std::time::Instant::now() + time;
+    while !asked() {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(left.min(std::time::Duration::from_millis(100)));
+    }
+}

@@ -1,4 +1,4 @@
-//! The rig's programs: one that makes packets, one that counts and drops them, one that passes them.
+//! The rig's programs: one that makes packets, one that counts and drops them.
 
 use std::net::Ipv4Addr;
 
@@ -7,9 +7,9 @@ use super::asm::{Asm, Cond, Insn, Op, Reg, Size};
 use Reg::{R0, R1, R2, R3, R4, R6, R7, R8, R9};
 
 const XDP_DROP: i32 = 1;
-const XDP_PASS: i32 = 2;
 const HELPER_KTIME: i32 = 5;
-const HELPER_REDIRECT: i32 = 23;
+/// `bpf_redirect(ifindex, flags)`
+pub const HELPER_REDIRECT: i32 = 23;
 /// Offsets in `struct xdp_md`.
 const MD_DATA: i16 = 0;
 const MD_DATA_END: i16 = 4;
@@ -107,13 +107,6 @@ pub fn sink(counter: i32, port: u16) -> Vec<Insn> {
     a.load(Size::H, R2, R6, 36).alu(Op::Mov, R3, i32::from(port.to_be())).jump_reg(Cond::Ne, R2, R3, "out");
     a.atomic_add(R7, 8, R4);
     a.label("out").alu(Op::Mov, R0, XDP_DROP).exit();
-    a.finish()
-}
-
-/// Passes everything: on a veth it only switches NAPI on, so that XDP frames can be sent to it.
-pub fn pass() -> Vec<Insn> {
-    let mut a = Asm::new();
-    a.alu(Op::Mov, R0, XDP_PASS).exit();
     a.finish()
 }
 

@@ -45,10 +45,25 @@ pub fn napi_threads(interface: &str) -> Vec<i32> {
 }
 
 /// CPU time of all cores so far, in ticks of 10 ms: (busy, idle, stolen by the hypervisor).
+///
+/// # Errors
+/// Where /proc is not there.
 pub fn cpu_ticks() -> io::Result<(u64, u64, u64)> {
+    line_ticks("cpu ")
+}
+
+/// CPU time of one core so far, in ticks of 10 ms: (busy, all).
+///
+/// # Errors
+/// Where /proc is not there.
+pub fn core_ticks(core: usize) -> io::Result<(u64, u64)> {
+    line_ticks(&format!("cpu{core} ")).map(|(busy, idle, stolen)| (busy, busy + idle + stolen))
+}
+
+fn line_ticks(prefix: &str) -> io::Result<(u64, u64, u64)> {
     let stat = fs::read_to_string("/proc/stat")?;
-    let fields: Vec<u64> =
-        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).map(|f| f.parse().unwrap_or(0)).collect();
+    let line = stat.lines().find_map(|l| l.strip_prefix(prefix)).unwrap_or_default();
+    let fields: Vec<u64> = line.split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
     let at = |i: usize| fields.get(i).copied().unwrap_or(0);
     Ok((at(0) + at(1) + at(2) + at(5) + at(6), at(3) + at(4), at(7)))
 }

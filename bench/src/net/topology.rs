@@ -11,8 +11,10 @@
 //! Interface names carry the process id, so that the kernel threads which poll them (threaded NAPI) can be told apart
 //! from those of another run on the machine.
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -47,23 +49,6 @@ pub enum Napi {
     Thread(usize),
 }
 
-/// What takes the packets at the far end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Far {
-    /// An XDP program counts and drops. What came as an skb from a socket is copied once to become an XDP buffer.
-    Xdp(Napi),
-    /// GRO's NAPI without a program: skbs go up and are dropped by the IP layer. Needed to be there for XDP senders.
-    Gro(Napi),
-    /// As a veth is by default: no NAPI; XDP senders cannot reach it.
-    Plain,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Setup {
-    pub near: Napi,
-    pub far: Far,
-}
-
 /// The hosts, up and addressed.
 pub struct Topology {
     pub source: Namespace,
@@ -73,8 +58,16 @@ pub struct Topology {
     pub near_if: String,
     pub far_if: String,
     pub sink_if: String,
-    counters: Words,
-    _program: Option<(Program, OwnedFd)>,
+    /// The sink interface's `rx_packets`.
+    arrivals: File,
+    program: Program,
+    _counters: Words,
+}
+
+/// While it lives, packets are counted and dropped by an XDP program at the sink. Cheapest for frames that came by XDP; what
+/// came as an skb from a socket the kernel would first copy, so those contenders do without.
+pub struct XdpSink {
+    _link: OwnedFd,
 }
 
 fn mac(m: [u8; 6]) -> String {
@@ -82,13 +75,14 @@ fn mac(m: [u8; 6]) -> String {
 }
 
 impl Topology {
-    /// Builds it. `Drop` (or the end of the process) takes everything away.
+    /// Builds it, with the near link polled by `near`. `label` (one letter) tells it from others of this process. `Drop`
+    /// (or the end of the process) takes everything away.
     ///
     /// # Errors
     /// Without root, or where the kernel lacks veth or XDP.
-    pub fn new(setup: Setup) -> Result<Self> {
+    pub fn new(label: char, near: Napi) -> Result<Self> {
         let id = std::process::id();
-        let [source_if, near_if, far_if, sink_if] = ["sg", "si", "so", "sk"].map(|n| format!("{n}{id}"));
+        let [source_if, near_if, far_if, sink_if] = ["g", "i", "o", "k"].map(|n| format!("s{label}{n}{id}"));
         let (source, dut, sink) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
         let pairs = [
             (&dut, &near_if, NEAR_MAC, &source, &source_if, SOURCE_MAC),
@@ -114,35 +108,41 @@ impl Topology {
         }
         dut.ip(&format!("neighbour replace {SINK} lladdr {} dev {far_if} nud permanent", mac(SINK_MAC)))?;
         dut.ip(&format!("neighbour replace {SOURCE} lladdr {} dev {near_if} nud permanent", mac(SOURCE_MAC)))?;
-        // NAPI on the near side even without a program: the generator sends XDP frames.
+        // NAPI on both receiving sides even without a program: XDP frames come to them.
         dut.tool("ethtool", &format!("-K {near_if} gro on"))?;
+        sink.tool("ethtool", &format!("-K {sink_if} gro on"))?;
         let counters = Words::new(2).context("making a BPF map (needs CAP_BPF)")?;
-        let mut program = None;
-        match setup.far {
-            Far::Xdp(_) => {
-                let p = Program::load("sink", &programs::sink(counters.fd(), PORT))?;
-                let link = sink.run(|| Ok(p.attach(ifindex(&sink_if)?)?)).context("attaching the sink")?;
-                program = Some((p, link));
-            }
-            Far::Gro(_) => sink.tool("ethtool", &format!("-K {sink_if} gro on"))?,
-            Far::Plain => {}
-        }
-        let topology = Self { source, dut, sink, source_if, near_if, far_if, sink_if, counters, _program: program };
-        topology.place(&topology.dut, &topology.near_if, setup.near)?;
-        if let Far::Xdp(napi) | Far::Gro(napi) = setup.far {
-            topology.place(&topology.sink, &topology.sink_if, napi)?;
-        }
+        let program = Program::load("sink", &programs::sink(counters.fd(), PORT))?;
+        let path = format!("/sys/class/net/{sink_if}/statistics/rx_packets");
+        let arrivals = sink.run(|| Ok(File::open(&path)?)).context("opening the sink's counter")?;
+        let topology =
+            Self { source, dut, sink, source_if, near_if, far_if, sink_if, arrivals, program, _counters: counters };
+        topology.place(near)?;
         Ok(topology)
     }
 
-    /// Puts `interface`'s NAPI where `napi` says. Where the thread does not exist yet (no NAPI until a program is
-    /// attached), call it again then.
+    /// Switches the sink's XDP program on.
     ///
     /// # Errors
-    /// Where the kernel has no threaded NAPI, or its thread does not appear.
-    pub fn place(&self, ns: &Namespace, interface: &str, napi: Napi) -> Result<()> {
+    /// The kernel's refusal.
+    pub fn xdp_sink(&self) -> Result<XdpSink> {
+        let link = self.sink.run(|| Ok(self.program.attach(ifindex(&self.sink_if)?)?)).context("attaching the sink")?;
+        Ok(XdpSink { _link: link })
+    }
+
+    /// Attaches `program` to the near port in the driver, until the link is dropped.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn attach_near(&self, program: &Program) -> Result<OwnedFd> {
+        self.dut.run(|| Ok(program.attach(ifindex(&self.near_if)?)?)).context("attaching to the near port")
+    }
+
+    /// Puts the near port's NAPI where `napi` says.
+    fn place(&self, napi: Napi) -> Result<()> {
         let Napi::Thread(core) = napi else { return Ok(()) };
-        ns.set(&format!("/sys/class/net/{interface}/threaded"), "1")?;
+        let interface = &self.near_if;
+        self.dut.set(&format!("/sys/class/net/{interface}/threaded"), "1")?;
         let patience = Instant::now() + Duration::from_secs(2);
         loop {
             let threads = cores::napi_threads(interface);
@@ -159,14 +159,6 @@ impl Topology {
         }
     }
 
-    /// The kernel forwards (or no longer does).
-    ///
-    /// # Errors
-    /// Where the setting cannot be written.
-    pub fn kernel_forwarding(&self, on: bool) -> Result<()> {
-        self.dut.set("/proc/sys/net/ipv4/ip_forward", if on { "1" } else { "0" })
-    }
-
     /// The traffic this topology forwards from source to sink.
     pub fn traffic(&self, flows: u16, length: usize) -> Traffic {
         Traffic {
@@ -181,15 +173,13 @@ impl Topology {
         }
     }
 
-    /// Packets that have arrived at the sink so far: as its program counted, or its interface.
+    /// Packets that have arrived at the sink so far, whoever took them there (its program too is behind this counter).
     ///
     /// # Errors
-    /// Where counters cannot be read.
+    /// Where the counter cannot be read.
     pub fn arrived(&self) -> Result<u64> {
-        if self._program.is_some() {
-            return Ok(self.counters.read()?[1]);
-        }
-        let path = format!("/sys/class/net/{}/statistics/rx_packets", self.sink_if);
-        self.sink.run(|| Ok(std::fs::read_to_string(path)?.trim().parse()?))
+        let mut text = [0u8; 24];
+        let n = self.arrivals.read_at(&mut text, 0).context("reading the sink's counter")?;
+        Ok(std::str::from_utf8(&text[..n])?.trim().parse()?)
     }
 }

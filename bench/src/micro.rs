@@ -1,0 +1,103 @@
+//! Timing of things that take nanoseconds to microseconds, in memory, taking turns.
+
+use std::time::Instant;
+
+use crate::clock;
+use crate::report::Section;
+use crate::stop;
+
+/// Something to time. Called with a number of operations to do; it does them all.
+pub struct Case<'a> {
+    pub name: String,
+    pub title: String,
+    pub run: Box<dyn FnMut(usize) + 'a>,
+}
+
+impl<'a> Case<'a> {
+    pub fn new(name: impl Into<String>, title: impl Into<String>, run: impl FnMut(usize) + 'a) -> Self {
+        Self { name: name.into(), title: title.into(), run: Box::new(run) }
+    }
+}
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    pub rounds: usize,
+    /// Wanted length of one turn, ns. Turns are cut into slices, and the best slice counts: what interrupts a core lasts
+    /// longer than a slice and only ever adds.
+    pub turn_ns: u64,
+}
+
+const SLICES: usize = 8;
+
+/// Times `cases` in turn, round by round, and puts ns per operation (and ticks) into `section`. The order turns around
+/// every other round, so that nobody always follows the same neighbour.
+pub fn alternate(section: &mut Section, cases: &mut [Case<'_>], effort: Effort) {
+    let lengths: Vec<usize> = cases.iter_mut().map(|c| calibrate(&mut c.run, effort.turn_ns / SLICES as u64)).collect();
+    for case in cases.iter() {
+        // In the order of the list, whatever the order of the first round.
+        section.declare(&case.name, &case.title);
+    }
+    for round in 0..effort.rounds {
+        let mut order: Vec<usize> = (0..cases.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for i in order {
+            if stop::asked() {
+                return;
+            }
+            let (ns, ticks) = turn(&mut cases[i].run, lengths[i]);
+            let c = section.round(&cases[i].name, &cases[i].title, ns);
+            c.more.entry("ticks".into()).or_default().push(ticks);
+        }
+    }
+}
+
+/// Operations that take about `slice_ns`. Warms up by the way.
+fn calibrate(run: &mut dyn FnMut(usize), slice_ns: u64) -> usize {
+    let mut n = 16;
+    loop {
+        let start = Instant::now();
+        run(n);
+        let took = start.elapsed().as_nanos() as u64;
+        if took * 4 >= slice_ns || n > 1 << 30 {
+            return ((n as u64 * slice_ns) / took.max(1)).max(1) as usize;
+        }
+        n *= 2;
+    }
+}
+
+/// The best slice of one turn: ns and ticks per operation.
+fn turn(run: &mut dyn FnMut(usize), n: usize) -> (f64, f64) {
+    let mut best = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..SLICES {
+        let (start, t0) = (Instant::now(), clock::ticks());
+        run(n);
+        let (ticks, ns) = (clock::ticks() - t0, start.elapsed().as_nanos());
+        best = (best.0.min(ns as f64 / n as f64), best.1.min(ticks as f64 / n as f64));
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn twice_the_work_takes_about_twice_as_long() {
+        let work = |n: usize| {
+            let mut x = 1u64;
+            for i in 0..n {
+                x = std::hint::black_box(x.wrapping_mul(6364136223846793005).wrapping_add(i as u64));
+            }
+        };
+        let mut section = Section::new("t", "T", "ns");
+        let mut cases = [Case::new("one", "one", work), Case::new("two", "two", |n| work(2 * n))];
+        alternate(&mut section, &mut cases, Effort { rounds: 5, turn_ns: 400_000 });
+        let ratio = section.ratio("two", "one").unwrap();
+        assert!((1.4..2.8).contains(&ratio), "{ratio}");
+        assert_eq!(section.contenders[0].more["ticks"].len(), 5);
+    }
+}
