@@ -1,0 +1,239 @@
+//! What makes two packets the same flow, and the keyed hash of it.
+
+use std::hash::{BuildHasher, Hasher};
+
+use softdpu_ebpf_common::walk::{Headers, L3};
+
+/// Which side of a flow a packet came from. As an index: initiator 0, responder 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    FromInitiator = 0,
+    FromResponder = 1,
+}
+
+impl Direction {
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::FromInitiator => Self::FromResponder,
+            Self::FromResponder => Self::FromInitiator,
+        }
+    }
+}
+
+/// Bit of the VLAN word that says IPv6: `32.1.13.184` and `2001:db8::` have the same first bytes.
+const V6: u32 = 1 << 31;
+
+/// The canonical key: the end with the smaller (address, port) is `low`, so both directions have the same key.
+///
+/// Eleven words: low address, high address, ports, VNI and protocol, VLAN tags and family.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct FlowKey {
+    words: [u32; 11],
+}
+
+impl FlowKey {
+    /// The key of a packet, and whether its source is the `high` end. `ports`: source and destination, which for a later
+    /// fragment are those of its first. `vni`: 24 bits, 0 outside an overlay.
+    #[inline]
+    pub fn of(h: &Headers, ports: (u16, u16), vni: u32) -> (Self, bool) {
+        let (sport, dport) = ports;
+        let src = u128::from_be_bytes(h.src);
+        let dst = u128::from_be_bytes(h.dst);
+        let swapped = (src, sport) > (dst, dport);
+        let (low, high, low_port, high_port) =
+            if swapped { (dst, src, dport, sport) } else { (src, dst, sport, dport) };
+        let family = if h.l3 == L3::V6 { V6 } else { 0 };
+        let low = split(low);
+        let high = split(high);
+        let words = [
+            low[0],
+            low[1],
+            low[2],
+            low[3],
+            high[0],
+            high[1],
+            high[2],
+            high[3],
+            u32::from(low_port) << 16 | u32::from(high_port),
+            (vni & 0xff_ffff) << 8 | u32::from(h.proto),
+            family | u32::from(h.vlan[0] & 0xfff) << 12 | u32::from(h.vlan[1] & 0xfff),
+        ];
+        (Self { words }, swapped)
+    }
+
+    pub fn is_v6(&self) -> bool {
+        self.words[10] & V6 != 0
+    }
+
+    /// IANA protocol number.
+    pub fn proto(&self) -> u8 {
+        self.words[9] as u8
+    }
+
+    pub fn vni(&self) -> u32 {
+        self.words[9] >> 8
+    }
+
+    /// Outer and inner VID, 0 where there is none.
+    pub fn vlan(&self) -> [u16; 2] {
+        [(self.words[10] >> 12) as u16 & 0xfff, self.words[10] as u16 & 0xfff]
+    }
+
+    /// Address (IPv4 in the first four bytes) and port of the `low` end.
+    pub fn low(&self) -> ([u8; 16], u16) {
+        (join(&self.words[0..4]), (self.words[8] >> 16) as u16)
+    }
+
+    /// Address (IPv4 in the first four bytes) and port of the `high` end.
+    pub fn high(&self) -> ([u8; 16], u16) {
+        (join(&self.words[4..8]), self.words[8] as u16)
+    }
+
+    /// Keyed 64-bit hash: multiply and fold, three products side by side and one to mix them.
+    #[inline]
+    pub fn hash(&self, seed: &Seed) -> u64 {
+        let w = &self.words;
+        let pair = |i: usize| u64::from(w[i]) << 32 | u64::from(w[i + 1]);
+        let a = fold(pair(0) ^ seed.0[0], pair(2) ^ seed.0[1]);
+        let b = fold(pair(4) ^ seed.0[2], pair(6) ^ seed.0[3]);
+        let c = fold(pair(8) ^ seed.0[4], u64::from(w[10]) ^ seed.0[5]);
+        fold(a ^ c.rotate_left(23) ^ seed.0[6], b ^ c ^ seed.0[7])
+    }
+}
+
+impl std::fmt::Debug for FlowKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [low, high] = [self.low(), self.high()].map(|(a, p)| Endpoint::new(a, p, self.is_v6()));
+        write!(f, "{}/{low}-{high}", self.proto())
+    }
+}
+
+/// Secret of the hash, so that nobody outside can aim flows at one bucket. Not printable.
+#[derive(Clone)]
+pub struct Seed([u64; 8]);
+
+impl Seed {
+    /// From the operating system's randomness (by way of the standard library's hash keys).
+    pub fn random() -> Self {
+        let state = std::collections::hash_map::RandomState::new();
+        Self(std::array::from_fn(|i| {
+            let mut h = state.build_hasher();
+            h.write_usize(i);
+            h.finish() | 1
+        }))
+    }
+
+    /// The same every time: for tests and benches.
+    pub fn fixed(n: u64) -> Self {
+        let mut x = n;
+        Self(std::array::from_fn(|_| {
+            x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            fold(x, 0xd6e8_feb8_6659_fd93) | 1
+        }))
+    }
+}
+
+#[inline(always)]
+fn fold(a: u64, b: u64) -> u64 {
+    let p = u128::from(a) * u128::from(b);
+    p as u64 ^ (p >> 64) as u64
+}
+
+#[inline(always)]
+fn split(a: u128) -> [u32; 4] {
+    [(a >> 96) as u32, (a >> 64) as u32, (a >> 32) as u32, a as u32]
+}
+
+fn join(w: &[u32]) -> [u8; 16] {
+    let mut out = [0; 16];
+    for (o, w) in out.chunks_exact_mut(4).zip(w) {
+        o.copy_from_slice(&w.to_be_bytes());
+    }
+    out
+}
+
+/// One end of a flow, written `192.0.2.1:80` or `[2001:db8::1]:80`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub addr: std::net::IpAddr,
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// `addr` as in [`Headers`]: IPv4 in the first four bytes.
+    pub fn new(addr: [u8; 16], port: u16, v6: bool) -> Self {
+        let addr = if v6 {
+            std::net::IpAddr::from(addr)
+        } else {
+            std::net::IpAddr::from([addr[0], addr[1], addr[2], addr[3]])
+        };
+        Self { addr, port }
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::net::SocketAddr::new(self.addr, self.port).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn headers(src: [u8; 16], dst: [u8; 16], ports: (u16, u16), l3: L3, vlan: [u16; 2], proto: u8) -> Headers {
+        Headers { src, dst, sport: ports.0, dport: ports.1, l3, vlan, proto, ..Headers::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn both_directions_share_a_key(src: [u8; 16], dst: [u8; 16], s: u16, d: u16, vlan in [0u16..4096, 0u16..4096],
+                                       proto: u8, vni in 0u32..1 << 24) {
+            let there = headers(src, dst, (s, d), L3::V6, vlan, proto);
+            let back = headers(dst, src, (d, s), L3::V6, vlan, proto);
+            let (a, sa) = FlowKey::of(&there, (s, d), vni);
+            let (b, sb) = FlowKey::of(&back, (d, s), vni);
+            prop_assert_eq!(a, b);
+            prop_assert!(sa != sb || (src, s) == (dst, d));
+            let (from, to) = if sa { (a.high(), a.low()) } else { (a.low(), a.high()) };
+            prop_assert_eq!((from, to), ((src, s), (dst, d)));
+            prop_assert_eq!((a.proto(), a.vni(), a.vlan(), a.is_v6()), (proto, vni, vlan, true));
+        }
+    }
+
+    #[test]
+    fn family_vlan_and_vni_tell_flows_apart() {
+        let mut a = [0; 16];
+        a[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+        let v4 = headers(a, [9; 16], (1, 2), L3::V4, [0, 0], 17);
+        let base = FlowKey::of(&v4, (1, 2), 0).0;
+        let other = |h: Headers, vni| FlowKey::of(&h, (1, 2), vni).0;
+        assert_ne!(base, other(Headers { l3: L3::V6, ..v4 }, 0));
+        assert_ne!(base, other(Headers { vlan: [7, 0], ..v4 }, 0));
+        assert_ne!(base, other(Headers { vlan: [0, 7], ..v4 }, 0));
+        assert_ne!(base, other(v4, 7));
+        assert_ne!(base, other(Headers { proto: 6, ..v4 }, 0));
+    }
+
+    #[test]
+    fn hash_spreads_and_depends_on_the_seed() {
+        let (s1, s2) = (Seed::fixed(1), Seed::fixed(2));
+        let mut buckets = [0u32; 256];
+        for i in 0..65536u32 {
+            let mut src = [0; 16];
+            src[..4].copy_from_slice(&i.to_be_bytes());
+            let key = FlowKey::of(&headers(src, [1; 16], (1024, 80), L3::V4, [0, 0], 6), (1024, 80), 0).0;
+            assert_ne!(key.hash(&s1), key.hash(&s2));
+            buckets[(key.hash(&s1) >> 56) as usize] += 1;
+        }
+        // 256 expected in each, standard deviation 16.
+        assert!(buckets.iter().all(|n| (156..356).contains(n)), "{buckets:?}");
+    }
+}
