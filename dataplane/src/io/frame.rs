@@ -56,6 +56,11 @@ impl Frame {
         self.index
     }
 
+    /// The chunk's first byte: lets a pool tell its own frames from another's.
+    pub(crate) fn chunk_ptr(&self) -> *mut u8 {
+        self.chunk.as_ptr()
+    }
+
     /// Offset of the first packet byte in its chunk.
     pub fn offset(&self) -> usize {
         self.off as usize

@@ -1,4 +1,17 @@
 //! Frames in and out. Knows rings, sockets and files; knows nothing of what a packet means.
 
+pub mod bare;
+pub mod error;
+pub mod fault;
 pub mod frame;
+pub mod loopback;
+pub mod pcap;
+pub mod pool;
+pub mod port;
+pub mod ring;
+pub mod socket;
 pub mod umem;
+pub mod xdp;
+
+#[cfg(test)]
+mod testbed;
