@@ -1,1 +1,114 @@
-//! (see ARCHITECTURE.md)
+//! The operator's policy: read, checked as a whole, and handed on typed. Everything that is wrong with a file is reported at
+//! once, each with file, line, column and remedy; nothing is used unless everything is valid.
+
+mod at;
+mod check;
+mod cover;
+mod format;
+mod keyfiles;
+mod places;
+mod policy;
+mod problem;
+mod schema;
+mod shape;
+mod suggest;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use cover::{covers, overlaps};
+pub use policy::*;
+pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
+pub use schema::json_schema;
+pub use suggest::nearest;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+/// Classes that a rule may name: what the classifier can say of a flow.
+pub const KNOWN_CLASSES: &[&str] = &["dns", "http", "iperf3", "tls", "unknown"];
+
+/// Longest policy file that is read, in bytes.
+const MAX_FILE: usize = 4 << 20;
+
+/// Reads and checks a policy file, and that its key files are there and private. Relative paths in it start at its folder.
+///
+/// # Errors
+/// Everything that is wrong with it, warnings included.
+pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
+    let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    let (policy, mut problems) = parse_all(&text, &path.display().to_string(), base);
+    if let Some(policy) = &policy {
+        problems.extend(keyfiles::check(policy));
+    }
+    finish(policy, problems, &text, &path.display().to_string())
+}
+
+/// Checks a policy text without looking at the file system. `name` stands for the file in messages.
+///
+/// # Errors
+/// Everything that is wrong with it, warnings included.
+pub fn parse(text: &str, name: &str) -> Result<Policy, ConfigErrors> {
+    let (policy, problems) = parse_all(text, name, Path::new(""));
+    finish(policy, problems, text, name)
+}
+
+fn finish(policy: Option<Policy>, mut problems: Vec<Problem>, text: &str, name: &str) -> Result<Policy, ConfigErrors> {
+    problems.sort_by_key(|p| (p.span.start, p.code));
+    let source = Source { name: name.to_owned(), text: text.to_owned() };
+    match policy {
+        Some(policy) if problems.iter().all(|p| p.warning) => Ok(Policy { warnings: problems, source, ..policy }),
+        _ => Err(ConfigErrors { source, problems }),
+    }
+}
+
+/// The policy as far as it can be made out, and all that is wrong with it.
+fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Problem>) {
+    if text.len() > MAX_FILE {
+        let message = format!("{name} has {} bytes", text.len());
+        return (None, vec![Problem::error(Code::Unreadable, 0..0, message, format!("a policy has at most {MAX_FILE}"))]);
+    }
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    let mut problems: Vec<Problem> = syntax.iter().map(|e| syntax_problem(e, text)).collect();
+    if !problems.is_empty() {
+        // What a broken line might have meant is guesswork: no further checks on it.
+        return (None, problems);
+    }
+    let span = table.span();
+    let table = table.into_inner();
+    let named = check::Named::collect(&table);
+    let Some(table) = shape::table(table, &span, &json_schema(), "", &mut problems) else { return (None, problems) };
+    let value = toml::Spanned::new(span, DeValue::Table(table));
+    match <schema::File as serde::Deserialize>::deserialize(ValueDeserializer::from(value)) {
+        Ok(file) => {
+            let misfits = problems.len();
+            let policy = check::policy(&file, &named, base, &mut problems);
+            if misfits > 0 {
+                // Without the misfits a list may have become empty, which means any: warnings would be about another policy.
+                problems.retain(|p| !p.warning);
+            }
+            (policy, problems)
+        }
+        Err(e) => {
+            problems.push(syntax_problem(&e, text));
+            (None, problems)
+        }
+    }
+}
+
+fn syntax_problem(error: &toml::de::Error, text: &str) -> Problem {
+    let span = error.span().unwrap_or(0..0);
+    let message = error.message().trim().replace('\n', ", ");
+    let help = if message.contains("duplicate key") {
+        "give each key once per table; a list of tables has two brackets, as in [[port]]"
+    } else if message.contains("missing value") || message.contains("string values must be quoted") {
+        "write key = value, with strings in quotes: name = \"edge-a\""
+    } else if message.contains("basic string") || message.contains("literal string") {
+        "a string ends with the quote it began with, on the same line"
+    } else {
+        "see https://toml.io for how TOML is written"
+    };
+    Problem::error(Code::Syntax, span, message, help)
+}

@@ -1,0 +1,207 @@
+//! The second check of a file: what it means. Names, references, limits that depend on each other, conflicts. Makes the
+//! typed policy on the way.
+
+mod ports;
+mod rules;
+mod tunnels;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::at::At;
+use super::places::Name;
+use super::policy::{Control, Cores, Flows, Policy, Timeouts, Workers};
+use super::problem::{Code, Problem, Source};
+use super::schema::{self, File};
+use super::suggest::{listed, nearest};
+use super::values::Span;
+
+/// Names as they stand in the file, also of parts that were too broken to read: a reference to such a part is not an error
+/// of its own.
+#[derive(Debug, Default)]
+pub struct Named {
+    ports: Vec<String>,
+    tunnels: Vec<String>,
+}
+
+impl Named {
+    pub fn collect(table: &DeTable<'_>) -> Self {
+        let names = |key: &str| {
+            let list = table.get(key).and_then(|v| v.get_ref().as_array());
+            let tables = list.into_iter().flatten().filter_map(|v| v.get_ref().as_table());
+            tables.filter_map(|t| t.get("name")?.get_ref().as_str().map(str::to_owned)).collect()
+        };
+        Self { ports: names("port"), tunnels: names("tunnel") }
+    }
+}
+
+/// Where checks put what they find, and what they need to know of the whole file.
+struct Check<'a> {
+    named: &'a Named,
+    base: &'a Path,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Check<'_> {
+    fn error(&mut self, code: Code, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.problems.push(Problem::error(code, span, message, help));
+    }
+
+    /// Whether a value of this key was taken out for not fitting: that it is missing is then no news.
+    fn misfit(&self, key: &str) -> bool {
+        self.problems.iter().any(|p| p.key == key)
+    }
+
+    /// Relative paths start at the folder of the policy file.
+    fn path(&self, path: &Path) -> PathBuf {
+        // `join` of an absolute path is that path.
+        self.base.join(path).components().collect()
+    }
+
+    /// Reports every name that was given before.
+    fn unique<'n>(&mut self, what: &str, names: impl Iterator<Item = &'n At<Name>>) {
+        let mut first: HashMap<&str, Range<usize>> = HashMap::new();
+        for name in names {
+            if let Some(earlier) = first.get(name.as_str()) {
+                self.problems.push(
+                    Problem::error(
+                        Code::DuplicateName,
+                        name.span(),
+                        format!("two {what}s are called `{}`", **name),
+                        format!("give each {what} a name of its own"),
+                    )
+                    .label("again")
+                    .other(earlier.clone(), "first here"),
+                );
+            } else {
+                first.insert(name.as_str(), name.span());
+            }
+        }
+    }
+
+    /// Index of `name` among `known`; reports it when nothing in the file is called so.
+    fn resolve(&mut self, what: &str, name: &At<Name>, known: &[&str], in_file: &[String]) -> Option<usize> {
+        let found = known.iter().position(|k| *k == name.as_str());
+        if found.is_none() && !in_file.iter().any(|n| n == name.as_str()) {
+            let help = match nearest(name.as_str(), known.iter().copied()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None if known.is_empty() => format!("there is no [[{what}]]: add one, or leave this out"),
+                None => format!("there is {}", listed(known.iter().copied())),
+            };
+            self.error(Code::UnknownName, name.span(), format!("no {what} is called `{}`", **name), help);
+        }
+        found
+    }
+
+    fn power_of_two(&mut self, key: &str, value: &At<u32>) {
+        if !value.is_power_of_two() {
+            let down = 1 << value.checked_ilog2().unwrap_or(0);
+            self.error(
+                Code::ImpossibleValue,
+                value.span(),
+                format!("`{key}` cannot be {}: it is not a power of two", **value),
+                format!("write {down} or {}", down * 2),
+            );
+        }
+    }
+}
+
+/// Checks what `file` means. `None` when it does not make a policy; `problems` says why.
+pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Problem>) -> Option<Policy> {
+    let mut check = Check { named, base, problems };
+    let name = file.name.as_ref().map_or_else(|| "softdpu".to_owned(), |n| n.as_str().to_owned());
+    let control = control(&file.control, &name, &mut check);
+    let workers = workers(&file.workers, &mut check);
+    let flows = Flows {
+        capacity: file.flows.capacity.as_ref().map_or(65_536, |c| **c as usize),
+        timeouts: timeouts(&file.flows.timeouts),
+    };
+    let ports = ports::ports(&file.port, &workers, &mut check);
+    let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
+    let rules = rules::rules(&file.rule, &file.tunnel, &mut check);
+    let steer = rules::steer(&file.steer, &file.port, &rules, &mut check);
+    if check.problems.iter().all(|p| p.warning) {
+        rules::reach(file, &steer, &rules, &tunnels, &mut check);
+    }
+    let source = Source::default();
+    Some(Policy { name, control, workers, flows, ports, steer, tunnels, rules, warnings: Vec::new(), source })
+}
+
+fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control {
+    // sun_path of sockaddr_un, with its terminating zero.
+    const MAX_SOCKET: usize = 107;
+    let socket = match &raw.socket {
+        Some(path) => {
+            let full = check.path(&path.0);
+            if full.as_os_str().len() > MAX_SOCKET {
+                check.error(
+                    Code::ImpossibleValue,
+                    path.span(),
+                    "the path of the control socket is too long",
+                    format!("the kernel takes at most {MAX_SOCKET} bytes: choose one under /run/softdpu"),
+                );
+            }
+            full
+        }
+        None => PathBuf::from(format!("/run/softdpu/{name}.sock")),
+    };
+    Control {
+        socket,
+        socket_mode: raw.socket_mode.as_ref().map_or(0o660, |m| m.0),
+        metrics: raw.metrics.as_ref().map(|m| m.0),
+    }
+}
+
+fn workers(raw: &schema::Workers, check: &mut Check<'_>) -> Workers {
+    if let (Some(cores), Some(count)) = (&raw.cores, &raw.count) {
+        check.problems.push(
+            Problem::error(
+                Code::Conflict,
+                count.span(),
+                "`count` and `cores` both say how many workers there are",
+                "keep `cores` to choose the cores, or `count` to leave the choice to softdpu",
+            )
+            .other(cores.span(), "and here"),
+        );
+    }
+    let cores = match &raw.cores {
+        Some(cores) => {
+            if cores.is_empty() {
+                check.error(Code::ImpossibleValue, cores.span(), "`cores` names no core", "write for example cores = [0]");
+            }
+            for (i, core) in cores.iter().enumerate() {
+                if cores[..i].iter().any(|c| **c == **core) {
+                    check.error(
+                        Code::Conflict,
+                        core.span(),
+                        format!("core {} is named twice", **core),
+                        "one worker runs on a core: name each core once",
+                    );
+                }
+            }
+            Cores::List(cores.iter().map(|c| **c as usize).collect())
+        }
+        None => Cores::Count(raw.count.as_ref().map_or(1, |c| **c as usize)),
+    };
+    Workers {
+        cores,
+        idle: raw.idle.as_ref().map_or_else(Default::default, |i| **i),
+        frames: raw.frames.as_ref().map_or(8192, |f| **f),
+        batch: raw.batch.as_ref().map_or(64, |b| **b as usize),
+    }
+}
+
+fn timeouts(raw: &schema::Timeouts) -> Timeouts {
+    let or = |at: &Option<At<Span>>, default| at.as_ref().map_or(default, |s| s.0);
+    let d = Timeouts::default();
+    Timeouts {
+        tcp_established: or(&raw.tcp_established, d.tcp_established),
+        tcp_opening: or(&raw.tcp_opening, d.tcp_opening),
+        tcp_closing: or(&raw.tcp_closing, d.tcp_closing),
+        udp: or(&raw.udp, d.udp),
+        other: or(&raw.other, d.other),
+    }
+}

@@ -1,0 +1,245 @@
+//! Steering rules and rules: what they match, whether they can ever match, and that steering never undoes encryption.
+
+use super::Check;
+use crate::config::KNOWN_CLASSES;
+use crate::config::at::At;
+use crate::config::cover::{covers, overlaps};
+use crate::config::policy::{Match, Rule, Steer, Tunnel};
+use crate::config::problem::{Code, Problem};
+use crate::config::schema::{self, Compress, Encapsulation, File, OnLoss, RuleAction, SteerAction};
+use crate::config::suggest::{listed, nearest};
+use crate::config::values::{PortRange, Prefix, Protocol};
+
+/// UDP port of encapsulated ESP (RFC 3948 section 2.1).
+const ESP_UDP_PORT: u16 = 4500;
+
+pub fn steer(raw: &[schema::Steer], ports: &[schema::Port], rules: &[Rule], check: &mut Check<'_>) -> Vec<Steer> {
+    check.unique("steering rule", raw.iter().map(|s| &s.name));
+    let known: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
+    let in_file = check.named.ports.clone();
+    let mut out: Vec<Steer> = Vec::with_capacity(raw.len());
+    for s in raw {
+        let matches = matching(&s.from, &s.to, &s.protocol, &s.source_ports, &s.ports, check);
+        let port = s.port.as_ref().and_then(|name| check.resolve("port", name, &known, &in_file));
+        let action = s.action.as_ref().map_or_else(Default::default, |a| **a);
+        let on_loss = on_loss(s, &matches, action, rules, check);
+        let steer = Steer { name: s.name.as_str().to_owned(), port, matches, action, on_loss };
+        let hides = |e: &Steer| (e.port.is_none() || e.port == steer.port) && covers(&e.matches, &steer.matches);
+        // A port that does not exist was reported, and must not pass for "any".
+        let sound = s.port.is_none() == port.is_none();
+        if let Some(earlier) = out.iter().position(hides).filter(|_| sound) {
+            shadowed("steering rule", &s.name, &raw[earlier].name, check);
+        }
+        out.push(steer);
+    }
+    out
+}
+
+/// What becomes of packets without a worker: drop wherever a rule encrypts such flows, whatever was written.
+fn on_loss(s: &schema::Steer, matches: &Match, action: SteerAction, rules: &[Rule], check: &mut Check<'_>) -> OnLoss {
+    if action != SteerAction::Worker {
+        if let Some(written) = &s.on_loss {
+            check.problems.push(Problem::warning(
+                Code::NoEffect,
+                written.span(),
+                format!("`on_loss` says nothing for steering rule `{}`", *s.name),
+                "it is for action = \"worker\": leave it out",
+            ));
+        }
+        return OnLoss::Drop;
+    }
+    // A rule speaks of whole flows: the answers to what it matches are as secret.
+    let touches = |r: &Rule| overlaps(&r.matches, matches) || overlaps(&r.matches.reversed(), matches);
+    let secret = rules.iter().find(|r| r.encrypt.is_some() && touches(r));
+    match (&s.on_loss, secret) {
+        (Some(written), Some(rule)) if **written == OnLoss::Pass => {
+            check.problems.push(Problem::warning(
+                Code::StricterWins,
+                written.span(),
+                format!("rule `{}` encrypts flows of steering rule `{}`: on_loss = \"drop\" applies", rule.name, *s.name),
+                "write on_loss = \"drop\", or steer the flows that may go in clear by a rule of their own",
+            ));
+            OnLoss::Drop
+        }
+        (Some(written), _) => **written,
+        (None, Some(_)) => OnLoss::Drop,
+        (None, None) => OnLoss::Pass,
+    }
+}
+
+pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check<'_>) -> Vec<Rule> {
+    check.unique("rule", raw.iter().map(|r| &r.name));
+    let known: Vec<&str> = tunnels.iter().map(|t| t.name.as_str()).collect();
+    let in_file = check.named.tunnels.clone();
+    let mut out: Vec<Rule> = Vec::with_capacity(raw.len());
+    for r in raw {
+        let rule = Rule {
+            name: r.name.as_str().to_owned(),
+            matches: matching(&r.from, &r.to, &r.protocol, &r.source_ports, &r.ports, check),
+            classes: r.class.iter().filter_map(|c| class(c, check)).collect(),
+            hosts: r.host.iter().map(|h| (**h).clone()).collect(),
+            encrypt: r.encrypt.as_ref().and_then(|name| check.resolve("tunnel", name, &known, &in_file)),
+            compress: r.compress.as_ref().map_or_else(Default::default, |c| **c),
+            action: r.action.as_ref().map_or_else(Default::default, |a| **a),
+        };
+        services_agree(r, &rule, check);
+        // Classes that were all wrong were reported, and must not pass for "any".
+        let sound = r.class.is_empty() == rule.classes.is_empty();
+        if let Some(earlier) = out.iter().position(|e| rule_covers(e, &rule)).filter(|_| sound) {
+            shadowed("rule", &r.name, &raw[earlier].name, check);
+        }
+        out.push(rule);
+    }
+    out
+}
+
+fn rule_covers(a: &Rule, b: &Rule) -> bool {
+    let classes = a.classes.is_empty() || (!b.classes.is_empty() && b.classes.iter().all(|c| a.classes.contains(c)));
+    let hosts = a.hosts.is_empty()
+        || (!b.hosts.is_empty() && b.hosts.iter().all(|h| a.hosts.iter().any(|mine| mine.covers(h))));
+    classes && hosts && covers(&a.matches, &b.matches)
+}
+
+fn class(name: &At<String>, check: &mut Check<'_>) -> Option<String> {
+    if KNOWN_CLASSES.contains(&name.as_str()) {
+        return Some((**name).clone());
+    }
+    let all = listed(KNOWN_CLASSES.iter().copied());
+    let help = match nearest(name, KNOWN_CLASSES.iter().copied()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("the classes are {all}"),
+    };
+    check.error(Code::UnknownWord, name.span(), format!("no class of flows is called `{}`", **name), help);
+    None
+}
+
+fn services_agree(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
+    if let (Some(encrypt), Some(action), RuleAction::Drop) = (&raw.encrypt, &raw.action, rule.action) {
+        check.problems.push(
+            Problem::error(
+                Code::Conflict,
+                encrypt.span(),
+                format!("rule `{}` drops its flows and encrypts them", rule.name),
+                "keep `encrypt` or action = \"drop\"",
+            )
+            .other(action.span(), "drops"),
+        );
+    }
+    if let (Some(compress), Compress::Lz4, None) = (&raw.compress, rule.compress, &raw.encrypt)
+        && !check.misfit("rule.encrypt")
+    {
+        check.error(
+            Code::Conflict,
+            compress.span(),
+            format!("rule `{}` compresses without a tunnel", rule.name),
+            "compressed packets travel inside a tunnel, whose other end undoes it: add `encrypt`, or leave `compress` out",
+        );
+    }
+}
+
+fn matching(
+    from: &[At<Prefix>],
+    to: &[At<Prefix>],
+    protocol: &Option<At<Protocol>>,
+    source_ports: &[At<PortRange>],
+    ports: &[At<PortRange>],
+    check: &mut Check<'_>,
+) -> Match {
+    let protocol_value = protocol.as_ref().map_or(Protocol::ANY, |p| **p);
+    if let (Some(written), Some(port)) = (protocol, ports.iter().chain(source_ports).next())
+        && !protocol_value.has_ports()
+    {
+        check.problems.push(
+            Problem::error(
+                Code::Conflict,
+                port.span(),
+                format!("packets of protocol {protocol_value} have no ports"),
+                "leave the ports out, or write protocol = \"tcp\" or \"udp\"",
+            )
+            .other(written.span(), "no ports in this protocol"),
+        );
+    }
+    let v4 = |list: &[At<Prefix>], want: bool| list.is_empty() || list.iter().any(|p| p.addr().is_ipv4() == want);
+    let can = |want: bool| v4(from, want) && v4(to, want);
+    if let (Some(first), Some(second)) = (from.first(), to.first())
+        && !can(true)
+        && !can(false)
+    {
+        check.problems.push(
+            Problem::error(
+                Code::Conflict,
+                second.span(),
+                "`from` and `to` are of different address families: no packet matches",
+                "both IPv4, or both IPv6",
+            )
+            .other(first.span(), "of the other family"),
+        );
+    }
+    Match {
+        from: from.iter().map(|p| **p).collect(),
+        to: to.iter().map(|p| **p).collect(),
+        protocol: protocol_value,
+        source_ports: source_ports.iter().map(|p| **p).collect(),
+        ports: ports.iter().map(|p| **p).collect(),
+    }
+}
+
+fn shadowed(what: &str, name: &At<crate::config::places::Name>, earlier: &At<crate::config::places::Name>, check: &mut Check<'_>) {
+    check.problems.push(
+        Problem::warning(
+            Code::Shadowed,
+            name.span(),
+            format!("{what} `{}` never matches: `{}` before it takes everything it would", **name, **earlier),
+            "move it up, narrow the earlier one, or remove it",
+        )
+        .label("never reached")
+        .other(earlier.span(), "matches first"),
+    );
+}
+
+/// Rules and tunnels that no packet can come to, because nothing steers it to a worker. For a policy that is otherwise sound.
+pub fn reach(file: &File, steer: &[Steer], rules: &[Rule], tunnels: &[Tunnel], check: &mut Check<'_>) {
+    // Ports that are not interfaces have no XDP program: all their packets come to the worker.
+    let unsteered = file.port.iter().any(|p| p.kind.as_ref().is_some_and(|k| **k != schema::Kind::Xdp));
+    if unsteered {
+        return;
+    }
+    let taken = |m: &Match| steer.iter().any(|s| s.action == SteerAction::Worker && overlaps(&s.matches, m));
+    // An application's flow is of one of these: that ESP between the same hosts is steered does not help it.
+    let usual = [Protocol::TCP, Protocol::UDP, Protocol(Some(1)), Protocol(Some(58))];
+    let flows_taken = |m: &Match| match m.protocol {
+        Protocol::ANY => usual.iter().any(|p| taken(&Match { protocol: *p, ..m.clone() })),
+        _ => taken(m),
+    };
+    for (rule, raw) in rules.iter().zip(&file.rule) {
+        if !flows_taken(&rule.matches) && !flows_taken(&rule.matches.reversed()) {
+            let risk = if rule.encrypt.is_some() { ", in clear" } else { "" };
+            check.problems.push(Problem::warning(
+                Code::NoEffect,
+                raw.name.span(),
+                format!("no steering rule takes flows of rule `{}`: they stay with the kernel{risk}", rule.name),
+                "add a [[steer]] with the same prefixes",
+            ));
+        }
+    }
+    for (tunnel, raw) in tunnels.iter().zip(&file.tunnel) {
+        let udp = tunnel.encapsulation == Encapsulation::Udp;
+        let port = PortRange { first: ESP_UDP_PORT, last: ESP_UDP_PORT };
+        let arriving = Match {
+            from: vec![Prefix::host(tunnel.remote)],
+            to: vec![Prefix::host(tunnel.local)],
+            protocol: if udp { Protocol::UDP } else { Protocol::ESP },
+            source_ports: Vec::new(),
+            ports: if udp { vec![port] } else { Vec::new() },
+        };
+        if !taken(&arriving) {
+            let what = if udp { "protocol = \"udp\" ports = [4500]" } else { "protocol = \"esp\"" };
+            check.problems.push(Problem::warning(
+                Code::NoEffect,
+                raw.name.span(),
+                format!("no steering rule takes what arrives through tunnel `{}`", tunnel.name),
+                format!("add [[steer]] from = [\"{}\"] to = [\"{}\"] {what}", tunnel.remote, tunnel.local),
+            ));
+        }
+    }
+}

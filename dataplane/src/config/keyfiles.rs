@@ -1,0 +1,44 @@
+//! Whether the key files are there and private. What is in them is `crypto`'s business: this looks at metadata only.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use super::policy::{Policy, Sa};
+use super::problem::{Code, Problem};
+
+/// One error for each key file that cannot be used.
+pub fn check(policy: &Policy) -> Vec<Problem> {
+    policy.tunnels.iter().flat_map(|t| [&t.out, &t.inbound]).filter_map(check_one).collect()
+}
+
+fn check_one(sa: &Sa) -> Option<Problem> {
+    let path = sa.key_file.display();
+    let bad = |message: String, help: String| {
+        Some(Problem::error(Code::KeyFile, sa.key_span.clone(), message, help).label("this file"))
+    };
+    let meta = match std::fs::metadata(&sa.key_file) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            return bad(
+                format!("key file {path} does not exist"),
+                format!("make one, and give the peer a copy: (umask 077; openssl rand -hex 36 > {path})"),
+            );
+        }
+        Err(e) => return bad(format!("key file {path} cannot be looked at: {e}"), "run as a user who may read it".into()),
+    };
+    let mode = meta.permissions().mode() & 0o777;
+    // SAFETY: geteuid has no arguments and cannot fail.
+    let me = unsafe { libc::geteuid() };
+    if !meta.is_file() {
+        bad(format!("key file {path} is not a regular file"), "name a file that holds the key and the salt".into())
+    } else if mode & 0o077 != 0 {
+        bad(format!("others may read key file {path}: its mode is {mode:04o}"), format!("chmod 600 {path}"))
+    } else if meta.uid() != 0 && meta.uid() != me {
+        bad(
+            format!("key file {path} belongs to user {}, who can change it", meta.uid()),
+            format!("chown root {path}, or to the user softdpu runs as"),
+        )
+    } else {
+        None
+    }
+}

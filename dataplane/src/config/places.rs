@@ -1,0 +1,163 @@
+//! Values that name something on the host: instances, interfaces, addresses, sockets, files and their modes.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::values::Bad;
+
+/// Permission bits of the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl FromStr for FileMode {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        let mode = u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o777 && !text.starts_with('+'));
+        match mode {
+            Some(m) if m & 0o600 != 0o600 => {
+                Err(Bad::new(format!("mode `{text}` shuts the owner out"), "write \"0600\" or \"0660\""))
+            }
+            Some(m) if m & 0o007 != 0 => Err(Bad::new(
+                format!("mode `{text}` lets every user of the host in"),
+                "write \"0660\" and put those who may into the socket's group",
+            )),
+            Some(m) => Ok(Self(m)),
+            None => Err(Bad::new(format!("`{text}` is not a file mode"), "write octal digits, for example \"0660\"")),
+        }
+    }
+}
+
+/// Name of an instance, port, rule or tunnel: it appears in metrics, file names and on command lines.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Name(String);
+
+impl Name {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Name {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        let help = "1 to 32 letters, digits, `-`, `_` or `.`, the first a letter or digit";
+        let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if (1..=32).contains(&text.len()) && text.as_bytes()[0].is_ascii_alphanumeric() && text.bytes().all(fine) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Bad::new(format!("`{text}` cannot be a name"), help))
+        }
+    }
+}
+
+/// Name of a network interface, as the kernel takes it (`dev_valid_name`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Interface(pub String);
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Interface {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+        if text.is_empty() || text.len() > 15 || text == "." || text == ".." || text.contains(odd) {
+            return Err(Bad::new(
+                format!("`{text}` cannot be an interface name"),
+                "1 to 15 bytes, no space, `/` or `:`; `ip link` lists the names",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// One host's address, fit to be a tunnel's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address(pub IpAddr);
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Address {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        let addr: IpAddr = text.parse().map_err(|_| {
+            let help = match text.split_once('/') {
+                Some((a, _)) if a.parse::<IpAddr>().is_ok() => format!("one address, not a prefix: \"{a}\""),
+                _ => "write an address, for example \"192.0.2.1\" or \"2001:db8::1\"".to_owned(),
+            };
+            Bad::new(format!("`{text}` is not an address"), help)
+        })?;
+        let broadcast = matches!(addr, IpAddr::V4(a) if a.is_broadcast());
+        if addr.is_unspecified() || addr.is_multicast() || broadcast {
+            return Err(Bad::new(format!("`{text}` is not the address of one host"), "write a unicast address"));
+        }
+        Ok(Self(addr))
+    }
+}
+
+/// Where the metrics listen: a loopback address and a port, for they tell about everyone's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsAddress(pub SocketAddr);
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for MetricsAddress {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        let at: SocketAddr = text.parse().map_err(|_| {
+            Bad::new(format!("`{text}` is not an address and port"), "write for example \"127.0.0.1:9464\" or \"[::1]:9464\"")
+        })?;
+        if !at.ip().is_loopback() {
+            return Err(Bad::new(
+                format!("metrics would be open to the network at {at}"),
+                format!("listen on loopback, \"127.0.0.1:{}\", or leave it out and scrape the control socket", at.port()),
+            ));
+        }
+        Ok(Self(at))
+    }
+}
+
+/// A path. A relative one starts at the folder of the policy file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FilePath(pub PathBuf);
+
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+impl FromStr for FilePath {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        if text.is_empty() || text.contains('\0') {
+            return Err(Bad::new("an empty path", "write the path of a file"));
+        }
+        Ok(Self(PathBuf::from(text)))
+    }
+}

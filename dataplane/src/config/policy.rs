@@ -1,0 +1,227 @@
+//! The policy as the rest of the program uses it: checked, typed, every reference resolved to an index.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::problem::{Problem, Source};
+pub use super::schema::{
+    Checksum, Cipher, Compress, Encapsulation, Idle, Mode, OnLoss, RuleAction, SteerAction, TunnelType, ZeroCopy,
+};
+pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
+
+/// A whole, valid policy.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Name of the instance, default "softdpu".
+    pub name: String,
+    pub control: Control,
+    pub workers: Workers,
+    pub flows: Flows,
+    /// In the order of the file; other parts refer to ports by index. At least one.
+    pub ports: Vec<Port>,
+    /// In the order of the file: first match wins.
+    pub steer: Vec<Steer>,
+    /// In the order of the file; rules refer to them by index.
+    pub tunnels: Vec<Tunnel>,
+    /// In the order of the file: first match wins.
+    pub rules: Vec<Rule>,
+    /// What is allowed but likely not meant.
+    pub warnings: Vec<Problem>,
+    /// The text it came from, for messages.
+    pub source: Source,
+}
+
+/// The control socket and the metrics.
+#[derive(Clone, Debug)]
+pub struct Control {
+    pub socket: PathBuf,
+    /// Permission bits of the socket.
+    pub socket_mode: u32,
+    /// A loopback address, or none.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Where workers run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// So many workers, on cores of softdpu's choice. At least 1.
+    Count(usize),
+    /// One worker on each of these. At least one, no core twice.
+    List(Vec<usize>),
+}
+
+impl Cores {
+    /// Number of workers.
+    pub fn workers(&self) -> usize {
+        match self {
+            Self::Count(n) => *n,
+            Self::List(cores) => cores.len(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Workers {
+    pub cores: Cores,
+    pub idle: Idle,
+    /// Frames in each worker's UMEM.
+    pub frames: u32,
+    /// Most packets in a batch, 1..=256.
+    pub batch: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Flows {
+    /// Most flows per worker.
+    pub capacity: usize,
+    pub timeouts: Timeouts,
+}
+
+/// How long a silent flow is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub tcp_established: Duration,
+    pub tcp_opening: Duration,
+    pub tcp_closing: Duration,
+    pub udp: Duration,
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { tcp_established: s(7200), tcp_opening: s(30), tcp_closing: s(10), udp: s(60), other: s(30) }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Port {
+    pub name: String,
+    pub checksum: Checksum,
+    pub kind: PortKind,
+}
+
+#[derive(Clone, Debug)]
+pub enum PortKind {
+    Xdp(XdpPort),
+    /// `read` and `write` may both be absent: `softdpu replay` names the files.
+    Pcap {
+        read: Option<PathBuf>,
+        write: Option<PathBuf>,
+        mtu: u32,
+    },
+    /// What is sent here is received on port `to`, which is a loopback port too.
+    Loopback {
+        to: usize,
+        mtu: u32,
+    },
+}
+
+impl PortKind {
+    /// As in the file: "xdp", "pcap" or "loopback".
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Xdp(_) => "xdp",
+            Self::Pcap { .. } => "pcap",
+            Self::Loopback { .. } => "loopback",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct XdpPort {
+    pub interface: String,
+    /// Queues to take from queue 0; `None`: all there are.
+    pub queues: Option<u32>,
+    pub mode: Mode,
+    pub zero_copy: ZeroCopy,
+    pub busy_poll: bool,
+    /// Descriptors per ring, a power of two.
+    pub ring: u32,
+}
+
+/// What packets a rule is about. An empty list means any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    pub from: Vec<Prefix>,
+    pub to: Vec<Prefix>,
+    /// With ports and no protocol: TCP and UDP.
+    pub protocol: Protocol,
+    pub source_ports: Vec<PortRange>,
+    pub ports: Vec<PortRange>,
+}
+
+impl Match {
+    /// The same for the answers: sources and destinations change places.
+    pub fn reversed(&self) -> Self {
+        Self {
+            from: self.to.clone(),
+            to: self.from.clone(),
+            protocol: self.protocol,
+            source_ports: self.ports.clone(),
+            ports: self.source_ports.clone(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Steer {
+    pub name: String,
+    /// Index of the port; `None`: any.
+    pub port: Option<usize>,
+    pub matches: Match,
+    pub action: SteerAction,
+    /// Already the stricter of what was written and what rules need.
+    pub on_loss: OnLoss,
+}
+
+#[derive(Clone, Debug)]
+pub struct Tunnel {
+    pub name: String,
+    pub kind: TunnelType,
+    pub local: IpAddr,
+    /// Of the family of `local`.
+    pub remote: IpAddr,
+    pub encapsulation: Encapsulation,
+    pub cipher: Cipher,
+    /// Packets, a power of two, 64..=4096.
+    pub replay_window: u32,
+    /// Largest outer packet in bytes; `None`: the port's.
+    pub mtu: Option<u32>,
+    pub out: Sa,
+    pub inbound: Sa,
+}
+
+/// One direction of a tunnel.
+#[derive(Clone, Debug)]
+pub struct Sa {
+    /// 256..=u32::MAX.
+    pub spi: u32,
+    pub key_file: PathBuf,
+    pub(super) key_span: std::ops::Range<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub name: String,
+    pub matches: Match,
+    /// Of [`KNOWN_CLASSES`](super::KNOWN_CLASSES). Empty: any.
+    pub classes: Vec<String>,
+    /// Empty: any.
+    pub hosts: Vec<HostPattern>,
+    /// Index of the tunnel.
+    pub encrypt: Option<usize>,
+    pub compress: Compress,
+    pub action: RuleAction,
+}
+
+impl Policy {
+    pub fn port(&self, name: &str) -> Option<usize> {
+        self.ports.iter().position(|p| p.name == name)
+    }
+
+    pub fn tunnel(&self, name: &str) -> Option<usize> {
+        self.tunnels.iter().position(|t| t.name == name)
+    }
+}
