@@ -3,7 +3,10 @@
 
 pub mod bpf;
 pub mod clock;
+pub mod esp;
+pub mod idle;
 pub mod machine;
+pub mod memory;
 pub mod micro;
 pub mod net;
 pub mod progress;

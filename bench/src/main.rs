@@ -11,7 +11,7 @@ use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
-use softdpu_bench::{stop, veth};
+use softdpu_bench::{esp, idle, memory, stop, veth};
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
 #[derive(Parser)]
@@ -95,7 +95,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         sections: Vec::new(),
         targets: Vec::new(),
     };
-    let _effort = Effort { rounds, turn_ns: if quick { 5_000_000 } else { 40_000_000 } };
+    let effort = Effort { rounds, turn_ns: if quick { 5_000_000 } else { 40_000_000 } };
     if wanted(What::Veth) && !stop::asked() {
         let options = veth::Options {
             rounds,
@@ -104,9 +104,23 @@ fn run(arguments: &Arguments) -> Result<()> {
             flows: arguments.flows,
             dut_core,
             generator_core,
-            softdpu,
+            softdpu: softdpu.clone(),
         };
         let (section, targets) = veth::run(&options)?;
+        report.sections.push(section);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Esp) && !stop::asked() {
+        let (sections, targets) = esp::run(effort)?;
+        report.sections.extend(sections);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Graph) && !stop::asked() {
+        report.sections.push(memory::parts(effort)?);
+    }
+    if wanted(What::Idle) && !stop::asked() {
+        let time = Duration::from_millis(if quick { 1000 } else { 5000 });
+        let (section, targets) = idle::run(&softdpu, dut_core, if quick { 1 } else { 3 }, time)?;
         report.sections.push(section);
         report.targets.extend(targets);
     }

@@ -6,16 +6,64 @@ use crate::clock;
 use crate::report::Section;
 use crate::stop;
 
-/// Something to time. Called with a number of operations to do; it does them all.
+/// Time spent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    pub ns: f64,
+    pub ticks: f64,
+}
+
+impl Spent {
+    /// Times `work`.
+    #[inline]
+    pub fn on(work: impl FnOnce()) -> Self {
+        let (start, t0) = (Instant::now(), clock::ticks());
+        work();
+        let (ticks, ns) = (clock::ticks() - t0, start.elapsed().as_nanos());
+        Self { ns: ns as f64, ticks: ticks as f64 }
+    }
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, more: Self) {
+        self.ns += more.ns;
+        self.ticks += more.ticks;
+    }
+}
+
+/// Something to time. Called with a number of operations to do; it does at least as many in whole batches, and says how
+/// many it did and how long they took, without what it had to prepare.
 pub struct Case<'a> {
     pub name: String,
     pub title: String,
-    pub run: Box<dyn FnMut(usize) + 'a>,
+    run: Box<dyn FnMut(usize) -> (usize, Spent) + 'a>,
 }
 
 impl<'a> Case<'a> {
-    pub fn new(name: impl Into<String>, title: impl Into<String>, run: impl FnMut(usize) + 'a) -> Self {
-        Self { name: name.into(), title: title.into(), run: Box::new(run) }
+    /// All of `run` counts. It is told how many operations to do.
+    pub fn new(name: impl Into<String>, title: impl Into<String>, mut run: impl FnMut(usize) + 'a) -> Self {
+        Self { name: name.into(), title: title.into(), run: Box::new(move |n| (n, Spent::on(|| run(n)))) }
+    }
+
+    /// Batches of `size` operations, each prepared (untimed) and run (timed) on `state`.
+    pub fn batches<S: 'a>(
+        name: impl Into<String>,
+        title: impl Into<String>,
+        size: usize,
+        mut state: S,
+        mut prepare: impl FnMut(&mut S) + 'a,
+        mut run: impl FnMut(&mut S) + 'a,
+    ) -> Self {
+        let all = move |n: usize| {
+            let (mut done, mut spent) = (0, Spent::default());
+            while done < n {
+                prepare(&mut state);
+                spent += Spent::on(|| run(&mut state));
+                done += size;
+            }
+            (done, spent)
+        };
+        Self { name: name.into(), title: title.into(), run: Box::new(all) }
     }
 }
 
@@ -55,27 +103,23 @@ pub fn alternate(section: &mut Section, cases: &mut [Case<'_>], effort: Effort) 
 }
 
 /// Operations that take about `slice_ns`. Warms up by the way.
-fn calibrate(run: &mut dyn FnMut(usize), slice_ns: u64) -> usize {
+fn calibrate(run: &mut dyn FnMut(usize) -> (usize, Spent), slice_ns: u64) -> usize {
     let mut n = 16;
     loop {
-        let start = Instant::now();
-        run(n);
-        let took = start.elapsed().as_nanos() as u64;
-        if took * 4 >= slice_ns || n > 1 << 30 {
-            return ((n as u64 * slice_ns) / took.max(1)).max(1) as usize;
+        let (done, spent) = run(n);
+        if spent.ns * 4.0 >= slice_ns as f64 || n > 1 << 30 {
+            return (done as f64 * slice_ns as f64 / spent.ns.max(1.0)).max(1.0) as usize;
         }
         n *= 2;
     }
 }
 
-/// The best slice of one turn: ns and ticks per operation.
-fn turn(run: &mut dyn FnMut(usize), n: usize) -> (f64, f64) {
+/// The best slice of one turn, per operation.
+fn turn(run: &mut dyn FnMut(usize) -> (usize, Spent), n: usize) -> (f64, f64) {
     let mut best = (f64::INFINITY, f64::INFINITY);
     for _ in 0..SLICES {
-        let (start, t0) = (Instant::now(), clock::ticks());
-        run(n);
-        let (ticks, ns) = (clock::ticks() - t0, start.elapsed().as_nanos());
-        best = (best.0.min(ns as f64 / n as f64), best.1.min(ticks as f64 / n as f64));
+        let (done, spent) = run(n);
+        best = (best.0.min(spent.ns / done as f64), best.1.min(spent.ticks / done as f64));
     }
     best
 }

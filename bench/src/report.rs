@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, Table, TableComponent, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use serde::Serialize;
 
 use crate::machine::{Machine, Noise};
@@ -253,7 +253,7 @@ impl Section {
 
 /// Lines above and below, none between rows.
 fn style(table: &mut Table) -> &mut Table {
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).remove_style(TableComponent::HorizontalLines)
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
 }
 
 fn right(table: &mut Table, columns: std::ops::Range<usize>) {

@@ -7,12 +7,15 @@ use super::asm::{Asm, Cond, Insn, Op, Reg, Size};
 use Reg::{R0, R1, R2, R3, R4, R6, R7, R8, R9};
 
 const XDP_DROP: i32 = 1;
+const XDP_PASS: i32 = 2;
 const HELPER_KTIME: i32 = 5;
+const HELPER_REDIRECT_MAP: i32 = 51;
 /// `bpf_redirect(ifindex, flags)`
 pub const HELPER_REDIRECT: i32 = 23;
 /// Offsets in `struct xdp_md`.
 const MD_DATA: i16 = 0;
 const MD_DATA_END: i16 = 4;
+const MD_RX_QUEUE: i16 = 16;
 
 /// Bytes of Ethernet, IPv4 and UDP header.
 pub const HEADERS: usize = 42;
@@ -107,6 +110,14 @@ pub fn sink(counter: i32, port: u16) -> Vec<Insn> {
     a.load(Size::H, R2, R6, 36).alu(Op::Mov, R3, i32::from(port.to_be())).jump_reg(Cond::Ne, R2, R3, "out");
     a.atomic_add(R7, 8, R4);
     a.label("out").alu(Op::Mov, R0, XDP_DROP).exit();
+    a.finish()
+}
+
+/// Puts every packet into the socket of its queue in the XSKMAP `sockets`; passes it up where there is none.
+pub fn to_socket(sockets: i32) -> Vec<Insn> {
+    let mut a = Asm::new();
+    a.load(Size::W, R2, R1, MD_RX_QUEUE).map(R1, sockets).alu(Op::Mov, R3, XDP_PASS);
+    a.call(HELPER_REDIRECT_MAP).exit();
     a.finish()
 }
 

@@ -8,11 +8,13 @@ use super::asm::Insn;
 
 const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const MAP_UPDATE_ELEM: libc::c_int = 2;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
 const LINK_CREATE: libc::c_int = 28;
 
 const MAP_TYPE_ARRAY: u32 = 2;
+const MAP_TYPE_XSKMAP: u32 = 17;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
 /// `BPF_F_TEST_XDP_LIVE_FRAMES`: the verdict is carried out on real frames.
@@ -36,7 +38,7 @@ struct MapCreate {
 
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Default)]
-struct Lookup {
+struct Element {
     fd: u32,
     pad: u32,
     key: u64,
@@ -133,7 +135,7 @@ impl Words {
     pub fn read(&self) -> io::Result<Vec<u64>> {
         let key = 0u32;
         let mut value = vec![0u64; self.words];
-        let mut attr = Lookup {
+        let mut attr = Element {
             fd: self.fd() as u32,
             key: std::ptr::from_ref(&key) as u64,
             value: value.as_mut_ptr() as u64,
@@ -141,6 +143,43 @@ impl Words {
         };
         bpf(MAP_LOOKUP_ELEM, &mut attr)?;
         Ok(value)
+    }
+}
+
+/// Sockets by queue, for programs to put packets into.
+#[derive(Debug)]
+pub struct SocketMap {
+    fd: OwnedFd,
+}
+
+impl SocketMap {
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn new(queues: u32) -> io::Result<Self> {
+        let mut attr = MapCreate {
+            map_type: MAP_TYPE_XSKMAP,
+            key_size: 4,
+            value_size: 4,
+            max_entries: queues,
+            ..Default::default()
+        };
+        Ok(Self { fd: owned(bpf(MAP_CREATE, &mut attr)?) })
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// # Errors
+    /// The kernel's refusal (`EBADF`, `EINVAL` where it is no bound AF_XDP socket).
+    pub fn set(&self, queue: u32, socket: RawFd) -> io::Result<()> {
+        let mut attr = Element {
+            fd: self.fd() as u32,
+            key: std::ptr::from_ref(&queue) as u64,
+            value: std::ptr::from_ref(&socket) as u64,
+            ..Default::default()
+        };
+        bpf(MAP_UPDATE_ELEM, &mut attr).map(|_| ())
     }
 }
 

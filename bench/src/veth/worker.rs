@@ -1,14 +1,32 @@
 //! softdpu itself as a contender, and the bare loop that is its limit.
 
+use std::os::fd::OwnedFd;
 use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
 
+use softdpu::io::bare::{Touch, forward_loop};
+use softdpu::io::pool::FramePool;
+use softdpu::io::port::PortIo;
+use softdpu::io::umem::Umem;
+use softdpu::io::xdp::{XdpSpec, open_ports};
+
 use super::contenders::{Running, Start};
+use crate::bpf::programs;
+use crate::bpf::sys::{Program, SocketMap};
+use crate::net::cores;
 use crate::net::topology::Topology;
 use crate::stop;
+
+/// Frames and batch of the bare loop: a worker's defaults.
+const FRAMES: u32 = 8192;
+const BATCH: usize = 64;
 
 /// A running `softdpu` and its files.
 pub struct Instance {
@@ -126,8 +144,59 @@ pub fn worker(s: &Start<'_>) -> Result<Running> {
     Ok(Running::new(Instance::start(s.topology, &s.options.softdpu, s.options.dut_core)?))
 }
 
-pub fn bare(_: &Start<'_>) -> Result<Running> {
-    bail!("not built in")
+/// The bare loop's thread.
+struct Bare {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<u64>>>,
+    /// Puts every packet of the near port into the loop's socket.
+    _redirect: (Program, OwnedFd),
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(Ok(Err(e))) = self.thread.take().map(JoinHandle::join) {
+            eprintln!("bare loop: {e:#}");
+        }
+    }
+}
+
+/// softdpu's own sockets and rings with nothing between: the limit of the worker.
+pub fn bare(s: &Start<'_>) -> Result<Running> {
+    let topology = s.topology;
+    let sockets = SocketMap::new(1).context("making an XSKMAP")?;
+    let program = Program::load("to-socket", &programs::to_socket(sockets.fd()))?;
+    let link = topology.attach_near(&program)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (ready, is_ready) = mpsc::channel();
+    let (core, stop_here, enter) = (s.options.dut_core, stop.clone(), topology.dut.enter_later()?);
+    let (near, far) = (topology.near_if.clone(), topology.far_if.clone());
+    let thread = std::thread::Builder::new().name("bare".into()).spawn(move || {
+        enter()?;
+        cores::pin(0, core)?;
+        // As many frames as a worker has by default.
+        let mut pool = FramePool::new(Umem::map(FRAMES, 2048, false)?);
+        let ports = open_ports(&mut pool, &[XdpSpec::new(&near, 0), XdpSpec::new(&far, 0)])?;
+        let mut ports = ports.into_iter().map(PortIo::Xdp);
+        let (Some(mut a), Some(mut b)) = (ports.next(), ports.next()) else { bail!("two ports were asked for") };
+        ready.send(a.fd().context("the port's socket")?).ok();
+        let moved = forward_loop(&mut a, &mut b, &mut pool, BATCH, Touch::SwapMacs, &stop_here);
+        a.close(&mut pool)?;
+        b.close(&mut pool)?;
+        Ok(moved)
+    })?;
+    let mut bare = Bare { stop, thread: Some(thread), _redirect: (program, link) };
+    match is_ready.recv_timeout(Duration::from_secs(5)) {
+        Ok(socket) => sockets.set(0, socket)?,
+        Err(_) => {
+            bare.stop.store(true, Ordering::Relaxed);
+            match bare.thread.take().map(JoinHandle::join) {
+                Some(Ok(Err(e))) => return Err(e),
+                _ => bail!("the bare loop did not start"),
+            }
+        }
+    }
+    Ok(Running::new((bare, sockets)))
 }
 
 pub fn xdp(_: &Start<'_>) -> Result<Running> {
