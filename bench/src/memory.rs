@@ -71,7 +71,7 @@ fn ring_case<'a>() -> Case<'a> {
         while left > 0 {
             let batch = producer.room(BATCH as u32).min(left.min(BATCH) as u32);
             for _ in 0..batch {
-                producer.put(value);
+                std::hint::black_box(producer.put(value));
                 value += 1;
             }
             producer.commit();

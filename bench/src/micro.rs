@@ -71,12 +71,12 @@ impl<'a> Case<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
     pub rounds: usize,
-    /// Wanted length of one turn, ns. Turns are cut into slices, and the best slice counts: what interrupts a core lasts
-    /// longer than a slice and only ever adds.
+    /// Wanted length of one turn, ns. Turns are cut into slices of a fraction of a scheduler tick, and the best slice
+    /// counts: whatever else takes the core only ever adds.
     pub turn_ns: u64,
 }
 
-const SLICES: usize = 8;
+const SLICES: usize = 40;
 
 /// Times `cases` in turn, round by round, and puts ns per operation (and ticks) into `section`. The order turns around
 /// every other round, so that nobody always follows the same neighbour.

@@ -165,7 +165,7 @@ impl Drop for Bare {
 pub fn bare(s: &Start<'_>) -> Result<Running> {
     let topology = s.topology;
     let sockets = SocketMap::new(1).context("making an XSKMAP")?;
-    let program = Program::load("to-socket", &programs::to_socket(sockets.fd()))?;
+    let program = Program::load("to_socket", &programs::to_socket(sockets.fd()))?;
     let link = topology.attach_near(&program)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (ready, is_ready) = mpsc::channel();
