@@ -112,7 +112,7 @@ pub fn linker() -> Result<PathBuf> {
 fn rustflags(linker: &Path) -> Vec<String> {
     let mut flags = vec![
         format!("-Clinker={}", linker.display()),
-        "-Cdebuginfo=2".into(), // BTF is made from it
+        "-Cdebuginfo=2".into(),   // BTF is made from it
         "-Ctarget-cpu=v3".into(), // 32-bit ALU and jumps: kernel 5.1
         "-Clink-arg=--btf".into(),
     ];

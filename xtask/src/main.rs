@@ -1,1 +1,71 @@
-fn main() {}
+//! `cargo xtask`: everything a developer does with this repository, one verb each.
+
+mod demo;
+mod ebpf;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Everything a developer does with this repository. `cargo xtask demo` is the place to start.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Find or install all that building and testing needs
+    Setup(setup::Arguments),
+    /// Build the XDP program from source
+    Ebpf,
+    /// Show the dataplane at work on real applications, beside plain kernel forwarding
+    Demo(demo::Arguments),
+    /// Check everything: format, lints, all tests, a short fuzz run
+    Test(test::Arguments),
+    /// Run the benches (release build)
+    Bench(BenchArguments),
+}
+
+/// Runs the benches of `bench/` in a release build: forwarding on veth beside the kernel and a bare AF_XDP loop, ESP beside
+/// bare `ring`, and the graph in memory.
+#[derive(Debug, clap::Args)]
+struct BenchArguments {
+    /// Given to `softdpu-bench` as they are; `cargo xtask bench -- --help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Setup(arguments) => setup::main(&arguments),
+        Verb::Ebpf => ebpf::build().map(|path| {
+            println!("{}", path.display());
+            true
+        }),
+        Verb::Demo(arguments) => demo::main(&arguments),
+        Verb::Test(arguments) => test::main(&arguments),
+        Verb::Bench(arguments) => bench(&arguments),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn bench(arguments: &BenchArguments) -> anyhow::Result<bool> {
+    setup::ensure(setup::Need::Build)?;
+    ebpf::build()?;
+    let mut command = run::cargo();
+    command.args(["run", "--quiet", "--release", "--package", "softdpu-bench", "--"]).args(&arguments.rest);
+    run::loud(&mut command)
+}

@@ -22,6 +22,16 @@ pub struct Governor {
 const _: () = assert!(size_of::<Governor>() <= 4);
 
 impl Governor {
+    /// Goes on from what [`Self::suspend`] gave.
+    pub fn resume(skip: u16, level: u8) -> Self {
+        Self { skip, level: level.min(MAX_LEVEL) }
+    }
+
+    /// Its memory in three bytes, for a flow table's entry.
+    pub fn suspend(self) -> (u16, u8) {
+        (self.skip, self.level)
+    }
+
     /// Whether to try this packet.
     #[inline]
     pub fn admit(&mut self) -> bool {

@@ -24,7 +24,9 @@ fn check_one(sa: &Sa) -> Option<Problem> {
                 format!("make one, and give the peer a copy: (umask 077; openssl rand -hex 36 > {path})"),
             );
         }
-        Err(e) => return bad(format!("key file {path} cannot be looked at: {e}"), "run as a user who may read it".into()),
+        Err(e) => {
+            return bad(format!("key file {path} cannot be looked at: {e}"), "run as a user who may read it".into());
+        }
     };
     let mode = meta.permissions().mode() & 0o777;
     // SAFETY: geteuid has no arguments and cannot fail.

@@ -7,12 +7,12 @@ mod cover;
 mod format;
 mod keyfiles;
 mod places;
-mod policy;
+pub mod policy;
 mod problem;
 mod schema;
 mod shape;
 mod suggest;
-mod values;
+pub mod values;
 
 #[cfg(test)]
 mod tests;
@@ -68,10 +68,13 @@ fn finish(policy: Option<Policy>, mut problems: Vec<Problem>, text: &str, name: 
 fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Problem>) {
     if text.len() > MAX_FILE {
         let message = format!("{name} has {} bytes", text.len());
-        return (None, vec![Problem::error(Code::Unreadable, 0..0, message, format!("a policy has at most {MAX_FILE}"))]);
+        return (
+            None,
+            vec![Problem::error(Code::Unreadable, 0..0, message, format!("a policy has at most {MAX_FILE}"))],
+        );
     }
     let (table, syntax) = DeTable::parse_recoverable(text);
-    let mut problems: Vec<Problem> = syntax.iter().map(|e| syntax_problem(e, text)).collect();
+    let mut problems: Vec<Problem> = syntax.iter().map(syntax_problem).collect();
     if !problems.is_empty() {
         // What a broken line might have meant is guesswork: no further checks on it.
         return (None, problems);
@@ -92,13 +95,13 @@ fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Proble
             (policy, problems)
         }
         Err(e) => {
-            problems.push(syntax_problem(&e, text));
+            problems.push(syntax_problem(&e));
             (None, problems)
         }
     }
 }
 
-fn syntax_problem(error: &toml::de::Error, text: &str) -> Problem {
+fn syntax_problem(error: &toml::de::Error) -> Problem {
     let span = error.span().unwrap_or(0..0);
     let message = error.message().trim().replace('\n', ", ");
     let help = if message.contains("duplicate key") {

@@ -130,12 +130,18 @@ impl FromStr for MetricsAddress {
     type Err = Bad;
     fn from_str(text: &str) -> Result<Self, Bad> {
         let at: SocketAddr = text.parse().map_err(|_| {
-            Bad::new(format!("`{text}` is not an address and port"), "write for example \"127.0.0.1:9464\" or \"[::1]:9464\"")
+            Bad::new(
+                format!("`{text}` is not an address and port"),
+                "write for example \"127.0.0.1:9464\" or \"[::1]:9464\"",
+            )
         })?;
         if !at.ip().is_loopback() {
             return Err(Bad::new(
                 format!("metrics would be open to the network at {at}"),
-                format!("listen on loopback, \"127.0.0.1:{}\", or leave it out and scrape the control socket", at.port()),
+                format!(
+                    "listen on loopback, \"127.0.0.1:{}\", or leave it out and scrape the control socket",
+                    at.port()
+                ),
             ));
         }
         Ok(Self(at))

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 
+use super::format;
 use super::problem::{Code, Problem};
 use super::suggest::{listed, nearest};
-use super::format;
 
 /// Walks `table` along `schema`. What does not fit is pushed to `problems` and left out of the result; `None` when the table
 /// lacks a key it must have.
@@ -44,8 +44,13 @@ pub fn table<'i>(
         let what = if place.is_empty() { "the policy".to_owned() } else { format!("[{place}]") };
         let about = known.get(name).and_then(|s| s.get("description")).and_then(Value::as_str).unwrap_or("");
         problems.push(
-            Problem::error(Code::MissingKey, span.clone(), format!("{what} has no `{name}`"), format!("add `{name}`: {about}"))
-                .label(format!("`{name}` is missing")),
+            Problem::error(
+                Code::MissingKey,
+                span.clone(),
+                format!("{what} has no `{name}`"),
+                format!("add `{name}`: {about}"),
+            )
+            .label(format!("`{name}` is missing")),
         );
     }
     whole.then_some(out)
@@ -59,7 +64,12 @@ fn is_required(schema: &Value, name: &str) -> bool {
     required(schema).any(|n| n == name)
 }
 
-fn unknown_key(key: &Spanned<toml::de::DeString<'_>>, value: &Spanned<DeValue<'_>>, known: &Map<String, Value>, place: &str) -> Problem {
+fn unknown_key(
+    key: &Spanned<toml::de::DeString<'_>>,
+    value: &Spanned<DeValue<'_>>,
+    known: &Map<String, Value>,
+    place: &str,
+) -> Problem {
     let name = key.get_ref();
     let what = if place.is_empty() { "a policy".to_owned() } else { format!("[{place}]") };
     let help = match nearest(name, known.keys().map(String::as_str)) {
@@ -72,7 +82,12 @@ fn unknown_key(key: &Spanned<toml::de::DeString<'_>>, value: &Spanned<DeValue<'_
 }
 
 /// One value against its schema node.
-fn fit<'i>(value: Spanned<DeValue<'i>>, schema: &Value, place: &str, problems: &mut Vec<Problem>) -> Option<Spanned<DeValue<'i>>> {
+fn fit<'i>(
+    value: Spanned<DeValue<'i>>,
+    schema: &Value,
+    place: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<Spanned<DeValue<'i>>> {
     let span = value.span();
     let value = value.into_inner();
     let types = types_of(schema);

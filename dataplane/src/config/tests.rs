@@ -165,7 +165,8 @@ fn warnings(text: &str) -> Vec<(usize, Code, String)> {
 
 #[test]
 fn a_hidden_rule_is_a_warning() {
-    let text = format!("{GOOD}[[rule]]\nname = \"web\"\nfrom = [\"10.1.0.128/25\"]\nprotocol = \"tcp\"\nports = [80]\n");
+    let text =
+        format!("{GOOD}[[rule]]\nname = \"web\"\nfrom = [\"10.1.0.128/25\"]\nprotocol = \"tcp\"\nports = [80]\n");
     let found = warnings(&text);
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!((found[0].0, found[0].1), (32, Code::Shadowed));
@@ -178,7 +179,9 @@ fn a_hidden_rule_is_a_warning() {
 
 #[test]
 fn a_hidden_steering_rule_is_a_warning_unless_it_is_for_another_port() {
-    let more = |port: &str| GOOD.replace("[[tunnel]]", &format!("[[steer]]\nname = \"x\"\n{port}from = [\"10.1.0.7\"]\n[[tunnel]]"));
+    let more = |port: &str| {
+        GOOD.replace("[[tunnel]]", &format!("[[steer]]\nname = \"x\"\n{port}from = [\"10.1.0.7\"]\n[[tunnel]]"))
+    };
     assert_eq!(warnings(&more(""))[0].1, Code::Shadowed);
     let first_on_port = more("").replace("name = \"out\"", "name = \"out\"\nport = \"apps\"");
     assert_eq!(warnings(&first_on_port), []);
@@ -205,7 +208,8 @@ fn what_nothing_steers_is_a_warning() {
     let text = GOOD.replace("protocol = \"esp\"", "from = [\"198.51.100.0/24\"]");
     let found = warnings(&text);
     assert_eq!((found[0].0, found[0].1), (17, Code::NoEffect));
-    let text = GOOD.replace("from = [\"10.1.0.0/24\"]\n[[steer]]", "from = [\"10.9.0.0/24\"]\nto = [\"10.8.0.0/24\"]\n[[steer]]");
+    let text = GOOD
+        .replace("from = [\"10.1.0.0/24\"]\n[[steer]]", "from = [\"10.9.0.0/24\"]\nto = [\"10.8.0.0/24\"]\n[[steer]]");
     assert!(warnings(&text)[0].2.contains("in clear"));
 }
 

@@ -2,9 +2,11 @@
 //! parsed from its text, and what is wrong with a text is said with the remedy.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
+
+pub use crate::wire::prefix::Prefix;
 
 /// What is wrong with a value, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,67 +27,6 @@ impl fmt::Display for Bad {
     }
 }
 
-/// An address prefix. The host bits are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Prefix {
-    addr: IpAddr,
-    len: u8,
-}
-
-impl Prefix {
-    /// `None` when `len` is longer than the address. Host bits are cleared.
-    pub fn new(addr: IpAddr, len: u8) -> Option<Self> {
-        match addr {
-            IpAddr::V4(a) if len <= 32 => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
-                Some(Self { addr: Ipv4Addr::from(u32::from(a) & mask).into(), len })
-            }
-            IpAddr::V6(a) if len <= 128 => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
-                Some(Self { addr: Ipv6Addr::from(u128::from(a) & mask).into(), len })
-            }
-            _ => None,
-        }
-    }
-
-    /// The prefix that holds just this address.
-    pub fn host(addr: IpAddr) -> Self {
-        Self { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
-    }
-
-    /// The network address.
-    pub fn addr(&self) -> IpAddr {
-        self.addr
-    }
-
-    /// Length in bits: 0..=32 for IPv4, 0..=128 for IPv6.
-    pub fn prefix_len(&self) -> u8 {
-        self.len
-    }
-
-    pub fn contains(&self, addr: IpAddr) -> bool {
-        self.covers(&Self::host(addr))
-    }
-
-    /// Whether every address of `other` is in this prefix.
-    pub fn covers(&self, other: &Self) -> bool {
-        self.addr.is_ipv4() == other.addr.is_ipv4()
-            && self.len <= other.len
-            && Self::new(other.addr, self.len).is_some_and(|p| p.addr == self.addr)
-    }
-
-    /// Two prefixes meet only when one holds the other.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.covers(other) || other.covers(self)
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.addr, self.len)
-    }
-}
-
 impl FromStr for Prefix {
     type Err = Bad;
     fn from_str(text: &str) -> Result<Self, Bad> {
@@ -103,7 +44,7 @@ impl FromStr for Prefix {
             .filter(|l| *l <= max && !text.contains("/+"))
             .ok_or_else(|| Bad::new(format!("`{text}` has an impossible prefix length"), format!("0 to {max}")))?;
         match Self::new(addr, len) {
-            Some(p) if p.addr == addr => Ok(p),
+            Some(p) if p.addr() == addr => Ok(p),
             Some(p) => Err(Bad::new(
                 format!("`{text}` has bits set behind the prefix"),
                 format!("write the network, \"{p}\", or the single address, \"{addr}\""),
@@ -137,7 +78,10 @@ impl FromStr for PortRange {
     fn from_str(text: &str) -> Result<Self, Bad> {
         let one = |t: &str| -> Result<u16, Bad> {
             let n: u64 = t.trim().parse().map_err(|_| {
-                Bad::new(format!("`{text}` is not a port"), "write a port or a range, for example \"443\" or \"8000-8099\"")
+                Bad::new(
+                    format!("`{text}` is not a port"),
+                    "write a port or a range, for example \"443\" or \"8000-8099\"",
+                )
             })?;
             u16::try_from(n).map_err(|_| Bad::new(format!("{n} is not a port number"), "ports are 0 to 65535"))
         };
@@ -305,7 +249,10 @@ impl FromStr for HostPattern {
             return Err(Bad::new(format!("`{text}` has a `*` that is not the whole first label"), help));
         }
         if rest.contains("://") || rest.contains('/') || rest.contains(':') {
-            return Err(Bad::new(format!("`{text}` is more than a host name"), "write the name alone, no scheme, port or path"));
+            return Err(Bad::new(
+                format!("`{text}` is more than a host name"),
+                "write the name alone, no scheme, port or path",
+            ));
         }
         let label = |l: &str| {
             !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')

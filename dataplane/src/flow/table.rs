@@ -185,12 +185,17 @@ impl FlowTable {
     /// # Errors
     /// [`Refusal::TableFull`].
     #[inline]
-    pub fn lookup_or_insert(&mut self, p: &Prepared, now: Tick, mut ended: impl FnMut(&Flow)) -> Result<Hit, Refusal> {
+    pub fn lookup_or_insert(
+        &mut self,
+        p: &Prepared,
+        now: Tick,
+        mut ended: impl FnMut(FlowIdx, &Flow),
+    ) -> Result<Hit, Refusal> {
         if let Some(place) = self.find(&p.key, p.hash) {
             let flow = &mut self.slab[place as usize];
             let new = flow.state == L4State::TcpClosed && tcp::opens(flow.key.proto(), p.tcp_flags);
             if new {
-                ended(flow);
+                ended(FlowIdx(place), flow);
                 flow.restart(p.key, p.swapped, L4State::TcpOpening, now);
             }
             return Ok(Hit { idx: FlowIdx(place), dir: flow.direction(p.swapped), new });
@@ -231,7 +236,7 @@ impl FlowTable {
 
     /// Ends the flows that have been idle for their timeout. Looks at no more than `budget` flows; `ended` is called
     /// with each that ends. Gives how many were looked at. Invalidates every [`FlowIdx`].
-    pub fn expire(&mut self, now: Tick, budget: usize, mut ended: impl FnMut(&Flow)) -> usize {
+    pub fn expire(&mut self, now: Tick, budget: usize, mut ended: impl FnMut(FlowIdx, &Flow)) -> usize {
         let mut looks = 0;
         while looks < budget {
             let slab = &self.slab;
@@ -250,7 +255,7 @@ impl FlowTable {
                 self.wheel.hang(place, &mut flow.link, at);
                 continue;
             }
-            ended(flow);
+            ended(FlowIdx(place), flow);
             let key = flow.key;
             flow.retire();
             flow.link = self.free;
@@ -289,7 +294,7 @@ impl FlowTable {
 
     #[cold]
     #[inline(never)]
-    fn insert(&mut self, p: &Prepared, now: Tick, mut ended: impl FnMut(&Flow)) -> Result<Hit, Refusal> {
+    fn insert(&mut self, p: &Prepared, now: Tick, mut ended: impl FnMut(FlowIdx, &Flow)) -> Result<Hit, Refusal> {
         let (place, hung) = match self.take_entry() {
             Some(place) => (place, false),
             // An evicted entry keeps its place on the wheel.
@@ -328,14 +333,14 @@ impl FlowTable {
 
     /// Ends the first unproven flow that the hand comes to. The hand goes round in the order in which a flood fills the
     /// slab, so it meets the oldest first.
-    fn evict(&mut self, now: Tick, ended: &mut impl FnMut(&Flow)) -> Option<u32> {
+    fn evict(&mut self, now: Tick, ended: &mut impl FnMut(FlowIdx, &Flow)) -> Option<u32> {
         let n = self.slab.len() as u32;
         for _ in 0..EVICT_LOOKS.min(n) {
             let place = self.hand;
             self.hand = if place + 1 == n { 0 } else { place + 1 };
             let flow = &self.slab[place as usize];
             if flow.is_live() && !flow.is_proven() && now.since(flow.last_seen) > 0 {
-                ended(flow);
+                ended(FlowIdx(place), flow);
                 let key = flow.key;
                 self.unindex(place, &key);
                 self.live -= 1;

@@ -27,7 +27,7 @@ fn pass(t: &mut FlowTable, h: &Headers, now: Tick) -> (Result<Hit, Refusal>, Vec
     let p = t.prepare(h, &[], now).unwrap();
     t.prefetch(&p);
     t.prefetch_flow(&p);
-    let hit = t.lookup_or_insert(&p, now, |f| ended.push(f.initiator().to_string()));
+    let hit = t.lookup_or_insert(&p, now, |_, f| ended.push(f.initiator().to_string()));
     if let Ok(hit) = hit {
         t.touch(hit, &p, 100, now);
     }
@@ -48,7 +48,7 @@ proptest! {
         for (flow, back, wait) in ops {
             now = now.plus(wait);
             let mut gone = Vec::new();
-            t.expire(now, usize::MAX, |f| gone.push(u32::from(f.initiator().port)));
+            t.expire(now, usize::MAX, |_, f| gone.push(u32::from(f.initiator().port)));
             for g in gone {
                 let (_, _, seen) = model.remove(&g).unwrap();
                 prop_assert!(now.since(seen) >= IDLE);
@@ -86,8 +86,8 @@ proptest! {
         }
         // Everything goes in the end, and the entries can all be had again.
         now = now.plus(100_000);
-        t.expire(now, usize::MAX, |_| ());
-        t.expire(now.plus(100_000), usize::MAX, |_| ());
+        t.expire(now, usize::MAX, |_, _| ());
+        t.expire(now.plus(100_000), usize::MAX, |_, _| ());
         prop_assert!(t.is_empty());
         for i in 0..48 {
             prop_assert!(pass(&mut t, &packet(5, 6, (i, 1), UDP, 0), now).0.unwrap().new);
@@ -193,7 +193,7 @@ fn each_state_has_its_timeout() {
     }
     let mut gone = HashMap::new();
     for tick in 0..12_000 {
-        t.expire(Tick(tick), 3, |f| {
+        t.expire(Tick(tick), 3, |_, f| {
             gone.insert(f.initiator().port.min(f.responder().port), tick / 100);
         });
     }
@@ -213,7 +213,7 @@ fn a_budget_bounds_a_look_and_nothing_is_forgotten() {
     let mut ended = 0;
     let mut rounds = 0;
     while !t.is_empty() {
-        assert!(t.expire(Tick(5000 + rounds), 64, |_| ended += 1) <= 64);
+        assert!(t.expire(Tick(5000 + rounds), 64, |_, _| ended += 1) <= 64);
         rounds += 1;
     }
     assert_eq!(ended, 1000);
@@ -232,7 +232,7 @@ fn fragments_follow_their_flow() {
     let later = Headers { fragment: Fragment::Later, sport: 0, dport: 0, ..first };
     assert_eq!(t.prepare(&later, &frame(9), Tick(0)).unwrap_err(), Refusal::OrphanFragment);
     let p = t.prepare(&first, &frame(9), Tick(0)).unwrap();
-    let hit = t.lookup_or_insert(&p, Tick(0), |_| ()).unwrap();
+    let hit = t.lookup_or_insert(&p, Tick(0), |_, _| ()).unwrap();
     let p = t.prepare(&later, &frame(9), Tick(1)).unwrap();
     assert_eq!(t.lookup(&p), Some((hit.idx, Direction::FromInitiator)));
     // Another datagram, the other direction, too late, cut short: no flow is guessed.
@@ -254,7 +254,7 @@ fn ipv6_fragments_are_told_apart_by_their_header() {
         Headers { l3: L3::V6, l3_off: 14, l4_off: 70, fragment: Fragment::First, ..packet(1, 2, (53, 4000), UDP, 0) };
     let later = Headers { fragment: Fragment::Later, sport: 0, dport: 0, ..first };
     let p = t.prepare(&first, &frame, Tick(0)).unwrap();
-    t.lookup_or_insert(&p, Tick(0), |_| ()).unwrap();
+    t.lookup_or_insert(&p, Tick(0), |_, _| ()).unwrap();
     assert!(t.prepare(&later, &frame, Tick(0)).is_ok());
     frame[67] ^= 1;
     assert_eq!(t.prepare(&later, &frame, Tick(0)).unwrap_err(), Refusal::OrphanFragment);

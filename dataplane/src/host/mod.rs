@@ -1,1 +1,7 @@
-//! (see ARCHITECTURE.md)
+//! What the host is: its links, addresses, routes and neighbours, as the kernel tells them.
+
+pub mod fib;
+pub mod lpm;
+pub mod netlink;
+pub mod nic;
+pub mod watch;

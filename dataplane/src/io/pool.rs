@@ -274,6 +274,16 @@ impl FramePool {
         n
     }
 
+    /// Tokens in existence.
+    pub fn out(&self) -> u32 {
+        self.out
+    }
+
+    /// Chunks with the kernel to receive into, and to send.
+    pub fn lent(&self) -> (u32, u32) {
+        self.ports.iter().fold((0, 0), |(fill, tx), held| (fill + held.fill, tx + held.tx))
+    }
+
     pub fn held(&self, port: PortId) -> &Held {
         &self.ports[port.0 as usize]
     }

@@ -137,6 +137,15 @@ impl PortIo {
         }
     }
 
+    /// Whether packets taken by [`Self::tx_burst`] have not left the ring yet: a worker must not sleep on them.
+    pub fn unsent(&self) -> bool {
+        match self {
+            Self::Xdp(p) => p.unsent(),
+            Self::Fault(p) => p.inner().unsent(),
+            Self::Pcap(_) | Self::Loopback(_) => false,
+        }
+    }
+
     /// Whether no packet will ever come again: the capture was read to its end.
     pub fn exhausted(&self) -> bool {
         match self {

@@ -342,6 +342,11 @@ impl XdpPort {
         self.kick(pool, left);
     }
 
+    /// Whether the transmit ring has packets that the kernel has not taken.
+    pub fn unsent(&self) -> bool {
+        self.socket.tx.unconsumed() > 0
+    }
+
     fn kick(&mut self, pool: &mut FramePool, mut left: u32) {
         let mut stuck = 0;
         for _ in 0..left.div_ceil(SMALLEST_BUDGET) + STUCK {

@@ -1,1 +1,15 @@
-//! (see ARCHITECTURE.md)
+//! The work, one file per node, in the order a batch meets them.
+
+pub mod classify;
+pub mod compress;
+pub mod decompress;
+pub mod emit;
+pub mod flow;
+pub mod fragment;
+pub mod icmp;
+pub mod open;
+pub mod parse;
+pub mod policy;
+pub mod rewrite;
+pub mod route;
+pub mod seal;

@@ -1,1 +1,8 @@
-//! (see ARCHITECTURE.md)
+//! Headers as they stand on the wire: in-place edits and checksums. Knows nothing of frames, nodes or policy.
+
+pub mod checksum;
+pub mod ethernet;
+pub mod fragment;
+pub mod icmp;
+pub mod ip;
+pub mod prefix;

@@ -1,1 +1,13 @@
-//! (see ARCHITECTURE.md)
+//! The worker: one pinned thread that owns one queue of every port and everything its packets need. It shares nothing with
+//! other workers; the control side hands it new plans and forwarding tables, and takes its counters.
+
+pub mod build;
+pub mod clock;
+pub mod harness;
+pub mod idle;
+pub mod neighbours;
+pub mod replay;
+pub mod runtime;
+pub mod turn;
+
+pub use turn::{Shared, Worker};

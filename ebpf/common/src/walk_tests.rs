@@ -136,11 +136,14 @@ fn too_many_extension_headers() {
 
 #[test]
 fn fragments() {
-    let first = ok(&ethernet(ETHERTYPE_V4, &v4_with(proto::UDP, 0, 0x2000, &{
-        let mut u = udp(5, 6, &[0; 8]);
-        u[4..6].copy_from_slice(&3000u16.to_be_bytes()); // the whole datagram's length
-        u
-    })));
+    let first = ok(&ethernet(
+        ETHERTYPE_V4,
+        &v4_with(proto::UDP, 0, 0x2000, &{
+            let mut u = udp(5, 6, &[0; 8]);
+            u[4..6].copy_from_slice(&3000u16.to_be_bytes()); // the whole datagram's length
+            u
+        }),
+    ));
     assert_eq!((first.fragment, first.sport, first.dport), (Fragment::First, 5, 6));
     assert!(first.has_ports());
 

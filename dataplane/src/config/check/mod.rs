@@ -170,7 +170,12 @@ fn workers(raw: &schema::Workers, check: &mut Check<'_>) -> Workers {
     let cores = match &raw.cores {
         Some(cores) => {
             if cores.is_empty() {
-                check.error(Code::ImpossibleValue, cores.span(), "`cores` names no core", "write for example cores = [0]");
+                check.error(
+                    Code::ImpossibleValue,
+                    cores.span(),
+                    "`cores` names no core",
+                    "write for example cores = [0]",
+                );
             }
             for (i, core) in cores.iter().enumerate() {
                 if cores[..i].iter().any(|c| **c == **core) {

@@ -56,7 +56,10 @@ fn on_loss(s: &schema::Steer, matches: &Match, action: SteerAction, rules: &[Rul
             check.problems.push(Problem::warning(
                 Code::StricterWins,
                 written.span(),
-                format!("rule `{}` encrypts flows of steering rule `{}`: on_loss = \"drop\" applies", rule.name, *s.name),
+                format!(
+                    "rule `{}` encrypts flows of steering rule `{}`: on_loss = \"drop\" applies",
+                    rule.name, *s.name
+                ),
                 "write on_loss = \"drop\", or steer the flows that may go in clear by a rule of their own",
             ));
             OnLoss::Drop
@@ -184,7 +187,12 @@ fn matching(
     }
 }
 
-fn shadowed(what: &str, name: &At<crate::config::places::Name>, earlier: &At<crate::config::places::Name>, check: &mut Check<'_>) {
+fn shadowed(
+    what: &str,
+    name: &At<crate::config::places::Name>,
+    earlier: &At<crate::config::places::Name>,
+    check: &mut Check<'_>,
+) {
     check.problems.push(
         Problem::warning(
             Code::Shadowed,

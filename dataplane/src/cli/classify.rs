@@ -1,0 +1,281 @@
+//! `softdpu classify`: what a capture's flows are, by the very table and recognisers of the packet path.
+
+mod capture;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use softdpu_ebpf_common::walk::{Headers, L3, walk, walk_ip};
+
+use crate::flow::{Direction, Flow, FlowConfig, FlowIdx, FlowTable, Hit, Seed, Tick, Timeouts};
+use crate::l7::{Inspector, L7Config};
+
+/// One flow of a capture, as it is printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FlowRow {
+    /// Name of the file, without its folder.
+    pub file: String,
+    /// `TCP`, `UDP` and so on; the protocol number where it has no name.
+    pub l4: String,
+    /// The initiator: `ip:port`, IPv6 in brackets, port 0 where the protocol has none.
+    pub a: String,
+    pub b: String,
+    /// Name of the class, lower case.
+    pub protocol: String,
+    /// Empty where none is known.
+    pub host: String,
+    /// Both directions together.
+    pub packets: u64,
+    /// Bytes on the wire with link-layer headers, both directions together.
+    pub bytes: u64,
+}
+
+/// What was gone through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub flows: usize,
+    pub packets: u64,
+    /// Packets that belong to no flow: not IP, malformed, a fragment whose first is missing, a link type not known here.
+    pub skipped: u64,
+}
+
+/// Classifies the flows of each file, in order of their first packet, and writes them to `out`: one JSON object a line,
+/// or a table.
+///
+/// # Errors
+/// Any file that could not be read to its end, with the reason and the place; the others (and what was read of it) have
+/// been written by then. Or `out` could not be written.
+pub fn run(files: &[PathBuf], json: bool, out: &mut impl Write) -> anyhow::Result<Summary> {
+    let mut all = Vec::new();
+    let mut sum = Summary::default();
+    let mut bad = Vec::new();
+    for path in files {
+        let (rows, of_file, result) = classify_file(path);
+        sum.flows += rows.len();
+        sum.packets += of_file.packets;
+        sum.skipped += of_file.skipped;
+        if let Err(e) = result {
+            bad.push(format!("{}: {e:#}", path.display()));
+        }
+        if json {
+            for row in &rows {
+                serde_json::to_writer(&mut *out, row).context("cannot write")?;
+                out.write_all(b"\n").context("cannot write")?;
+            }
+        } else {
+            all.extend(rows);
+        }
+    }
+    if !json {
+        write_table(&all, out).context("cannot write")?;
+    }
+    out.flush().context("cannot write")?;
+    if bad.is_empty() {
+        return Ok(sum);
+    }
+    bail!("{} of {} files could not be read whole\n{}", bad.len(), files.len(), bad.join("\n"))
+}
+
+/// The flows of one file: also those up to the place where it turns out damaged.
+pub fn classify_file(path: &Path) -> (Vec<FlowRow>, Summary, anyhow::Result<()>) {
+    let size = std::fs::metadata(path).map_or(0, |m| m.len());
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let mut run = Run::new(name, size);
+    let result = capture::for_each(path, |p| run.packet(&p));
+    let (rows, summary) = run.finish();
+    (rows, summary, result)
+}
+
+/// No capture is split by its pauses: a day.
+const IDLE: Duration = Duration::from_secs(86_400);
+const NO_ROW: u32 = u32::MAX;
+
+struct Run {
+    file: String,
+    table: FlowTable,
+    inspector: Inspector,
+    rows: Vec<FlowRow>,
+    /// Row of each flow, by its place in the table.
+    row_of: Vec<u32>,
+    /// Timestamp of the first packet.
+    epoch: Option<u64>,
+    padded: Vec<u8>,
+    summary: Summary,
+}
+
+impl Run {
+    /// `size` of the file bounds its flows: each takes a packet, and a packet 36 bytes of file.
+    fn new(file: String, size: u64) -> Self {
+        let capacity = (size / 36 + 64).min(1 << 20) as u32;
+        let timeouts = Timeouts::all(IDLE);
+        Self {
+            file,
+            table: FlowTable::new(&FlowConfig { capacity, timeouts }, Seed::random(), Tick(0)),
+            inspector: Inspector::new(&L7Config {
+                buffers: (capacity as usize).min(512),
+                hosts: (capacity as usize).min(1 << 17),
+                starts: capacity as usize,
+            }),
+            rows: Vec::new(),
+            row_of: vec![NO_ROW; capacity as usize],
+            epoch: None,
+            padded: Vec::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    fn packet(&mut self, p: &capture::Captured) {
+        self.summary.packets += 1;
+        let epoch = *self.epoch.get_or_insert(p.time);
+        let now = Tick::from_nanos(p.time.saturating_sub(epoch));
+        let Self { table, inspector, rows, row_of, file, .. } = self;
+        let mut end = |idx: FlowIdx, flow: &Flow, inspector: &mut Inspector| {
+            if let Some(row) = rows.get_mut(row_of[idx.0 as usize] as usize) {
+                *row = describe(file, flow, inspector);
+            }
+            row_of[idx.0 as usize] = NO_ROW;
+            inspector.release(flow);
+        };
+        table.expire(now, 256, |idx, flow| end(idx, flow, inspector));
+        let Some(h) = headers(p, &mut self.padded) else {
+            self.summary.skipped += 1;
+            return;
+        };
+        let hit = table.prepare(&h, p.data, now).and_then(|key| {
+            let hit = table.lookup_or_insert(&key, now, |idx, flow| end(idx, flow, inspector))?;
+            table.touch(hit, &key, p.original.max(p.data.len() as u32), now);
+            Ok(hit)
+        });
+        let Ok(Hit { idx, dir, new }) = hit else {
+            self.summary.skipped += 1;
+            return;
+        };
+        let flow = table.get_mut(idx);
+        if new {
+            row_of[idx.0 as usize] = rows.len() as u32;
+            rows.push(describe(file, flow, inspector));
+        }
+        inspector.inspect(idx, flow, dir, &h, p.data, now);
+    }
+
+    fn finish(mut self) -> (Vec<FlowRow>, Summary) {
+        for (idx, flow) in self.table.iter() {
+            if let Some(row) = self.rows.get_mut(self.row_of[idx.0 as usize] as usize) {
+                *row = describe(&self.file, flow, &self.inspector);
+            }
+        }
+        self.summary.flows = self.rows.len();
+        (self.rows, self.summary)
+    }
+}
+
+fn describe(file: &str, flow: &Flow, inspector: &Inspector) -> FlowRow {
+    let proto = flow.key().proto();
+    // What stands for ports in an ICMP echo's key is its identifier.
+    let end = |mut e: crate::flow::key::Endpoint| {
+        if !matches!(proto, 6 | 17 | 132) {
+            e.port = 0;
+        }
+        e.to_string()
+    };
+    let both = |f: fn(&Flow, Direction) -> u64| f(flow, Direction::FromInitiator) + f(flow, Direction::FromResponder);
+    FlowRow {
+        file: file.to_owned(),
+        l4: l4_name(proto),
+        a: end(flow.initiator()),
+        b: end(flow.responder()),
+        protocol: flow.class().name().to_owned(),
+        host: inspector.host_of(flow).unwrap_or_default().to_owned(),
+        packets: both(Flow::packets),
+        bytes: both(Flow::bytes),
+    }
+}
+
+fn l4_name(proto: u8) -> String {
+    let name = match proto {
+        1 => "ICMP",
+        2 => "IGMP",
+        6 => "TCP",
+        17 => "UDP",
+        47 => "GRE",
+        50 => "ESP",
+        51 => "AH",
+        58 => "ICMPV6",
+        89 => "OSPF",
+        112 => "VRRP",
+        132 => "SCTP",
+        n => return n.to_string(),
+    };
+    name.to_owned()
+}
+
+/// Walks a captured packet by its link type. `None`: no IP, or malformed.
+///
+/// Where the capture has cut the packet short, the walk sees zeros in place of what is missing.
+fn headers(p: &capture::Captured, padded: &mut Vec<u8>) -> Option<Headers> {
+    let whole = (p.original as usize).min(usize::from(u16::MAX));
+    let frame = if whole > p.data.len() {
+        padded.clear();
+        padded.extend_from_slice(p.data);
+        padded.resize(whole, 0);
+        &padded[..]
+    } else {
+        p.data
+    };
+    let walked = match link_header(p.link, frame)? {
+        0 if p.link == ETHERNET => walk(frame),
+        l3_off => walk_ip(frame, l3_off),
+    };
+    walked.ok().filter(|h: &Headers| h.l3 != L3::Other && usize::from(h.payload_off) <= p.data.len())
+}
+
+const ETHERNET: u32 = 1;
+
+/// Length of the link-layer header where IP follows. For Ethernet 0: the walk does that itself.
+fn link_header(link: u32, d: &[u8]) -> Option<usize> {
+    let word = |at: usize| Some(u16::from_be_bytes([*d.get(at)?, *d.get(at + 1)?]));
+    let is_ip = |ethertype: u16| matches!(ethertype, 0x0800 | 0x86dd);
+    match link {
+        ETHERNET => Some(0),
+        // Raw IP under its four numbers.
+        12 | 14 | 101 | 228 | 229 => Some(0),
+        // BSD loopback: the address family, in the host's or the network's byte order.
+        0 | 108 => Some(4),
+        // PPP with and without address and control bytes (RFC 1662), carrying IPv4 or IPv6.
+        9 => {
+            let at = if word(0)? == 0xff03 { 2 } else { 0 };
+            matches!(word(at)?, 0x0021 | 0x0057).then_some(at + 2)
+        }
+        // Linux cooked, first and second form.
+        113 => is_ip(word(14)?).then_some(16),
+        276 => is_ip(word(0)?).then_some(20),
+        _ => None,
+    }
+}
+
+/// Columns as wide as their widest cell; the last two are numbers and stand to the right.
+fn write_table(rows: &[FlowRow], out: &mut impl Write) -> std::io::Result<()> {
+    let head = ["FILE", "L4", "A", "B", "PROTOCOL", "HOST", "PACKETS", "BYTES"].map(str::to_owned);
+    let cells = |r: &FlowRow| {
+        let [file, l4, a, b, protocol, host] = [&r.file, &r.l4, &r.a, &r.b, &r.protocol, &r.host].map(Clone::clone);
+        [file, l4, a, b, protocol, host, r.packets.to_string(), r.bytes.to_string()]
+    };
+    let mut widths = head.each_ref().map(String::len);
+    for r in rows {
+        for (w, c) in widths.iter_mut().zip(cells(r)) {
+            *w = (*w).max(c.chars().count());
+        }
+    }
+    for row in std::iter::once(head).chain(rows.iter().map(cells)) {
+        let [file, l4, a, b, protocol, host, packets, bytes] = row;
+        let [wf, wl, wa, wb, wp, wh, wn, wy] = widths;
+        writeln!(
+            out,
+            "{file:wf$}  {l4:wl$}  {a:wa$}  {b:wb$}  {protocol:wp$}  {host:wh$}  {packets:>wn$}  {bytes:>wy$}"
+        )?;
+    }
+    Ok(())
+}

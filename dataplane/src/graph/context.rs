@@ -1,0 +1,128 @@
+//! What nodes work with besides the batch: the worker's tables and pools, and the plan of the moment.
+
+use super::packet::{NO_FLOW, NONE, Packet};
+use super::reason::DropReason;
+use crate::crypto::sadb::Sadb;
+use crate::flow::FlowTable;
+use crate::host::fib::Fib;
+use crate::io::frame::Frame;
+use crate::io::pool::FramePool;
+use crate::l7::Inspector;
+use crate::plan::Plan;
+use crate::telemetry::counters::WorkerCounters;
+use crate::worker::neighbours::Asks;
+
+/// Next hop of a tunnel's peer, as last looked up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TunnelHop {
+    pub generation: u32,
+    pub adjacency: u32,
+}
+
+/// Most packets that wait for link addresses, per worker.
+pub const MAX_HELD: usize = 256;
+
+/// Everything a node may touch. Lives for one batch; the parts are the worker's.
+pub struct Cx<'a> {
+    /// Monotonic nanoseconds, read once per batch.
+    pub now: u64,
+    pub plan: &'a Plan,
+    pub fib: &'a Fib,
+    pub pool: &'a mut FramePool,
+    pub flows: &'a mut FlowTable,
+    pub inspector: &'a mut Inspector,
+    pub sadb: &'a mut Sadb,
+    pub tunnel_hops: &'a mut [TunnelHop],
+    /// One list of frames per port, sent by the worker after the graph.
+    pub tx: &'a mut [Vec<Frame>],
+    pub held: &'a mut Vec<Packet>,
+    pub neighbours: &'a mut Asks,
+    pub icmp_budget: &'a mut Budget,
+    /// For packets in several frames: gathered here, worked on, scattered again. 64 KiB and room around them.
+    pub scratch: &'a mut [u8],
+    pub counters: &'a WorkerCounters,
+}
+
+impl Cx<'_> {
+    /// Counts the packet under `reason` and frees its frame.
+    pub fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
+        self.counters.drop_packet(reason as usize);
+        self.pool.free(packet.frame);
+    }
+
+    /// Keeps the packet until the forwarding table changes.
+    pub fn hold(&mut self, mut packet: Packet) {
+        if self.held.len() >= MAX_HELD {
+            return self.drop_packet(packet, DropReason::NeighbourQueueFull);
+        }
+        // The flow may be gone when the packet goes on.
+        packet.meta.flow = NO_FLOW;
+        self.held.push(packet);
+    }
+
+    /// Largest IP packet, in bytes, that can go the packet's way: the port's MTU, less what its tunnel puts around it.
+    #[inline]
+    pub fn mtu_of(&self, packet: &Packet) -> usize {
+        let link = usize::from(self.fib.links()[usize::from(packet.meta.port_out)].mtu);
+        match self.plan.tunnels.get(usize::from(packet.meta.tunnel_out)) {
+            Some(tunnel) if packet.meta.tunnel_out != NONE => tunnel.inner_mtu(link),
+            _ => link,
+        }
+    }
+
+    /// Frees the further parts of a chain; the first stays.
+    pub fn pool_drop_continuation(&mut self, frame: &mut Frame) {
+        if let Some(rest) = self.pool.split_off(frame) {
+            self.pool.free(rest);
+        }
+    }
+}
+
+/// A token bucket for packets that the dataplane itself makes (ICMP errors, RFC 1812 §4.3.2.8).
+#[derive(Clone, Debug)]
+pub struct Budget {
+    tokens: u64,
+    last: u64,
+}
+
+impl Budget {
+    const PER_SECOND: u64 = 1000;
+    const BURST: u64 = 100;
+
+    pub fn new() -> Self {
+        Self { tokens: Self::BURST, last: 0 }
+    }
+
+    /// `now` in nanoseconds.
+    pub fn take(&mut self, now: u64) -> bool {
+        let per_token = 1_000_000_000 / Self::PER_SECOND;
+        let earned = now.saturating_sub(self.last) / per_token;
+        if earned > 0 {
+            self.tokens = (self.tokens + earned).min(Self::BURST);
+            self.last = now;
+        }
+        let any = self.tokens > 0;
+        self.tokens -= u64::from(any);
+        any
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_a_burst_and_then_a_rate() {
+        let mut budget = Budget::new();
+        let burst = (0..1000).filter(|_| budget.take(1)).count();
+        assert_eq!(burst, 100);
+        let later = (0..1000).filter(|_| budget.take(10_000_001)).count();
+        assert_eq!(later, 10, "10 ms at 1000 per second");
+    }
+}

@@ -1,0 +1,123 @@
+//! Every reason for which a packet is not delivered. Stable codes: they are metric labels, API values and documentation.
+
+macro_rules! reasons {
+    ($($node:literal { $($variant:ident $code:literal $help:literal,)* })*) => {
+        /// Why a packet was not delivered as it came. Documented in `docs/drops.md`, which is generated from this list.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($($variant,)*)* }
+
+        impl DropReason {
+            pub const ALL: &'static [Self] = &[$($(Self::$variant,)*)*];
+            /// Codes in the order of [`Self::ALL`]: the counters' index.
+            pub const CODES: &'static [&'static str] = &[$($($code,)*)*];
+
+            /// The stable code.
+            pub const fn code(self) -> &'static str {
+                Self::CODES[self as usize]
+            }
+
+            /// The node that drops for this reason.
+            pub fn node(self) -> &'static str {
+                match self { $($(Self::$variant => $node,)*)* }
+            }
+
+            /// What it means and what to do, for the operator.
+            pub fn help(self) -> &'static str {
+                match self { $($(Self::$variant => $help,)*)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    "parse" {
+        Truncated "truncated" "The frame ends inside a header. A sender or a link cuts packets; look at the port's peer.",
+        BadIpHeader "bad_ip_header" "IP version, header length or total length contradict the frame.",
+        BadChecksum "bad_checksum" "The IPv4 header checksum is wrong (RFC 1812 §5.2.2): the packet was damaged on its way.",
+        TooManyExtensions "too_many_extensions" "More IPv6 extension headers than the walk follows.",
+        BadTransport "bad_transport" "TCP or UDP header length contradicts the packet.",
+        TooManyTags "too_many_tags" "More VLAN tags than two.",
+        NotIp "not_ip" "Neither IPv4 nor IPv6, yet steered to a worker: such frames are the kernel's.",
+        WrongMac "wrong_mac" "The frame is for another station: the link floods, or a neighbour's table is out of date.",
+        Multicast "multicast" "Multicast and broadcast are the kernel's; a steering rule is too wide.",
+    }
+    "open" {
+        NoSa "no_sa" "ESP for this host with an SPI no tunnel has: the peer's `spi` and our `in.spi` differ.",
+        WrongPeer "wrong_peer" "ESP under a known SPI from another address than the tunnel's `remote`.",
+        Replay "replay" "Sequence number seen before, or older than the replay window (RFC 4303 §3.4.3).",
+        BadIcv "bad_icv" "Authentication failed: the keys of the two sides differ, or the packet was tampered with.",
+        EspShort "esp_short" "Shorter than ESP's header, IV, trailer and ICV.",
+        BadPadding "bad_padding" "Authentic, but its padding is not 1, 2, 3 … (RFC 4303 §2.4).",
+        Dummy "dummy" "ESP traffic-flow-confidentiality packet (next header 59), discarded as RFC 4303 §2.6 asks.",
+        BadInner "bad_inner" "Authentic, but what is inside is not an IP packet.",
+        BadIv "bad_iv" "Its IV does not carry its sequence number: the peer is not a softdpu, or another version.",
+        Keepalive "keepalive" "NAT keepalive (RFC 3948 §2.3), discarded as it should be.",
+        EcnNotCapable "ecn_not_capable" "Congestion was marked on a packet whose sender cannot hear of it (RFC 6040 §4.2).",
+        OuterFragment "outer_fragment" "A fragment of an ESP packet; the path between the tunnel's ends has a lower MTU than the tunnel.",
+    }
+    "decompress" {
+        UnknownCpi "unknown_cpi" "IPComp with a CPI that was not agreed on (RFC 3173 §3.3).",
+        BadCompression "bad_compression" "The compressed bytes are not valid LZ4.",
+        Expansion "expansion" "Would expand beyond what a frame holds: damaged, or an expansion bomb.",
+    }
+    "policy" {
+        PolicyDrop "policy_drop" "A rule with `action = \"drop\"`.",
+        ClearOnProtected "clear_on_protected" "In clear, though a rule says this flow is encrypted (RFC 4301 §5.2).",
+        WrongTunnel "wrong_tunnel" "From a tunnel that no rule allows this flow to come by (RFC 4301 §5.2).",
+    }
+    "icmp" {
+        TtlExpired "ttl_expired" "TTL or hop limit ran out; the sender may not be told (error, fragment, multicast) or was told too often.",
+        TooBig "too_big" "Larger than the way's MTU; the sender may not be told, or was told too often.",
+    }
+    "fragment" {
+        FragmentRoom "fragment_room" "To be fragmented, but there are no free frames or it would take too many pieces.",
+    }
+    "seal" {
+        SequenceExhausted "sequence_exhausted" "The SA's sequence numbers are used up; it needs a new key. Nothing is sent in clear.",
+        TooLong "too_long" "The sealed packet would exceed what IP can say (65,535 bytes).",
+        NoRoom "no_room" "The packet and its tunnel headers do not fit the frame.",
+    }
+    "rewrite" {
+        NotSealed "not_sealed" "For a tunnel, yet not sealed when it reached the link header: a bug, held back and reported as escaped bytes.",
+    }
+    "route" {
+        NoRoute "no_route" "The kernel's routing table has no route to the destination.",
+        Refused "refused" "A blackhole, unreachable or prohibit route.",
+        ForThisHost "for_this_host" "For the host itself: such packets are the kernel's; a steering rule is too wide.",
+        NoPort "no_port" "The route leaves by an interface that is not a port.",
+        LinkDown "link_down" "The outgoing port's link is down.",
+        NeighbourUnresolved "neighbour_unresolved" "The next hop does not answer ARP or neighbour discovery.",
+        NeighbourQueueFull "neighbour_queue_full" "Too many packets already wait for this next hop's link address.",
+    }
+    "emit" {
+        TxFull "tx_full" "The port's transmit ring stayed full.",
+    }
+    "worker" {
+        Shutdown "shutdown" "Still waiting for a next hop when the worker stopped.",
+    }
+}
+
+impl DropReason {
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_in_order() {
+        for (at, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+            assert_eq!(DropReason::CODES.iter().filter(|code| **code == reason.code()).count(), 1);
+            assert!(reason.help().ends_with('.') || reason.help().ends_with('`'), "{reason}: help is a sentence");
+        }
+    }
+}

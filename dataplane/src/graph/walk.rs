@@ -1,0 +1,63 @@
+//! The graph itself: the nodes in the order a batch meets them. Adding a node is a field and a line here.
+
+use super::context::Cx;
+use super::packet::Batch;
+use super::{Fate, Node};
+use crate::nodes::classify::Classify;
+use crate::nodes::compress::Compress;
+use crate::nodes::decompress::Decompress;
+use crate::nodes::emit::Emit;
+use crate::nodes::flow::Flow;
+use crate::nodes::fragment::Fragment;
+use crate::nodes::icmp::Icmp;
+use crate::nodes::open::Open;
+use crate::nodes::parse::Parse;
+use crate::nodes::policy::Policy;
+use crate::nodes::rewrite::Rewrite;
+use crate::nodes::route::Route;
+use crate::nodes::seal::Seal;
+
+/// One worker's nodes, with whatever memory each has of its own.
+#[derive(Debug, Default)]
+pub struct Graph {
+    parse: Parse,
+    open: Open,
+    decompress: Decompress,
+    flow: Flow,
+    classify: Classify,
+    policy: Policy,
+    route: Route,
+    icmp: Icmp,
+    fragment: Fragment,
+    compress: Compress,
+    seal: Seal,
+    rewrite: Rewrite,
+    emit: Emit,
+}
+
+macro_rules! walk {
+    ($self:ident, $cx:ident, $batch:ident: $($node:ident)*) => {
+        $(if $batch.is_empty() { return; }
+        $self.$node.run($cx, $batch);)*
+    };
+}
+
+impl Graph {
+    /// Takes the batch from the receive ring to the transmit lists; the batch is empty afterwards.
+    pub fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        walk!(self, cx, batch: parse open decompress flow classify policy);
+        self.go_out(cx, batch);
+    }
+
+    /// Takes packets up again that had waited for their next hop.
+    pub fn resume(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        for packet in &mut batch.packets {
+            packet.meta.fate = Fate::Go;
+        }
+        self.go_out(cx, batch);
+    }
+
+    fn go_out(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        walk!(self, cx, batch: route icmp fragment compress seal rewrite emit);
+    }
+}

@@ -1,0 +1,270 @@
+//! The forwarding table of the packet path: routes and neighbours in one immutable snapshot.
+//!
+//! The control thread builds a new one when the kernel reports a change; workers pick it up between two batches and look
+//! up again what they had cached under an older generation.
+
+use super::lpm::Lpm;
+use crate::wire::ethernet::{Addresses, Mac};
+use crate::wire::prefix::Prefix;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+/// Index of a port in the plan.
+pub type PortId = u8;
+
+/// Where packets to an address go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// To this adjacency (see [`Fib::adjacency`]).
+    To(u32),
+    /// Out of `port`, but the neighbour's address is not known yet: ask for [`Fib::next_address`].
+    Unresolved {
+        port: PortId,
+    },
+    /// The host's own address.
+    Local,
+    /// A route exists, over an interface that is not a port.
+    Elsewhere,
+    /// A blackhole, unreachable or prohibit route.
+    Refused,
+    NoRoute,
+}
+
+/// A route as the kernel or the policy gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Port { port: PortId, gateway: Option<IpAddr> },
+    Local,
+    Elsewhere,
+    Refused,
+}
+
+/// One neighbour behind one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjacency {
+    pub port: PortId,
+    pub addresses: Addresses,
+}
+
+/// What the packet path needs to know of a port's link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    pub mac: Mac,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    pub v4: Option<std::net::Ipv4Addr>,
+    pub v6: Option<std::net::Ipv6Addr>,
+    pub up: bool,
+    /// Pcap and loopback ports have no neighbours to resolve: frames leave to the broadcast address.
+    pub neighbourless: bool,
+}
+
+impl Link {
+    /// An address of this link in the family of `like`: what ICMP errors are sent from.
+    pub fn address(&self, like: IpAddr) -> Option<IpAddr> {
+        match like {
+            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.map(IpAddr::V6),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fib {
+    generation: u32,
+    links: Vec<Link>,
+    routes: Lpm<(Route, u32)>,
+    locals: HashSet<IpAddr>,
+    neighbours: HashMap<(PortId, IpAddr), u32>,
+    adjacencies: Vec<Adjacency>,
+    /// With two ports and no route, packets go out of the other port (a bump in the wire): for replays without a kernel.
+    cross_connect: bool,
+}
+
+impl Fib {
+    pub fn new(generation: u32, links: Vec<Link>) -> Self {
+        Self { generation, links, ..Self::default() }
+    }
+
+    pub fn with_cross_connect(mut self) -> Self {
+        self.cross_connect = self.links.len() == 2;
+        self
+    }
+
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    pub fn set_generation(&mut self, generation: u32) {
+        self.generation = generation;
+    }
+
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// The first address of each family is what ICMP errors are sent from; a global IPv6 address beats a link-local one.
+    pub fn set_link_address(&mut self, port: PortId, addr: IpAddr) {
+        let Some(link) = self.links.get_mut(usize::from(port)) else { return };
+        match addr {
+            IpAddr::V4(a) => link.v4 = link.v4.or(Some(a)),
+            IpAddr::V6(a) => {
+                if link.v6.is_none_or(|known| known.is_unicast_link_local()) {
+                    link.v6 = Some(a);
+                }
+            }
+        }
+    }
+
+    /// Of two routes to one prefix the one with the lower metric stays.
+    pub fn add_route(&mut self, prefix: Prefix, route: Route, metric: u32) {
+        match self.routes.exact_mut(prefix) {
+            Some(known) if known.1 <= metric => {}
+            Some(known) => *known = (route, metric),
+            None => {
+                self.routes.insert(prefix, (route, metric));
+            }
+        }
+    }
+
+    pub fn add_local(&mut self, addr: IpAddr) {
+        self.locals.insert(addr);
+    }
+
+    pub fn is_local(&self, addr: IpAddr) -> bool {
+        self.locals.contains(&addr)
+    }
+
+    pub fn add_neighbour(&mut self, port: PortId, addr: IpAddr, mac: Mac) {
+        let Some(link) = self.links.get(usize::from(port)) else { return };
+        let adjacency = self.adjacencies.len() as u32;
+        self.adjacencies.push(Adjacency { port, addresses: Addresses { dst: mac, src: link.mac } });
+        self.neighbours.insert((port, addr), adjacency);
+    }
+
+    #[inline]
+    pub fn adjacency(&self, index: u32) -> Option<&Adjacency> {
+        self.adjacencies.get(index as usize)
+    }
+
+    /// Adds the broadcast adjacency of every port without neighbours; called once, after the links are known.
+    pub fn add_neighbourless(&mut self) {
+        for port in 0..self.links.len() as PortId {
+            let link = &self.links[usize::from(port)];
+            if link.neighbourless {
+                let any = if link.v6.is_some() && link.v4.is_none() {
+                    IpAddr::V6([0; 16].into())
+                } else {
+                    IpAddr::V4([0; 4].into())
+                };
+                self.add_neighbour(port, any, Mac::BROADCAST);
+            }
+        }
+    }
+
+    /// Where a packet to `dst` that came in by `from` goes.
+    pub fn look_up(&self, dst: IpAddr, from: PortId) -> Hop {
+        if self.locals.contains(&dst) {
+            return Hop::Local;
+        }
+        match self.route(dst, from) {
+            None => Hop::NoRoute,
+            Some(Route::Local) => Hop::Local,
+            Some(Route::Elsewhere) => Hop::Elsewhere,
+            Some(Route::Refused) => Hop::Refused,
+            Some(Route::Port { port, gateway }) => match self.neighbour(port, gateway.unwrap_or(dst)) {
+                Some(adjacency) => Hop::To(adjacency),
+                None => Hop::Unresolved { port },
+            },
+        }
+    }
+
+    /// Whose link address is missing when [`Self::look_up`] says [`Hop::Unresolved`].
+    pub fn next_address(&self, dst: IpAddr, from: PortId) -> Option<IpAddr> {
+        match self.route(dst, from)? {
+            Route::Port { gateway, .. } => Some(gateway.unwrap_or(dst)),
+            _ => None,
+        }
+    }
+
+    fn route(&self, dst: IpAddr, from: PortId) -> Option<Route> {
+        match self.routes.get(dst) {
+            Some((route, _)) => Some(*route),
+            None if self.cross_connect => Some(Route::Port { port: 1 - from.min(1), gateway: None }),
+            None => None,
+        }
+    }
+
+    fn neighbour(&self, port: PortId, addr: IpAddr) -> Option<u32> {
+        if self.links.get(usize::from(port))?.neighbourless {
+            return self.neighbours.iter().find(|((p, _), _)| *p == port).map(|(_, adjacency)| *adjacency);
+        }
+        self.neighbours.get(&(port, addr)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    fn fib() -> Fib {
+        let link = |n| Link { mac: Mac([2, 0, 0, 0, 0, n]), mtu: 1500, up: true, ..Link::default() };
+        let mut fib = Fib::new(1, vec![link(1), link(2)]);
+        fib.add_route(prefix("10.1.0.0/24"), Route::Port { port: 0, gateway: None }, 0);
+        fib.add_route(prefix("0.0.0.0/0"), Route::Port { port: 1, gateway: Some(ip("192.0.2.1")) }, 0);
+        fib.add_route(prefix("10.9.0.0/16"), Route::Refused, 0);
+        fib.add_local(ip("10.1.0.1"));
+        fib
+    }
+
+    #[test]
+    fn a_gateway_is_resolved_in_place_of_the_destination() {
+        let mut fib = fib();
+        assert_eq!(fib.look_up(ip("8.8.8.8"), 0), Hop::Unresolved { port: 1 });
+        assert_eq!(fib.next_address(ip("8.8.8.8"), 0), Some(ip("192.0.2.1")));
+        fib.add_neighbour(1, ip("192.0.2.1"), Mac([6; 6]));
+        let Hop::To(adjacency) = fib.look_up(ip("8.8.8.8"), 0) else { panic!("not resolved") };
+        let addresses = Addresses { dst: Mac([6; 6]), src: Mac([2, 0, 0, 0, 0, 2]) };
+        assert_eq!(fib.adjacency(adjacency), Some(&Adjacency { port: 1, addresses }));
+    }
+
+    #[test]
+    fn own_refused_and_unknown_destinations() {
+        let fib = fib();
+        assert_eq!(fib.look_up(ip("10.1.0.1"), 1), Hop::Local);
+        assert_eq!(fib.look_up(ip("10.9.1.1"), 1), Hop::Refused);
+        assert_eq!(fib.look_up(ip("2001:db8::1"), 1), Hop::NoRoute);
+    }
+
+    #[test]
+    fn the_lower_metric_wins_whatever_the_order() {
+        for (first, second) in [(10, 20), (20, 10)] {
+            let mut fib = fib();
+            let port = |metric| if metric == 10 { 0 } else { 1 };
+            for metric in [first, second] {
+                fib.add_route(prefix("10.3.0.0/24"), Route::Port { port: port(metric), gateway: None }, metric);
+            }
+            assert_eq!(fib.look_up(ip("10.3.0.9"), 1), Hop::Unresolved { port: 0 });
+        }
+    }
+
+    #[test]
+    fn without_a_kernel_two_ports_are_a_wire() {
+        let link = Link { neighbourless: true, ..Link::default() };
+        let mut fib = Fib::new(1, vec![link.clone(), link]).with_cross_connect();
+        fib.add_neighbourless();
+        for from in [0, 1] {
+            let Hop::To(adjacency) = fib.look_up(ip("10.3.0.9"), from) else { panic!("not resolved") };
+            assert_eq!(fib.adjacency(adjacency).map(|a| a.port), Some(1 - from));
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What a flow can be recognised as. Numbers and names are stable: they are in configs, metrics and exports.
+
+macro_rules! classes {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal;)+) => {
+        /// Application protocol of a flow.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+        #[repr(u16)]
+        pub enum Class {
+            $($(#[$doc])* $variant = $number,)+
+        }
+
+        /// Place in [`Class::ALL`] by number: the numbers have gaps, counters must not.
+const PLACES: [u8; 256] = {
+    let mut places = [0; 256];
+    let mut at = 0;
+    while at < Class::ALL.len() {
+        places[Class::ALL[at] as usize] = at as u8;
+        at += 1;
+    }
+    places
+};
+
+impl Class {
+    /// Place in [`Self::ALL`] of the class with this number.
+    #[inline]
+    pub fn place(number: u16) -> usize {
+        usize::from(PLACES[usize::from(number.min(255))])
+    }
+
+            /// In order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// Names in the order of [`Self::ALL`].
+            pub const NAMES: &'static [&'static str] = &[$($name,)+];
+
+            /// Lower case, as in configs and exports.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// Of `Flow::class`. A number that no class has is `Unknown`.
+            pub fn from_number(n: u16) -> Self {
+                match n {
+                    $($number => Self::$variant,)+
+                    _ => Self::Unknown,
+                }
+            }
+        }
+    };
+}
+
+classes! {
+    #[default]
+    Unknown = 0, "unknown";
+    Tls = 1, "tls";
+    Http = 2, "http";
+    /// Requests with an absolute target (RFC 9112 §3.2.2): what a client tells a proxy.
+    HttpProxy = 3, "http_proxy";
+    HttpConnect = 4, "http_connect";
+    Dns = 5, "dns";
+    Mdns = 6, "mdns";
+    Llmnr = 7, "llmnr";
+    Netbios = 8, "netbios";
+    Iperf3 = 9, "iperf3";
+    Ssh = 10, "ssh";
+    // By IP protocol number.
+    Icmp = 100, "icmp";
+    Icmpv6 = 101, "icmpv6";
+    Igmp = 102, "igmp";
+    /// ESP and AH.
+    Ipsec = 103, "ipsec";
+    Gre = 104, "gre";
+    Ospf = 105, "ospf";
+    Vrrp = 106, "vrrp";
+    Sctp = 107, "sctp";
+}
+
+impl Class {
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+
+    /// The class called `name`: for configs.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|c| c.name() == name)
+    }
+
+    /// What an IP protocol number alone says for certain (IANA "Assigned Internet Protocol Numbers").
+    pub fn of_ip_protocol(proto: u8) -> Option<Self> {
+        Some(match proto {
+            1 => Self::Icmp,
+            2 => Self::Igmp,
+            47 => Self::Gre,
+            50 | 51 => Self::Ipsec,
+            58 => Self::Icmpv6,
+            89 => Self::Ospf,
+            112 => Self::Vrrp,
+            132 => Self::Sctp,
+            _ => return None,
+        })
+    }
+}
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// What a recognition rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum By {
+    #[default]
+    Nothing = 0,
+    /// Application bytes.
+    Payload = 1,
+    /// The handshake of an encrypted protocol.
+    Handshake = 2,
+    /// The IP protocol number.
+    Protocol = 3,
+}
+
+impl By {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Payload => "payload",
+            Self::Handshake => "handshake",
+            Self::Protocol => "protocol",
+        }
+    }
+
+    fn from_number(n: u8) -> Self {
+        match n {
+            1 => Self::Payload,
+            2 => Self::Handshake,
+            3 => Self::Protocol,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// The first protocol a TLS client offers by ALPN (RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Alpn {
+    /// No ALPN extension.
+    #[default]
+    None = 0,
+    /// One that has no name here.
+    Other = 1,
+    Http10 = 2,
+    Http11 = 3,
+    H2 = 4,
+    H3 = 5,
+    Dot = 6,
+    Doq = 7,
+    Ftp = 8,
+    Imap = 9,
+    Pop3 = 10,
+    Mqtt = 11,
+    Acme = 12,
+}
+
+impl Alpn {
+    const NAMES: [(Self, &'static str); 11] = [
+        (Self::Http10, "http/1.0"),
+        (Self::Http11, "http/1.1"),
+        (Self::H2, "h2"),
+        (Self::H3, "h3"),
+        (Self::Dot, "dot"),
+        (Self::Doq, "doq"),
+        (Self::Ftp, "ftp"),
+        (Self::Imap, "imap"),
+        (Self::Pop3, "pop3"),
+        (Self::Mqtt, "mqtt"),
+        (Self::Acme, "acme-tls/1"),
+    ];
+
+    /// Of the identifier as it stands in the extension.
+    pub fn of(id: &[u8]) -> Self {
+        Self::NAMES.iter().find(|(_, n)| n.as_bytes() == id).map_or(Self::Other, |(a, _)| *a)
+    }
+
+    /// The registered identifier; empty for `None`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Other => "other",
+            known => Self::NAMES.iter().find(|(a, _)| *a == known).map_or("", |(_, n)| n),
+        }
+    }
+
+    fn from_number(n: u8) -> Self {
+        match n {
+            0 => Self::None,
+            n => Self::NAMES.iter().map(|(a, _)| *a).find(|a| *a as u8 == n).unwrap_or(Self::Other),
+        }
+    }
+}
+
+impl crate::flow::Flow {
+    /// What the flow carries, as far as is known.
+    pub fn class(&self) -> Class {
+        Class::from_number(self.class)
+    }
+
+    /// What [`Self::class`] rests on.
+    pub fn by(&self) -> By {
+        By::from_number(self.l7_info >> 4)
+    }
+
+    pub fn alpn(&self) -> Alpn {
+        Alpn::from_number(self.l7_info & 0xf)
+    }
+
+    pub(super) fn set_class(&mut self, class: Class, by: By, alpn: Alpn) {
+        self.class = class.number();
+        self.l7_info = (by as u8) << 4 | alpn as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_names_lead_back() {
+        for (i, c) in Class::ALL.iter().enumerate() {
+            assert_eq!(Class::from_number(c.number()), *c);
+            assert_eq!(Class::from_name(c.name()), Some(*c));
+            assert!(i == 0 || Class::ALL[i - 1] < *c, "out of order: {c}");
+            assert!(c.name().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+        }
+        for (a, name) in Alpn::NAMES {
+            assert_eq!((Alpn::of(name.as_bytes()), Alpn::from_number(a as u8), a.name()), (a, a, name));
+        }
+        for by in [By::Nothing, By::Payload, By::Handshake, By::Protocol] {
+            assert_eq!(By::from_number(by as u8), by);
+        }
+    }
+}

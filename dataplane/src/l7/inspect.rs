@@ -1,0 +1,383 @@
+//! Feeds the recognisers with a flow's first bytes until they have decided, or there is no use in going on.
+
+use softdpu_ebpf_common::walk::{Fragment, Headers};
+
+use super::hosts::{HostName, Hosts};
+use super::reassembly::{CAP, Pool};
+use super::{Alpn, By, Class, Found, Look, Verdict, ask};
+use crate::flow::entry::NO_SLOT;
+use crate::flow::tcp::{SYN, TCP, UDP};
+use crate::flow::{Direction, Flow, FlowIdx, Tick};
+
+/// Packets with payload after which an undecided flow is left alone.
+pub const MAX_PACKETS: u8 = 48;
+/// The same for UDP, where each datagram stands for itself.
+pub const MAX_DATAGRAMS: u8 = 8;
+
+/// How much a worker's inspector may hold.
+#[derive(Clone, Debug)]
+pub struct L7Config {
+    /// Reassembly buffers of 16 KiB.
+    pub buffers: usize,
+    /// Different host names, 264 bytes each.
+    pub hosts: usize,
+    /// Flows whose first sequence numbers are remembered, 20 bytes each; best not below the flows that open at a time.
+    pub starts: usize,
+}
+
+impl Default for L7Config {
+    /// 2 MiB of buffers, 4 MiB of names, 320 KiB of starts.
+    fn default() -> Self {
+        Self { buffers: 128, hosts: 16 * 1024, starts: 16 * 1024 }
+    }
+}
+
+/// What one packet did for the knowledge of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Undecided still.
+    NeedMore,
+    /// Decided by this packet. `host` is also in the flow.
+    Recognised { class: Class, host: Option<u32>, by: By },
+    /// Decided by this packet that it stays unknown.
+    GivenUp(Reason),
+}
+
+/// Why a flow stays unknown. Each has a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// No recogniser can still become certain.
+    NoMatch = 0,
+    /// Undecided after [`MAX_PACKETS`] or [`MAX_DATAGRAMS`].
+    TooManyPackets = 1,
+    /// Undecided after [`CAP`] bytes.
+    TooMuchData = 2,
+    /// More gaps in the stream than are kept track of.
+    TooManyPieces = 3,
+    /// All reassembly buffers busy, or this flow's taken over after it was silent for a second.
+    NoBuffer = 4,
+    /// Neither TCP nor UDP, and the protocol number has no class.
+    NoTransport = 5,
+}
+
+impl Reason {
+    pub const ALL: [Self; 6] = [
+        Self::NoMatch,
+        Self::TooManyPackets,
+        Self::TooMuchData,
+        Self::TooManyPieces,
+        Self::NoBuffer,
+        Self::NoTransport,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoMatch => "no_match",
+            Self::TooManyPackets => "too_many_packets",
+            Self::TooMuchData => "too_much_data",
+            Self::TooManyPieces => "too_many_pieces",
+            Self::NoBuffer => "no_buffer",
+            Self::NoTransport => "no_transport",
+        }
+    }
+}
+
+/// First sequence numbers of a flow that is opening. Direct-mapped: a flow that loses its place is still recognised
+/// where its segments come in order.
+#[derive(Clone, Copy)]
+struct Start {
+    flow: u32,
+    /// Tells an entry's former flow from its present one.
+    born: u32,
+    /// Bits by direction.
+    known: u8,
+    seq: [u32; 2],
+}
+
+pub struct Inspector {
+    pool: Pool,
+    hosts: Hosts,
+    starts: Box<[Start]>,
+    scratch: HostName,
+    given_up: [u64; Reason::ALL.len()],
+    recognised: u64,
+}
+
+impl Inspector {
+    /// All the memory the inspector will ever use.
+    pub fn new(config: &L7Config) -> Self {
+        let none = Start { flow: u32::MAX, born: 0, known: 0, seq: [0; 2] };
+        Self {
+            pool: Pool::new(config.buffers),
+            hosts: Hosts::new(config.hosts),
+            starts: vec![none; config.starts.clamp(16, 1 << 24).next_power_of_two()].into_boxed_slice(),
+            scratch: HostName::default(),
+            given_up: [0; Reason::ALL.len()],
+            recognised: 0,
+        }
+    }
+
+    pub fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Flows given up, by [`Reason`].
+    pub fn given_up(&self, reason: Reason) -> u64 {
+        self.given_up[reason as usize]
+    }
+
+    /// Flows decided with a class.
+    pub fn recognised(&self) -> u64 {
+        self.recognised
+    }
+
+    /// The flow's host name.
+    pub fn host_of(&self, flow: &Flow) -> Option<&str> {
+        flow.host().map(|id| self.hosts.get(id))
+    }
+
+    /// Gives back what an ended flow held. Must be called once for each flow that the table ends, from its `ended`.
+    pub fn release(&mut self, flow: &Flow) {
+        // Its buffer it may keep: the next flow that finds it idle takes it over.
+        if let Some(id) = flow.host() {
+            self.hosts.release(id);
+        }
+    }
+
+    /// Looks at one packet of an undecided flow: `h` as walked over `frame`. Class, host name and the mark that it is
+    /// decided go into the flow. For a decided flow it says `NeedMore` and does nothing.
+    pub fn inspect(
+        &mut self,
+        idx: FlowIdx,
+        flow: &mut Flow,
+        dir: Direction,
+        h: &Headers,
+        frame: &[u8],
+        now: Tick,
+    ) -> Outcome {
+        if flow.is_decided() {
+            return Outcome::NeedMore;
+        }
+        if h.fragment == Fragment::Later {
+            return Outcome::NeedMore;
+        }
+        let end = usize::from(h.end).min(frame.len());
+        let payload = frame.get(usize::from(h.payload_off)..end).unwrap_or(&[]);
+        match h.proto {
+            TCP => self.segment(idx, flow, dir, h, frame, payload, now),
+            UDP => self.datagram(idx, flow, dir, h, payload),
+            proto => match Class::of_ip_protocol(proto) {
+                Some(class) => {
+                    self.scratch.clear();
+                    self.note(flow, Found { class, by: By::Protocol, alpn: Alpn::None });
+                    self.close(idx, flow, Reason::NoTransport)
+                }
+                None => self.close(idx, flow, Reason::NoTransport),
+            },
+        }
+    }
+
+    fn datagram(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, h: &Headers, payload: &[u8]) -> Outcome {
+        if payload.is_empty() {
+            return Outcome::NeedMore;
+        }
+        flow.l7_packets += 1;
+        let look = Look { data: payload, dir, ports: (h.sport, h.dport), last: true };
+        match ask(true, &look, &mut self.scratch) {
+            Verdict::Done(found) => {
+                self.note(flow, found);
+                self.close(idx, flow, Reason::NoMatch)
+            }
+            Verdict::Class(found) | Verdict::Other(found) => {
+                self.note(flow, found);
+                self.at_most(idx, flow, MAX_DATAGRAMS)
+            }
+            Verdict::No | Verdict::More => self.at_most(idx, flow, MAX_DATAGRAMS),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one packet, taken apart once
+    fn segment(
+        &mut self,
+        idx: FlowIdx,
+        flow: &mut Flow,
+        dir: Direction,
+        h: &Headers,
+        frame: &[u8],
+        payload: &[u8],
+        now: Tick,
+    ) -> Outcome {
+        let at = usize::from(h.l4_off) + 4;
+        let Some(seq) = frame.get(at..at + 4).and_then(|b| b.first_chunk()).map(|b| u32::from_be_bytes(*b)) else {
+            return Outcome::NeedMore;
+        };
+        let syn = h.tcp_flags & SYN != 0;
+        let seq = seq.wrapping_add(u32::from(syn));
+        if syn {
+            self.set_start(idx, flow, dir, seq);
+        }
+        if payload.is_empty() {
+            return Outcome::NeedMore;
+        }
+        flow.l7_packets += 1;
+        if flow.is_silent(dir) {
+            return self.at_most(idx, flow, MAX_PACKETS);
+        }
+        let held = match flow.l7_slot {
+            NO_SLOT => None,
+            slot => match self.pool.held(slot, idx) {
+                Some((held_dir, base)) => Some((slot, held_dir, base)),
+                None => {
+                    flow.l7_slot = NO_SLOT;
+                    return self.close(idx, flow, Reason::NoBuffer);
+                }
+            },
+        };
+        let start = match held {
+            Some((_, held_dir, base)) if held_dir == dir => Some(base),
+            _ => self.start(idx, flow, dir),
+        };
+        // A flow found in mid-life has no start: each segment may be one.
+        let offset = start.map_or(0, |s| seq.wrapping_sub(s).cast_signed());
+        let (offset, payload) = if offset < 0 {
+            // Repeated from before the start: what is left of it begins there.
+            (0, payload.get(offset.unsigned_abs() as usize..).unwrap_or(&[]))
+        } else {
+            (offset as usize, payload)
+        };
+        if payload.is_empty() || offset >= CAP {
+            return self.at_most(idx, flow, MAX_PACKETS);
+        }
+        let look = Look { data: payload, dir, ports: (h.sport, h.dport), last: flow.l7_packets >= MAX_PACKETS };
+        let mine = held.filter(|(_, held_dir, _)| *held_dir == dir);
+        if mine.is_none() && offset == 0 {
+            let look = Look { last: look.last || payload.len() >= CAP, ..look };
+            let verdict = ask(false, &look, &mut self.scratch);
+            if !matches!(verdict, Verdict::More | Verdict::Class(_)) || look.last {
+                return self.settle(idx, flow, dir, verdict, start.is_some());
+            }
+            if let Verdict::Class(found) = verdict {
+                self.note(flow, found);
+            }
+        }
+        let slot = match (mine, held) {
+            (Some((slot, ..)), _) => slot,
+            // The other side is being collected. The initiator says more; the responder waits.
+            (None, Some(_)) if dir == Direction::FromResponder => return self.at_most(idx, flow, MAX_PACKETS),
+            (None, other) => {
+                if let Some((slot, ..)) = other {
+                    self.pool.give_back(slot, idx);
+                }
+                let base = start.unwrap_or(seq);
+                let Some(slot) = self.pool.take(idx, dir, base, now) else {
+                    return self.close(idx, flow, Reason::NoBuffer);
+                };
+                flow.l7_slot = slot;
+                slot
+            }
+        };
+        let data = match self.pool.insert(slot, offset, payload, now) {
+            Ok(data) => data,
+            Err(_) => return self.close(idx, flow, Reason::TooManyPieces),
+        };
+        if data.is_empty() || mine.is_none() && offset == 0 {
+            return self.at_most(idx, flow, MAX_PACKETS);
+        }
+        let full = data.len() == CAP;
+        let look = Look { data, last: look.last || full, ..look };
+        let verdict = ask(false, &look, &mut self.scratch);
+        if full && verdict == Verdict::No {
+            return self.close(idx, flow, Reason::TooMuchData);
+        }
+        self.settle(idx, flow, dir, verdict, start.is_some())
+    }
+
+    /// Draws the consequence of a verdict on one direction. `started`: it was of the stream's true first bytes.
+    fn settle(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, verdict: Verdict, started: bool) -> Outcome {
+        match verdict {
+            Verdict::Done(found) => {
+                self.note(flow, found);
+                return self.close(idx, flow, Reason::NoMatch);
+            }
+            Verdict::Class(found) => self.note(flow, found),
+            Verdict::More => {}
+            Verdict::Other(found) => {
+                self.note(flow, found);
+                self.silence(idx, flow, dir);
+            }
+            Verdict::No if started => self.silence(idx, flow, dir),
+            Verdict::No => self.drop_buffer(idx, flow),
+        }
+        if flow.is_silent(Direction::FromInitiator) && flow.is_silent(Direction::FromResponder) {
+            return self.close(idx, flow, Reason::NoMatch);
+        }
+        self.at_most(idx, flow, MAX_PACKETS)
+    }
+
+    fn silence(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction) {
+        flow.set_silent(dir);
+        if self.pool.held(flow.l7_slot, idx).is_some_and(|(held, _)| held == dir) {
+            self.drop_buffer(idx, flow);
+        }
+    }
+
+    fn drop_buffer(&mut self, idx: FlowIdx, flow: &mut Flow) {
+        self.pool.give_back(flow.l7_slot, idx);
+        flow.l7_slot = NO_SLOT;
+    }
+
+    /// Writes what was found into the flow. A host name once known stays.
+    fn note(&mut self, flow: &mut Flow, found: Found) {
+        flow.set_class(found.class, found.by, found.alpn);
+        if flow.host().is_none()
+            && let Some(name) = self.scratch.get()
+        {
+            let id = self.hosts.intern(name);
+            flow.set_host(id);
+        }
+    }
+
+    fn at_most(&mut self, idx: FlowIdx, flow: &mut Flow, packets: u8) -> Outcome {
+        if flow.l7_packets >= packets { self.close(idx, flow, Reason::TooManyPackets) } else { Outcome::NeedMore }
+    }
+
+    /// Ends the search: with what is known, else for `reason`.
+    fn close(&mut self, idx: FlowIdx, flow: &mut Flow, reason: Reason) -> Outcome {
+        self.drop_buffer(idx, flow);
+        flow.set_decided();
+        if flow.class() == Class::Unknown {
+            self.given_up[reason as usize] += 1;
+            Outcome::GivenUp(reason)
+        } else {
+            self.recognised += 1;
+            Outcome::Recognised { class: flow.class(), host: flow.host(), by: flow.by() }
+        }
+    }
+
+    fn set_start(&mut self, idx: FlowIdx, flow: &Flow, dir: Direction, seq: u32) {
+        let mask = self.starts.len() - 1;
+        let s = &mut self.starts[idx.0 as usize & mask];
+        let born = born(flow);
+        if s.flow != idx.0 || s.born != born {
+            *s = Start { flow: idx.0, born, known: 0, seq: [0; 2] };
+        }
+        s.known |= 1 << dir.index();
+        s.seq[dir.index()] = seq;
+    }
+
+    fn start(&self, idx: FlowIdx, flow: &Flow, dir: Direction) -> Option<u32> {
+        let s = &self.starts[idx.0 as usize & (self.starts.len() - 1)];
+        (s.flow == idx.0 && s.born == born(flow) && s.known & 1 << dir.index() != 0).then_some(s.seq[dir.index()])
+    }
+}
+
+/// Birth time and ports: two flows that follow each other in one entry differ in one of them.
+fn born(flow: &Flow) -> u32 {
+    let (low, high) = (flow.key().low(), flow.key().high());
+    flow.created().0.rotate_left(16) ^ (u32::from(low.1) << 16 | u32::from(high.1))
+}

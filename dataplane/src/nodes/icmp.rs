@@ -1,0 +1,115 @@
+//! `icmp`: takes one from the TTL, holds the packet against the way's MTU, and turns those that cannot go on into the error
+//! their sender gets, in their own frame.
+
+use crate::graph::packet::{NO_FLOW, NONE};
+use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
+use crate::nodes::route::route;
+use crate::plan::rules::ip;
+use crate::wire::icmp::{Complaint, V4_OVERHEAD, V6_OVERHEAD, may_complain, quoted, write};
+use crate::wire::ip::{decrement_ttl, dont_fragment};
+use softdpu_ebpf_common::walk::{self, L3};
+use std::net::IpAddr;
+
+#[derive(Debug, Default)]
+pub struct Icmp;
+
+impl Node for Icmp {
+    const NAME: &'static str = "icmp";
+
+    fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        let mut stopped = false;
+        for packet in &mut batch.packets {
+            let Err(complaint) = check(cx, packet) else {
+                stopped |= packet.meta.fate != Fate::Go;
+                continue;
+            };
+            packet.meta.fate = complain(cx, packet, complaint);
+            stopped |= packet.meta.fate != Fate::Go;
+        }
+        if stopped {
+            // Fragments are made by the next node; only what ends here goes now.
+            sweep_all_but_fragments(cx, batch);
+        }
+    }
+}
+
+fn sweep_all_but_fragments(cx: &mut Cx<'_>, batch: &mut Batch) {
+    if batch.packets.iter().any(|packet| !matches!(packet.meta.fate, Fate::Go | Fate::Fragment)) {
+        sweep(cx, batch);
+    }
+}
+
+/// TTL first, as a router does (RFC 1812 §5.3.1), then size.
+#[inline]
+fn check(cx: &Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
+    let l3 = packet.headers.l3;
+    decrement_ttl(packet.frame.bytes_mut(), l3).map_err(|_| Complaint::TimeExceeded)?;
+    let mtu = cx.mtu_of(packet);
+    if packet.frame.total_len() <= mtu {
+        return Ok(());
+    }
+    if dont_fragment(packet.frame.bytes(), l3) {
+        return Err(Complaint::TooBig(mtu as u16));
+    }
+    packet.meta.fate = Fate::Fragment;
+    Ok(())
+}
+
+/// The error goes back the way the packet came: into the tunnel it came from, or in clear.
+#[cold]
+fn complain(cx: &mut Cx<'_>, packet: &mut Packet, complaint: Complaint) -> Fate {
+    let reason = match complaint {
+        Complaint::TooBig(_) => DropReason::TooBig,
+        _ => DropReason::TtlExpired,
+    };
+    let from = source(cx, packet);
+    let Some(from) = from.filter(|_| may_complain(packet.frame.bytes(), &packet.headers)) else {
+        return Fate::Drop(reason);
+    };
+    if !cx.icmp_budget.take(cx.now) || !turn(packet, complaint, from) {
+        return Fate::Drop(reason);
+    }
+    cx.counters.icmp_sent.inc();
+    cx.pool_drop_continuation(&mut packet.frame);
+    // Where two ports are simply each other's way out, the answer's way out is the port it came by.
+    packet.meta.port_in = packet.meta.port_out;
+    packet.meta.flow = NO_FLOW;
+    packet.meta.compress = false;
+    packet.meta.tunnel_out = packet.meta.tunnel_in;
+    packet.meta.tunnel_in = NONE;
+    route(cx, packet)
+}
+
+/// An address of the side that the sender knows us by: the port it sent to or, for what came out of a tunnel, the port
+/// that the packet was to leave by, which is on the protected side as the sender is.
+fn source(cx: &Cx<'_>, packet: &Packet) -> Option<IpAddr> {
+    let like = ip(packet.headers.l3, &packet.headers.src);
+    let port = if packet.meta.tunnel_in == NONE { packet.meta.port_in } else { packet.meta.port_out };
+    let links = cx.fib.links();
+    links[usize::from(port)].address(like).or_else(|| links.iter().find_map(|link| link.address(like)))
+}
+
+/// Makes the error around the start of the packet. `false`: no room for its headers.
+fn turn(packet: &mut Packet, complaint: Complaint, from: IpAddr) -> bool {
+    let l3 = packet.headers.l3;
+    let overhead = if l3 == L3::V6 { V6_OVERHEAD } else { V4_OVERHEAD };
+    let keep = quoted(l3, packet.frame.len());
+    if !packet.frame.truncate(keep) || !packet.frame.grow_front(overhead) {
+        return false;
+    }
+    let to = packet.headers.src;
+    let from = match from {
+        IpAddr::V4(a) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&a.octets());
+            bytes
+        }
+        IpAddr::V6(a) => a.octets(),
+    };
+    write(packet.frame.bytes_mut(), l3, complaint, &from, &to);
+    match walk::walk_ip(&packet.frame.bytes(), 0) {
+        Ok(headers) => packet.headers = headers,
+        Err(_) => return false,
+    }
+    true
+}

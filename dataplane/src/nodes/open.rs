@@ -1,0 +1,123 @@
+//! `open`: ESP that is for this host comes out of its tunnel, in place; everything else goes by.
+
+use crate::crypto::esp::{LINK_LEN, NEXT_IPCOMP, OpenError};
+use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
+use crate::plan::rules::ip;
+use softdpu_ebpf_common::walk::{self, Fragment};
+
+const ESP: u8 = 50;
+
+#[derive(Debug, Default)]
+pub struct Open;
+
+impl Node for Open {
+    const NAME: &'static str = "open";
+
+    fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        if batch.packets.iter().any(|packet| packet.headers.spi != 0 || packet.headers.proto == ESP) {
+            each(cx, batch, open);
+        }
+    }
+}
+
+#[inline]
+fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+    let headers = &packet.headers;
+    if headers.spi == 0 && headers.proto != ESP {
+        return Ok(());
+    }
+    let local = ip(headers.l3, &headers.dst);
+    if !cx.plan.tunnels.iter().any(|tunnel| tunnel.local == local) {
+        return Ok(()); // somebody else's ESP, to be forwarded
+    }
+    if headers.fragment != Fragment::No {
+        return Err(DropReason::OuterFragment);
+    }
+    let Some((tunnel, _)) = cx.sadb.inbound(headers.spi) else { return Err(DropReason::NoSa) };
+    if cx.plan.tunnels[tunnel].remote != ip(headers.l3, &headers.src) {
+        return Err(DropReason::WrongPeer);
+    }
+    packet.meta.outer_tos = headers.tos;
+    let opened = if packet.frame.is_chain() { open_chain(cx, packet) } else { open_frame(cx, packet) };
+    let counters = &cx.counters.tunnels[tunnel];
+    match opened {
+        Ok(_) => counters.opened.add(1, packet.frame.total_len() as u64),
+        Err(DropReason::Replay) => counters.replayed.inc(),
+        Err(DropReason::BadIcv | DropReason::BadIv) => counters.forged.inc(),
+        Err(_) => {}
+    }
+    packet.meta.next_header = opened?;
+    packet.meta.tunnel_in = tunnel as u16;
+    if packet.meta.next_header == NEXT_IPCOMP { Ok(()) } else { walk_inner(packet) }
+}
+
+#[inline]
+fn open_frame(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
+    let (_, opened) = cx.sadb.open(&mut packet.frame, &packet.headers).map_err(reason)?;
+    if packet.frame.trim_front(LINK_LEN) { Ok(opened.next_header) } else { Err(DropReason::BadInner) }
+}
+
+/// A packet in several frames is gathered, opened, and scattered over fresh ones.
+#[cold]
+fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
+    let headers = &packet.headers;
+    let len = cx.pool.linearise(&packet.frame, cx.scratch).ok_or(DropReason::NoRoom)?;
+    let udp = usize::from(headers.proto != ESP) * 8;
+    let esp = usize::from(headers.l4_off) + udp..usize::from(headers.end).min(len);
+    let Some((_, sa)) = cx.sadb.inbound(headers.spi) else { return Err(DropReason::NoSa) };
+    let opened = sa.open_slice(cx.scratch, esp).map_err(reason)?;
+    if opened.next_header != NEXT_IPCOMP {
+        crate::crypto::ecn::decapsulate(&mut cx.scratch[opened.place.clone()], headers.tos).map_err(reason)?;
+    }
+    let fresh = cx.pool.scatter(&cx.scratch[opened.place]).ok_or(DropReason::NoRoom)?;
+    cx.pool.free(std::mem::replace(&mut packet.frame, fresh));
+    Ok(opened.next_header)
+}
+
+/// Reads the headers of what came out of the tunnel.
+#[inline]
+pub(super) fn walk_inner(packet: &mut Packet) -> Result<(), DropReason> {
+    let total = packet.frame.total_len();
+    let headers = walk::walk_ip(&Part { bytes: packet.frame.bytes(), total }, 0).map_err(|_| DropReason::BadInner)?;
+    packet.headers = headers;
+    // Bytes behind the inner packet are traffic-flow-confidentiality padding (RFC 4303 §2.7).
+    if !packet.frame.is_chain() && !packet.frame.truncate(usize::from(headers.end)) {
+        return Err(DropReason::BadInner);
+    }
+    Ok(())
+}
+
+/// The first part of a packet that may have more.
+pub(super) struct Part<'a> {
+    pub bytes: &'a [u8],
+    pub total: usize,
+}
+
+impl walk::Bytes for Part<'_> {
+    #[inline(always)]
+    fn array<const N: usize>(&self, off: usize) -> Option<&[u8; N]> {
+        walk::Bytes::array(self.bytes, off)
+    }
+
+    #[inline(always)]
+    fn holds(&self, len: usize) -> bool {
+        len <= self.total
+    }
+}
+
+fn reason(error: OpenError) -> DropReason {
+    match error {
+        OpenError::Fragment => DropReason::OuterFragment,
+        OpenError::Chained => DropReason::NoRoom,
+        OpenError::NotEsp | OpenError::Short => DropReason::EspShort,
+        OpenError::Keepalive => DropReason::Keepalive,
+        OpenError::NoSa => DropReason::NoSa,
+        OpenError::Replay | OpenError::TooOld => DropReason::Replay,
+        OpenError::BadIv => DropReason::BadIv,
+        OpenError::BadIcv => DropReason::BadIcv,
+        OpenError::BadPadding => DropReason::BadPadding,
+        OpenError::Dummy => DropReason::Dummy,
+        OpenError::BadNextHeader | OpenError::BadInner => DropReason::BadInner,
+        OpenError::EcnNotCapable => DropReason::EcnNotCapable,
+    }
+}

@@ -1,0 +1,34 @@
+//! `rewrite`: the link header for the next hop, and the last look that nothing leaves in clear that must not.
+
+use crate::graph::packet::NONE;
+use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
+use crate::wire::ethernet;
+use softdpu_ebpf_common::walk::L3;
+
+#[derive(Debug, Default)]
+pub struct Rewrite;
+
+impl Node for Rewrite {
+    const NAME: &'static str = "rewrite";
+
+    fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        each(cx, batch, rewrite);
+    }
+}
+
+#[inline]
+fn rewrite(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+    if packet.meta.tunnel_out != NONE && !packet.meta.sealed {
+        cx.counters.escaped_bytes.add(packet.frame.total_len() as u64);
+        return Err(DropReason::NotSealed);
+    }
+    let adjacency = cx.fib.adjacency(packet.meta.adjacency).ok_or(DropReason::NeighbourUnresolved)?;
+    if !packet.frame.grow_front(ethernet::HEADER) {
+        return Err(DropReason::NoRoom);
+    }
+    let bytes = packet.frame.bytes_mut();
+    // The first nibble, not `headers`: what goes out may be a tunnel's packet of the other family.
+    let l3 = if bytes[ethernet::HEADER] >> 4 == 6 { L3::V6 } else { L3::V4 };
+    ethernet::write(&mut bytes[..ethernet::HEADER], &adjacency.addresses, l3);
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! `route`: the next hop, of the packet or of the tunnel it goes into. Asked of the forwarding table once per flow (or
+//! tunnel) and table generation.
+
+use crate::flow::FlowIdx;
+use crate::graph::packet::{NO_FLOW, NONE};
+use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
+use crate::host::fib::Hop;
+use crate::plan::rules::ip;
+
+#[derive(Debug, Default)]
+pub struct Route;
+
+impl Node for Route {
+    const NAME: &'static str = "route";
+
+    fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        let mut stopped = false;
+        for packet in &mut batch.packets {
+            packet.meta.fate = route(cx, packet);
+            stopped |= packet.meta.fate != Fate::Go;
+        }
+        if stopped {
+            sweep(cx, batch);
+        }
+    }
+}
+
+/// Finds the packet's adjacency; also for packets made on the way (ICMP errors).
+#[inline]
+pub(super) fn route(cx: &mut Cx<'_>, packet: &mut Packet) -> Fate {
+    let adjacency = match cached(cx, packet) {
+        Some(adjacency) => adjacency,
+        None => match look_up(cx, packet) {
+            Ok(adjacency) => adjacency,
+            Err(fate) => return fate,
+        },
+    };
+    match cx.fib.adjacency(adjacency) {
+        Some(found) => {
+            packet.meta.adjacency = adjacency;
+            packet.meta.port_out = found.port;
+            Fate::Go
+        }
+        None => Fate::Drop(DropReason::NeighbourUnresolved),
+    }
+}
+
+#[inline]
+fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<u32> {
+    if packet.meta.tunnel_out != NONE {
+        let hop = &cx.tunnel_hops[usize::from(packet.meta.tunnel_out)];
+        return (hop.generation == cx.fib.generation()).then_some(hop.adjacency);
+    }
+    if packet.meta.flow == NO_FLOW {
+        return None;
+    }
+    let flow = cx.flows.get(FlowIdx(packet.meta.flow));
+    let adjacency = flow.next_hop[packet.meta.direction.index()];
+    (flow.fib_generation == cx.fib.generation() && adjacency != crate::flow::entry::NONE).then_some(adjacency)
+}
+
+#[cold]
+fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, Fate> {
+    let tunnel = cx.plan.tunnels.get(usize::from(packet.meta.tunnel_out));
+    let dst = tunnel.map_or_else(|| ip(packet.headers.l3, &packet.headers.dst), |tunnel| tunnel.remote);
+    let adjacency = match cx.fib.look_up(dst, packet.meta.port_in) {
+        Hop::To(adjacency) => adjacency,
+        Hop::Unresolved { port } => {
+            if let Some(address) = cx.fib.next_address(dst, packet.meta.port_in) {
+                cx.neighbours.ask(port, address, cx.now);
+            }
+            return Err(Fate::Hold);
+        }
+        Hop::Local => return Err(Fate::Drop(DropReason::ForThisHost)),
+        Hop::Elsewhere => return Err(Fate::Drop(DropReason::NoPort)),
+        Hop::Refused => return Err(Fate::Drop(DropReason::Refused)),
+        Hop::NoRoute => return Err(Fate::Drop(DropReason::NoRoute)),
+    };
+    let port = cx.fib.adjacency(adjacency).map_or(0, |a| usize::from(a.port));
+    if !cx.fib.links()[port].up {
+        return Err(Fate::Drop(DropReason::LinkDown));
+    }
+    remember(cx, packet, adjacency);
+    Ok(adjacency)
+}
+
+fn remember(cx: &mut Cx<'_>, packet: &Packet, adjacency: u32) {
+    let generation = cx.fib.generation();
+    if packet.meta.tunnel_out != NONE {
+        let hop = &mut cx.tunnel_hops[usize::from(packet.meta.tunnel_out)];
+        hop.generation = generation;
+        hop.adjacency = adjacency;
+    } else if packet.meta.flow != NO_FLOW {
+        let flow = cx.flows.get_mut(FlowIdx(packet.meta.flow));
+        if flow.fib_generation != generation {
+            flow.fib_generation = generation;
+            flow.next_hop = [crate::flow::entry::NONE; 2];
+        }
+        flow.next_hop[packet.meta.direction.index()] = adjacency;
+    }
+}

@@ -1,0 +1,229 @@
+//! Which rule a packet's flow falls under, and what that means for this packet. Pure; asked once per flow and cached there.
+
+use crate::config::policy::{HostPattern, PortRange};
+use crate::graph::packet::NONE;
+use crate::wire::prefix::Prefix;
+use softdpu_ebpf_common::walk::{Fragment, Headers, L3};
+use std::net::IpAddr;
+
+/// A rule of the policy, names resolved to indices.
+#[derive(Clone, Debug, Default)]
+pub struct Rule {
+    pub name: String,
+    pub from: Vec<Prefix>,
+    pub to: Vec<Prefix>,
+    pub protocol: Option<u8>,
+    pub source_ports: Vec<PortRange>,
+    pub ports: Vec<PortRange>,
+    /// Class numbers; empty: any.
+    pub classes: Vec<u16>,
+    /// Empty: any.
+    pub hosts: Vec<HostPattern>,
+    pub tunnel: Option<u16>,
+    pub compress: bool,
+    pub drop: bool,
+}
+
+/// What is known of a flow when a rule is looked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// The class, once it is settled; `None` while it may still change.
+    pub class: Option<u16>,
+    pub host: Option<&'a str>,
+}
+
+/// How a packet stands to a rule: `from → to` is the way out (into the tunnel), the reverse the way in (out of it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Out,
+    In,
+}
+
+/// The outcome of a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Index of the rule, or [`NONE`].
+    pub rule: u16,
+    pub side: Side,
+    /// An earlier rule might match once the flow's class is known: not to be cached.
+    pub provisional: bool,
+}
+
+impl Match {
+    const NOTHING: Self = Self { rule: NONE, side: Side::Out, provisional: false };
+}
+
+impl Rule {
+    fn has_payload_terms(&self) -> bool {
+        !self.classes.is_empty() || !self.hosts.is_empty()
+    }
+
+    /// `None`: cannot be said before the flow is classified.
+    fn payload_terms_hold(&self, known: &Known<'_>) -> Option<bool> {
+        if !self.has_payload_terms() {
+            return Some(true);
+        }
+        let class = known.class?;
+        let class_holds = self.classes.is_empty() || self.classes.contains(&class);
+        let host_holds =
+            self.hosts.is_empty() || known.host.is_some_and(|host| self.hosts.iter().any(|p| p.matches(host)));
+        Some(class_holds && host_holds)
+    }
+
+    fn side(&self, packet: &Ends) -> Option<Side> {
+        if self.protocol.is_some_and(|proto| proto != packet.proto) {
+            return None;
+        }
+        if self.fits(packet.src, packet.dst, packet.sport, packet.dport) {
+            Some(Side::Out)
+        } else if self.fits(packet.dst, packet.src, packet.dport, packet.sport) {
+            Some(Side::In)
+        } else {
+            None
+        }
+    }
+
+    fn fits(&self, src: IpAddr, dst: IpAddr, sport: Option<u16>, dport: Option<u16>) -> bool {
+        let within = |prefixes: &[Prefix], addr| prefixes.is_empty() || prefixes.iter().any(|p| p.contains(addr));
+        let among = |ranges: &[PortRange], port: Option<u16>| {
+            // A later fragment has no ports: whether the rule holds cannot be seen, and the stricter reading is that it does.
+            ranges.is_empty() || port.is_none_or(|port| ranges.iter().any(|range| range.contains(port)))
+        };
+        within(&self.from, src)
+            && within(&self.to, dst)
+            && among(&self.source_ports, sport)
+            && among(&self.ports, dport)
+    }
+}
+
+struct Ends {
+    src: IpAddr,
+    dst: IpAddr,
+    sport: Option<u16>,
+    dport: Option<u16>,
+    proto: u8,
+}
+
+impl Ends {
+    fn of(headers: &Headers) -> Self {
+        let ports = headers.fragment != Fragment::Later && matches!(headers.proto, 6 | 17 | 132);
+        Self {
+            src: ip(headers.l3, &headers.src),
+            dst: ip(headers.l3, &headers.dst),
+            sport: if headers.fragment == Fragment::Later { None } else { Some(if ports { headers.sport } else { 0 }) },
+            dport: if headers.fragment == Fragment::Later { None } else { Some(if ports { headers.dport } else { 0 }) },
+            proto: headers.proto,
+        }
+    }
+}
+
+/// An address as [`Headers`] holds it.
+#[inline]
+pub fn ip(l3: L3, bytes: &[u8; 16]) -> IpAddr {
+    match l3 {
+        L3::V6 => IpAddr::V6((*bytes).into()),
+        _ => IpAddr::V4([bytes[0], bytes[1], bytes[2], bytes[3]].into()),
+    }
+}
+
+/// First match wins. While the class is open, a rule that might still win and encrypts does so at once: what must be
+/// encrypted never leaves in clear because its name was not known yet.
+///
+/// `tunnel_in`: the tunnel the packet came by; it settles the side where a rule's `from` and `to` overlap.
+pub fn look_up(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: Option<u16>) -> Match {
+    let ends = Ends::of(headers);
+    let mut open = false;
+    for (at, rule) in rules.iter().enumerate() {
+        let Some(mut side) = rule.side(&ends) else { continue };
+        if rule.tunnel.is_some() && rule.tunnel == tunnel_in {
+            side = Side::In;
+        }
+        let found = Match { rule: at as u16, side, provisional: open };
+        match rule.payload_terms_hold(known) {
+            Some(false) => {}
+            Some(true) => return found,
+            None if rule.tunnel.is_some() => return Match { provisional: true, ..found },
+            None => open = true,
+        }
+    }
+    Match { provisional: open, ..Match::NOTHING }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn prefix(text: &str) -> Vec<Prefix> {
+        vec![text.parse().unwrap()]
+    }
+
+    fn tcp(src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16) -> Headers {
+        let mut headers = Headers { l3: L3::V4, proto: 6, sport, dport, ..Headers::default() };
+        headers.src[..4].copy_from_slice(&src);
+        headers.dst[..4].copy_from_slice(&dst);
+        headers
+    }
+
+    fn protect() -> Rule {
+        Rule {
+            name: "protect".into(),
+            from: prefix("10.1.0.0/24"),
+            to: prefix("10.2.0.0/24"),
+            tunnel: Some(0),
+            ..Rule::default()
+        }
+    }
+
+    const CLIENT: [u8; 4] = [10, 1, 0, 2];
+    const SERVER: [u8; 4] = [10, 2, 0, 2];
+
+    #[test]
+    fn one_rule_holds_for_both_directions() {
+        let rules = [Rule { ports: vec![PortRange { first: 443, last: 443 }], ..protect() }];
+        let out = look_up(&rules, &tcp(CLIENT, SERVER, 40000, 443), &Known::default(), None);
+        assert_eq!(out, Match { rule: 0, side: Side::Out, provisional: false });
+        let back = look_up(&rules, &tcp(SERVER, CLIENT, 443, 40000), &Known::default(), Some(0));
+        assert_eq!(back.side, Side::In);
+        assert_eq!(look_up(&rules, &tcp(SERVER, CLIENT, 40000, 443), &Known::default(), None).rule, NONE);
+    }
+
+    #[test]
+    fn what_came_by_the_rules_tunnel_does_not_go_back_into_it() {
+        let everything = [Rule { tunnel: Some(0), ..Rule::default() }];
+        let packet = tcp(SERVER, CLIENT, 443, 40000);
+        assert_eq!(look_up(&everything, &packet, &Known::default(), Some(0)).side, Side::In);
+        assert_eq!(look_up(&everything, &packet, &Known::default(), None).side, Side::Out);
+    }
+
+    #[test]
+    fn an_open_class_is_encrypted_until_it_is_known() {
+        let clear = Rule { name: "rest".into(), ..Rule::default() };
+        let rules = [Rule { classes: vec![7], ..protect() }, clear];
+        let packet = tcp(CLIENT, SERVER, 40000, 443);
+        let open = look_up(&rules, &packet, &Known::default(), None);
+        assert_eq!((open.rule, open.provisional), (0, true));
+        let other = look_up(&rules, &packet, &Known { class: Some(3), host: None }, None);
+        assert_eq!((other.rule, other.provisional), (1, false));
+        let same = look_up(&rules, &packet, &Known { class: Some(7), host: None }, None);
+        assert_eq!((same.rule, same.provisional), (0, false));
+    }
+
+    #[test]
+    fn a_clear_rule_that_may_still_win_does_not_hide_an_encrypting_one() {
+        let video = Rule { name: "video".into(), hosts: vec!["*.video.example".parse().unwrap()], ..Rule::default() };
+        let rules = [video, protect()];
+        let packet = tcp(CLIENT, SERVER, 40000, 443);
+        let open = look_up(&rules, &packet, &Known::default(), None);
+        assert_eq!((open.rule, open.provisional), (1, true));
+        let known = Known { class: Some(1), host: Some("a.video.example") };
+        assert_eq!(look_up(&rules, &packet, &known, None).rule, 0);
+    }
+
+    #[test]
+    fn a_later_fragment_falls_under_the_port_rule() {
+        let rules = [Rule { ports: vec![PortRange { first: 443, last: 443 }], ..protect() }];
+        let fragment = Headers { fragment: Fragment::Later, sport: 0, dport: 0, ..tcp(CLIENT, SERVER, 0, 0) };
+        assert_eq!(look_up(&rules, &fragment, &Known::default(), None).rule, 0);
+    }
+}

@@ -1,0 +1,234 @@
+//! Counters of a worker. One thread writes them with plain loads and stores, any thread may read them: no locked instruction
+//! and no shared cache line on the packet path.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter with one writer. Reads from other threads see some recent value.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning worker may call it: load and store, not a read-modify-write.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Adds one. Only the owning worker.
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Sets it, for values that go up and down. Only the owning worker.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the counters are of: names, in the order of the plan's indices. Shared by all workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    pub ports: Vec<String>,
+    pub rules: Vec<String>,
+    pub tunnels: Vec<String>,
+    /// Names of drop reasons, by discriminant.
+    pub reasons: &'static [&'static str],
+    /// Names of classes, by discriminant.
+    pub classes: &'static [&'static str],
+}
+
+/// Packets and bytes.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    pub packets: Counter,
+    pub bytes: Counter,
+}
+
+impl Traffic {
+    #[inline]
+    pub fn add(&self, packets: u64, bytes: u64) {
+        self.packets.add(packets);
+        self.bytes.add(bytes);
+    }
+}
+
+/// A port's counters. Bytes are of whole Ethernet frames without FCS.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    pub rx: Traffic,
+    pub tx: Traffic,
+}
+
+/// A tunnel's counters. Bytes of `sealed` and `opened` are of inner packets, as before sealing and after opening.
+#[derive(Debug, Default)]
+pub struct TunnelCounters {
+    pub sealed: Traffic,
+    pub opened: Traffic,
+    /// Packets that the replay window refused.
+    pub replayed: Counter,
+    /// Packets that failed authentication.
+    pub forged: Counter,
+    /// Payload bytes offered to the codec.
+    pub compress_in_bytes: Counter,
+    /// What became of them, packets left alone counted at full size.
+    pub compress_out_bytes: Counter,
+    /// Packets sent smaller.
+    pub compressed: Counter,
+    /// Packets left as they were because they would not shrink.
+    pub left_alone: Counter,
+    /// Packets received compressed and expanded.
+    pub expanded: Counter,
+}
+
+/// Counters of a class of flows.
+#[derive(Debug, Default)]
+pub struct ClassCounters {
+    /// Flows that were given this class.
+    pub flows: Counter,
+    pub packets: Counter,
+    pub bytes: Counter,
+}
+
+/// Where a worker's frames are. Gauges: the sum of all but `total` equals `total`.
+#[derive(Debug, Default)]
+pub struct FrameCounters {
+    pub total: Counter,
+    /// In the free list.
+    pub free: Counter,
+    /// In fill rings or with the kernel for receiving.
+    pub fill: Counter,
+    /// In transmit rings or with the kernel for sending.
+    pub tx: Counter,
+    /// In the graph.
+    pub graph: Counter,
+}
+
+/// The worker's loop.
+#[derive(Debug, Default)]
+pub struct LoopCounters {
+    /// Batches that had packets.
+    pub batches: Counter,
+    /// Packets in them.
+    pub packets: Counter,
+    /// Rounds that found nothing.
+    pub idle: Counter,
+    /// Times the worker slept in poll.
+    pub polls: Counter,
+}
+
+/// All counters of one worker, sized when the plan is made. Starts on its own cache lines; the lists inside are allocations
+/// of their own, padded at the end.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    pub ports: Padded<PortCounters>,
+    pub rules: Padded<Traffic>,
+    pub tunnels: Padded<TunnelCounters>,
+    pub classes: Padded<ClassCounters>,
+    /// By discriminant of the drop reason.
+    pub drops: Padded<Counter>,
+    pub work: LoopCounters,
+    pub frames: FrameCounters,
+    /// Flows in the table now.
+    pub flows: Counter,
+    /// Packets that found the flow table full and were judged by themselves.
+    pub flows_refused: Counter,
+    /// ICMP errors sent in place of packets that could not go on.
+    pub icmp_sent: Counter,
+    /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
+    pub escaped_bytes: Counter,
+    names: Arc<Names>,
+}
+
+/// A list on cache lines that no other worker writes to.
+#[derive(Debug)]
+pub struct Padded<T> {
+    // 128 bytes of slack on either side, because the allocator aligns to the element only.
+    items: Box<[T]>,
+    lead: usize,
+    len: usize,
+}
+
+impl<T: Default> Padded<T> {
+    fn new(len: usize) -> Self {
+        let lead = 128usize.div_ceil(size_of::<T>().max(1));
+        let items = std::iter::repeat_with(T::default).take(lead + len + lead).collect();
+        Self { items, lead, len }
+    }
+}
+
+impl<T> std::ops::Deref for Padded<T> {
+    type Target = [T];
+    #[inline]
+    fn deref(&self) -> &[T] {
+        &self.items[self.lead..self.lead + self.len]
+    }
+}
+
+impl WorkerCounters {
+    pub fn new(names: Arc<Names>) -> Self {
+        Self {
+            ports: Padded::new(names.ports.len()),
+            rules: Padded::new(names.rules.len()),
+            tunnels: Padded::new(names.tunnels.len()),
+            classes: Padded::new(names.classes.len()),
+            drops: Padded::new(names.reasons.len()),
+            work: LoopCounters::default(),
+            frames: FrameCounters::default(),
+            flows: Counter::default(),
+            flows_refused: Counter::default(),
+            icmp_sent: Counter::default(),
+            escaped_bytes: Counter::default(),
+            names,
+        }
+    }
+
+    pub fn names(&self) -> &Arc<Names> {
+        &self.names
+    }
+
+    /// Counts a drop. `reason` is the discriminant; one out of range is counted under the last name.
+    #[inline]
+    pub fn drop_packet(&self, reason: usize) {
+        if let Some(counter) = self.drops.get(reason).or(self.drops.last()) {
+            counter.inc();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_two_workers_share_no_cache_line() {
+        let names = Arc::new(Names { reasons: &["a", "b", "c"], ..Names::default() });
+        let workers: Vec<_> = (0..8).map(|_| WorkerCounters::new(names.clone())).collect();
+        let mut lines = std::collections::HashMap::new();
+        for (w, worker) in workers.iter().enumerate() {
+            assert_eq!(worker.drops.len(), 3);
+            for counter in worker.drops.iter() {
+                let line = std::ptr::from_ref(counter) as usize / 128;
+                assert_eq!(*lines.entry(line).or_insert(w), w);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_reason_is_still_counted() {
+        let names = Arc::new(Names { reasons: &["a", "other"], ..Names::default() });
+        let counters = WorkerCounters::new(names);
+        counters.drop_packet(0);
+        counters.drop_packet(99);
+        assert_eq!((counters.drops[0].get(), counters.drops[1].get()), (1, 1));
+    }
+}

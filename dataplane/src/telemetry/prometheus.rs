@@ -1,0 +1,213 @@
+//! The snapshot as Prometheus (OpenMetrics) text. Names and labels are a promise: dashboards are built on them.
+
+use std::fmt::{self, Debug};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::snapshot::{Snapshot, TunnelTraffic};
+
+/// Content type of the text (OpenMetrics 1.0).
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the metrics are of, besides the counters.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub version: String,
+    pub instance: String,
+    /// Seconds since the instance started.
+    pub uptime_s: f64,
+}
+
+/// The text of `/metrics`.
+///
+/// # Errors
+/// Only when the encoder fails, which means a name or label it cannot write.
+pub fn text(facts: Facts, snapshot: Snapshot) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("softdpu");
+    registry.register_collector(Box::new(Scrape { facts, snapshot }));
+    let mut out = String::with_capacity(8 << 10);
+    encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+/// One scrape.
+#[derive(Debug)]
+struct Scrape {
+    facts: Facts,
+    snapshot: Snapshot,
+}
+
+/// One series: its labels and its value.
+type Series<'a> = (Vec<(&'static str, &'a str)>, u64);
+
+fn counters<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: impl IntoIterator<Item = Series<'a>>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in series {
+        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn gauges<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: impl IntoIterator<Item = Series<'a>>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in series {
+        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let e = &mut encoder;
+        let s = &self.snapshot;
+        let facts = &self.facts;
+        let info = vec![("version", facts.version.as_str()), ("instance_name", facts.instance.as_str())];
+        gauges(e, "build", "Version and instance; the value is always 1.", [(info, 1)])?;
+        let mut uptime = e.encode_descriptor("uptime_seconds", "Seconds since the start.", None, MetricType::Gauge)?;
+        uptime.encode_gauge(&facts.uptime_s)?;
+        ports(e, s)?;
+        let rules = |f: fn(&super::snapshot::RuleTraffic) -> u64| {
+            s.rules.iter().map(move |r| (vec![("rule", r.name.as_str())], f(r)))
+        };
+        counters(e, "rule_packets", "Packets of flows that a rule decided.", rules(|r| r.packets))?;
+        counters(e, "rule_bytes", "Bytes of flows that a rule decided.", rules(|r| r.bytes))?;
+        tunnels(e, s)?;
+        let classes = |f: fn(&super::snapshot::ClassTraffic) -> u64| {
+            s.classes.iter().map(move |c| (vec![("class", c.name.as_str())], f(c)))
+        };
+        counters(e, "class_flows", "Flows recognised as a class.", classes(|c| c.flows))?;
+        counters(e, "class_packets", "Packets of flows of a class.", classes(|c| c.packets))?;
+        counters(e, "class_bytes", "Bytes of flows of a class.", classes(|c| c.bytes))?;
+        let drops = s.drops.iter().map(|d| (vec![("reason", d.reason.as_str())], d.packets));
+        counters(e, "drop_packets", "Packets dropped, by reason.", drops)?;
+        let escaped = "Bytes sent in clear although a rule encrypts their flow. Stays zero.";
+        let total = ConstCounter::new(s.escaped_bytes);
+        total.encode(e.encode_descriptor("escaped_bytes", escaped, None, MetricType::Counter)?)?;
+        workers(e, s)
+    }
+}
+
+fn ports(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
+    let port = |f: fn(&super::snapshot::PortTraffic) -> u64| {
+        s.ports.iter().map(move |p| (vec![("port", p.name.as_str())], f(p)))
+    };
+    counters(e, "port_rx_packets", "Packets received on a port.", port(|p| p.rx.packets))?;
+    counters(e, "port_rx_bytes", "Bytes received on a port, Ethernet header included.", port(|p| p.rx.bytes))?;
+    counters(e, "port_tx_packets", "Packets sent on a port.", port(|p| p.tx.packets))?;
+    counters(e, "port_tx_bytes", "Bytes sent on a port, Ethernet header included.", port(|p| p.tx.bytes))
+}
+
+fn tunnels(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
+    let tunnel =
+        |f: fn(&TunnelTraffic) -> u64| s.tunnels.iter().map(move |t| (vec![("tunnel", t.name.as_str())], f(t)));
+    counters(e, "tunnel_sealed_packets", "Packets encrypted.", tunnel(|t| t.sealed.packets))?;
+    counters(e, "tunnel_sealed_bytes", "Inner bytes encrypted.", tunnel(|t| t.sealed.bytes))?;
+    counters(e, "tunnel_opened_packets", "Packets decrypted.", tunnel(|t| t.opened.packets))?;
+    counters(e, "tunnel_opened_bytes", "Inner bytes decrypted.", tunnel(|t| t.opened.bytes))?;
+    counters(e, "tunnel_replayed_packets", "Packets the replay window refused.", tunnel(|t| t.replayed))?;
+    counters(e, "tunnel_forged_packets", "Packets that failed authentication.", tunnel(|t| t.forged))?;
+    counters(e, "tunnel_compress_in_bytes", "Bytes before compression.", tunnel(|t| t.compress_in_bytes))?;
+    counters(e, "tunnel_compress_out_bytes", "Bytes after compression.", tunnel(|t| t.compress_out_bytes))?;
+    counters(e, "tunnel_compressed_packets", "Packets sent compressed.", tunnel(|t| t.compressed))?;
+    counters(e, "tunnel_left_alone_packets", "Packets that would not shrink.", tunnel(|t| t.left_alone))?;
+    counters(e, "tunnel_expanded_packets", "Packets received compressed.", tunnel(|t| t.expanded))
+}
+
+fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
+    let ids: Vec<String> = s.workers.iter().map(|w| w.worker.to_string()).collect();
+    let worker = |f: fn(&super::snapshot::WorkerLoop) -> u64| {
+        s.workers.iter().zip(&ids).map(move |(w, id)| (vec![("worker", id.as_str())], f(w)))
+    };
+    counters(e, "worker_batches", "Batches that had packets.", worker(|w| w.batches))?;
+    counters(e, "worker_packets", "Packets that walked the graph.", worker(|w| w.packets))?;
+    counters(e, "worker_idle_rounds", "Rounds that found nothing.", worker(|w| w.idle))?;
+    counters(e, "worker_polls", "Times the worker slept.", worker(|w| w.polls))?;
+    gauges(e, "worker_flows", "Flows in the table.", worker(|w| w.flows))?;
+    let places: [(&'static str, fn(&super::snapshot::Frames) -> u64); 4] =
+        [("free", |f| f.free), ("fill", |f| f.fill), ("tx", |f| f.tx), ("graph", |f| f.graph)];
+    let series =
+        s.workers.iter().zip(&ids).flat_map(|(w, id)| {
+            places.map(|(place, f)| (vec![("worker", id.as_str()), ("place", place)], f(&w.frames)))
+        });
+    gauges(e, "worker_frames", "Frames of the UMEM, by where they are.", series)?;
+    gauges(e, "worker_frames_all", "Frames of the UMEM.", worker(|w| w.frames.total))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::telemetry::snapshot::tests::two_workers;
+
+    /// Sample name with labels to value, by the line grammar of the format.
+    fn parse(text: &str) -> BTreeMap<String, f64> {
+        let mut out = BTreeMap::new();
+        assert!(text.ends_with("# EOF\n"));
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(out.insert(name.to_owned(), value.parse().unwrap()).is_none(), "twice: {name}");
+        }
+        out
+    }
+
+    #[test]
+    fn the_values_are_those_of_the_snapshot() {
+        let facts = Facts { version: "1".into(), instance: "edge\"a".into(), uptime_s: 1.5 };
+        let text = text(facts, two_workers()).unwrap();
+        let samples = parse(&text);
+        let at = |name: &str| *samples.get(name).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        assert_eq!(at("softdpu_port_rx_packets_total{port=\"apps\"}"), 30.0);
+        assert_eq!(at("softdpu_port_tx_bytes_total{port=\"uplink\"}"), 2700.0);
+        assert_eq!(at("softdpu_drop_packets_total{reason=\"no_route\"}"), 2.0);
+        assert_eq!(at("softdpu_drop_packets_total{reason=\"parse_short\"}"), 0.0);
+        assert_eq!(at("softdpu_tunnel_sealed_packets_total{tunnel=\"to-b\"}"), 27.0);
+        assert_eq!(at("softdpu_tunnel_compress_out_bytes_total{tunnel=\"to-b\"}"), 600.0);
+        assert_eq!(at("softdpu_class_flows_total{class=\"http\"}"), 3.0);
+        assert_eq!(at("softdpu_worker_frames{worker=\"1\",place=\"free\"}"), 64.0);
+        assert_eq!(at("softdpu_escaped_bytes_total"), 0.0);
+        assert_eq!(at("softdpu_uptime_seconds"), 1.5);
+        assert!(text.contains("instance_name=\"edge\\\"a\""), "labels are escaped");
+    }
+
+    /// Renaming one of these breaks somebody's dashboard.
+    #[test]
+    fn the_names_are_stable() {
+        let text = text(Facts::default(), two_workers()).unwrap();
+        let names: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        #[rustfmt::skip]
+        assert_eq!(names, [
+            "softdpu_build", "softdpu_uptime_seconds",
+            "softdpu_port_rx_packets", "softdpu_port_rx_bytes", "softdpu_port_tx_packets", "softdpu_port_tx_bytes",
+            "softdpu_rule_packets", "softdpu_rule_bytes",
+            "softdpu_tunnel_sealed_packets", "softdpu_tunnel_sealed_bytes", "softdpu_tunnel_opened_packets",
+            "softdpu_tunnel_opened_bytes", "softdpu_tunnel_replayed_packets", "softdpu_tunnel_forged_packets",
+            "softdpu_tunnel_compress_in_bytes", "softdpu_tunnel_compress_out_bytes", "softdpu_tunnel_compressed_packets",
+            "softdpu_tunnel_left_alone_packets", "softdpu_tunnel_expanded_packets",
+            "softdpu_class_flows", "softdpu_class_packets", "softdpu_class_bytes",
+            "softdpu_drop_packets", "softdpu_escaped_bytes",
+            "softdpu_worker_batches", "softdpu_worker_packets", "softdpu_worker_idle_rounds", "softdpu_worker_polls",
+            "softdpu_worker_flows", "softdpu_worker_frames", "softdpu_worker_frames_all",
+        ]);
+        for name in names {
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The counters of all workers at one time, summed, in a form that is serialised and compared.
+
+use serde::{Deserialize, Serialize};
+
+use super::counters::{FrameCounters, Names, Traffic as TrafficCounters, WorkerCounters};
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl Traffic {
+    fn take(&mut self, from: &TrafficCounters) {
+        self.packets += from.packets.get();
+        self.bytes += from.bytes.get();
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortTraffic {
+    pub name: String,
+    /// Whole Ethernet frames without FCS.
+    pub rx: Traffic,
+    pub tx: Traffic,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleTraffic {
+    pub name: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelTraffic {
+    pub name: String,
+    /// Inner packets sent.
+    pub sealed: Traffic,
+    /// Inner packets received.
+    pub opened: Traffic,
+    pub replayed: u64,
+    pub forged: u64,
+    pub compress_in_bytes: u64,
+    pub compress_out_bytes: u64,
+    pub compressed: u64,
+    pub left_alone: u64,
+    pub expanded: u64,
+}
+
+impl TunnelTraffic {
+    /// Bytes before compression for each byte after it; `None` when nothing was offered.
+    pub fn ratio(&self) -> Option<f64> {
+        (self.compress_out_bytes > 0).then(|| self.compress_in_bytes as f64 / self.compress_out_bytes as f64)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassTraffic {
+    pub name: String,
+    pub flows: u64,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropTraffic {
+    pub reason: String,
+    pub packets: u64,
+}
+
+/// Where frames are. `free + fill + tx + graph` equals `total` when no frame is lost; read while workers run, a few may be
+/// between two places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frames {
+    pub total: u64,
+    pub free: u64,
+    pub fill: u64,
+    pub tx: u64,
+    pub graph: u64,
+}
+
+impl Frames {
+    fn take(&mut self, from: &FrameCounters) {
+        self.total += from.total.get();
+        self.free += from.free.get();
+        self.fill += from.fill.get();
+        self.tx += from.tx.get();
+        self.graph += from.graph.get();
+    }
+}
+
+/// What a worker did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerLoop {
+    pub worker: usize,
+    pub batches: u64,
+    pub packets: u64,
+    pub idle: u64,
+    pub polls: u64,
+    /// Flows in its table now.
+    pub flows: u64,
+    pub frames: Frames,
+}
+
+/// All counters at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub ports: Vec<PortTraffic>,
+    pub rules: Vec<RuleTraffic>,
+    pub tunnels: Vec<TunnelTraffic>,
+    pub classes: Vec<ClassTraffic>,
+    pub drops: Vec<DropTraffic>,
+    pub workers: Vec<WorkerLoop>,
+    /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
+    pub escaped_bytes: u64,
+}
+
+impl Snapshot {
+    /// Sums over `workers`, all made for `names`.
+    pub fn take<'a>(names: &Names, workers: impl IntoIterator<Item = &'a WorkerCounters>) -> Self {
+        let named = |list: &[String]| list.to_vec();
+        let mut all = Self {
+            ports: named(&names.ports).into_iter().map(|name| PortTraffic { name, ..Default::default() }).collect(),
+            rules: named(&names.rules).into_iter().map(|name| RuleTraffic { name, ..Default::default() }).collect(),
+            tunnels: named(&names.tunnels)
+                .into_iter()
+                .map(|name| TunnelTraffic { name, ..Default::default() })
+                .collect(),
+            classes: names
+                .classes
+                .iter()
+                .map(|name| ClassTraffic { name: (*name).to_owned(), ..Default::default() })
+                .collect(),
+            drops: names
+                .reasons
+                .iter()
+                .map(|reason| DropTraffic { reason: (*reason).to_owned(), packets: 0 })
+                .collect(),
+            ..Self::default()
+        };
+        for (worker, counters) in workers.into_iter().enumerate() {
+            all.add(worker, counters);
+        }
+        all
+    }
+
+    fn add(&mut self, worker: usize, from: &WorkerCounters) {
+        for (sum, port) in self.ports.iter_mut().zip(from.ports.iter()) {
+            sum.rx.take(&port.rx);
+            sum.tx.take(&port.tx);
+        }
+        for (sum, rule) in self.rules.iter_mut().zip(from.rules.iter()) {
+            sum.packets += rule.packets.get();
+            sum.bytes += rule.bytes.get();
+        }
+        for (sum, tunnel) in self.tunnels.iter_mut().zip(from.tunnels.iter()) {
+            sum.sealed.take(&tunnel.sealed);
+            sum.opened.take(&tunnel.opened);
+            sum.replayed += tunnel.replayed.get();
+            sum.forged += tunnel.forged.get();
+            sum.compress_in_bytes += tunnel.compress_in_bytes.get();
+            sum.compress_out_bytes += tunnel.compress_out_bytes.get();
+            sum.compressed += tunnel.compressed.get();
+            sum.left_alone += tunnel.left_alone.get();
+            sum.expanded += tunnel.expanded.get();
+        }
+        for (sum, class) in self.classes.iter_mut().zip(from.classes.iter()) {
+            sum.flows += class.flows.get();
+            sum.packets += class.packets.get();
+            sum.bytes += class.bytes.get();
+        }
+        for (sum, drops) in self.drops.iter_mut().zip(from.drops.iter()) {
+            sum.packets += drops.get();
+        }
+        let mut frames = Frames::default();
+        frames.take(&from.frames);
+        self.escaped_bytes += from.escaped_bytes.get();
+        self.workers.push(WorkerLoop {
+            worker,
+            batches: from.work.batches.get(),
+            packets: from.work.packets.get(),
+            idle: from.work.idle.get(),
+            polls: from.work.polls.get(),
+            flows: from.flows.get(),
+            frames,
+        });
+    }
+
+    /// Packets dropped, whatever the reason.
+    pub fn dropped(&self) -> u64 {
+        self.drops.iter().map(|d| d.packets).sum()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use super::*;
+
+    pub(crate) fn two_workers() -> Snapshot {
+        let names = Arc::new(Names {
+            ports: vec!["apps".into(), "uplink".into()],
+            rules: vec!["protect".into()],
+            tunnels: vec!["to-b".into()],
+            reasons: &["parse_short", "no_route"],
+            classes: &["unknown", "http"],
+        });
+        let workers = [WorkerCounters::new(names.clone()), WorkerCounters::new(names.clone())];
+        for (i, w) in workers.iter().enumerate() {
+            let n = i as u64 + 1;
+            w.ports[0].rx.add(10 * n, 1000 * n);
+            w.ports[1].tx.add(9 * n, 900 * n);
+            w.rules[0].add(9 * n, 800 * n);
+            w.tunnels[0].sealed.add(9 * n, 800 * n);
+            w.tunnels[0].compress_in_bytes.add(600 * n);
+            w.tunnels[0].compress_out_bytes.add(200 * n);
+            w.tunnels[0].replayed.add(n);
+            w.classes[1].flows.add(n);
+            w.drop_packet(1);
+            w.work.batches.add(n);
+            w.flows.set(n);
+            w.frames.total.set(64);
+            w.frames.free.set(64);
+        }
+        Snapshot::take(&names, &workers)
+    }
+
+    #[test]
+    fn a_snapshot_sums_over_workers() {
+        let s = two_workers();
+        assert_eq!(s.ports[0].rx, Traffic { packets: 30, bytes: 3000 });
+        assert_eq!(s.ports[0].tx, Traffic::default());
+        assert_eq!(s.ports[1].tx, Traffic { packets: 27, bytes: 2700 });
+        assert_eq!((s.rules[0].packets, s.rules[0].bytes), (27, 2400));
+        assert_eq!(s.tunnels[0].ratio(), Some(3.0));
+        assert_eq!((s.tunnels[0].replayed, s.classes[1].flows), (3, 3));
+        assert_eq!((s.drops[0].packets, s.drops[1].packets, s.dropped()), (0, 2, 2));
+        assert_eq!(s.workers.len(), 2);
+        assert_eq!((s.workers[1].batches, s.workers[1].flows, s.workers[1].frames.free), (2, 2, 64));
+    }
+
+    #[test]
+    fn a_snapshot_survives_json() {
+        let s = two_workers();
+        let text = serde_json::to_string(&s).unwrap();
+        assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), s);
+    }
+}

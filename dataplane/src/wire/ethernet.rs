@@ -1,0 +1,51 @@
+//! The Ethernet header (IEEE 802.3) and the 802.1Q tag behind it.
+
+use softdpu_ebpf_common::walk::L3;
+
+pub const HEADER: usize = 14;
+pub const TAG: usize = 4;
+pub const TYPE_IPV4: u16 = 0x0800;
+pub const TYPE_IPV6: u16 = 0x86dd;
+pub const TYPE_VLAN: u16 = 0x8100;
+
+/// A 48-bit MAC address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// The group bit (IEEE 802.3 §3.2.3): multicast and broadcast.
+    pub fn is_group(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::fmt::Debug for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// The header that packets to one neighbour get, made once and copied per packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Addresses {
+    pub dst: Mac,
+    pub src: Mac,
+}
+
+/// Writes the 14 bytes in front of an IP packet. `header` must be [`HEADER`] bytes.
+#[inline]
+pub fn write(header: &mut [u8], addresses: &Addresses, l3: L3) {
+    header[..6].copy_from_slice(&addresses.dst.0);
+    header[6..12].copy_from_slice(&addresses.src.0);
+    let ethertype = if l3 == L3::V6 { TYPE_IPV6 } else { TYPE_IPV4 };
+    header[12..14].copy_from_slice(&ethertype.to_be_bytes());
+}

@@ -1,0 +1,114 @@
+//! Puts a worker together from a plan: the part that every way of running one (on interfaces, on captures, in memory) shares.
+
+use super::neighbours::Asks;
+use super::turn::{Parts, Question, Shared, Worker, WorkerPort};
+use crate::config::policy::{self, Policy, PortKind};
+use crate::flow::{FlowConfig, FlowTable, Seed, Tick, Timeouts};
+use crate::graph::DropReason;
+use crate::host::fib::{Fib, Link};
+use crate::host::watch::AskQueue;
+use crate::io::pool::FramePool;
+use crate::l7::{Class, Inspector, L7Config};
+use crate::plan::{self, Inbound, Plan};
+use crate::telemetry::counters::{Names, WorkerCounters};
+use crate::wire::ethernet::Mac;
+use anyhow::Result;
+use arc_swap::ArcSwap;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Questions that may wait for a worker.
+const QUESTIONS: usize = 16;
+
+/// A plan with its keys, and what is made once for all workers.
+pub struct Blueprint {
+    pub policy: Policy,
+    pub shared: Shared,
+    pub inbound: Vec<Inbound>,
+    pub asks: Arc<AskQueue>,
+    pub names: Arc<Names>,
+    pub l7: L7Config,
+}
+
+impl Blueprint {
+    /// # Errors
+    /// What [`plan::build`] finds wrong with keys.
+    pub fn new(policy: Policy, fib: Fib, checksums: impl Fn(usize, &policy::Port) -> bool) -> Result<Self> {
+        let (mut plan, inbound) = plan::build(&policy, 1)?;
+        for (at, (port, of_policy)) in plan.ports.iter_mut().zip(&policy.ports).enumerate() {
+            port.finish_checksums = match of_policy.checksum {
+                policy::Checksum::Finish => true,
+                policy::Checksum::Trust => false,
+                policy::Checksum::Auto => checksums(at, of_policy),
+            };
+        }
+        let names = names(&plan);
+        let shared = Shared {
+            plan: Arc::new(ArcSwap::from_pointee(plan)),
+            fib: Arc::new(ArcSwap::from_pointee(fib)),
+            stop: Arc::new(AtomicBool::new(false)),
+        };
+        Ok(Self { policy, shared, inbound, asks: AskQueue::new(), names, l7: L7Config::default() })
+    }
+
+    /// A worker over these ports, and the way to ask it things.
+    ///
+    /// # Errors
+    /// Two tunnels with one inbound SPI.
+    pub fn worker(&self, pool: FramePool, ports: Vec<WorkerPort>, now: u64) -> Result<(Worker, Sender<Question>)> {
+        let (ask, questions): (_, Receiver<Question>) = bounded(QUESTIONS);
+        let flows = FlowConfig {
+            capacity: u32::try_from(self.policy.flows.capacity).unwrap_or(u32::MAX),
+            timeouts: timeouts(&self.policy.flows.timeouts),
+        };
+        let worker = Worker::new(Parts {
+            shared: self.shared.clone(),
+            pool,
+            ports,
+            flows: FlowTable::new(&flows, Seed::random(), Tick::from_nanos(now)),
+            inspector: Inspector::new(&self.l7),
+            sadb: plan::sadb(&self.shared.plan.load(), &self.inbound)?,
+            counters: Arc::new(WorkerCounters::new(self.names.clone())),
+            neighbours: Asks::new(self.asks.clone()),
+            questions,
+            batch_size: self.policy.workers.batch,
+        });
+        Ok((worker, ask))
+    }
+}
+
+fn names(plan: &Plan) -> Arc<Names> {
+    Arc::new(Names {
+        ports: plan.ports.iter().map(|port| port.name.clone()).collect(),
+        rules: plan.rules.iter().map(|rule| rule.name.clone()).collect(),
+        tunnels: plan.tunnels.iter().map(|tunnel| tunnel.name.clone()).collect(),
+        reasons: DropReason::CODES,
+        classes: Class::NAMES,
+    })
+}
+
+fn timeouts(t: &policy::Timeouts) -> Timeouts {
+    Timeouts::new(t.tcp_opening, t.tcp_established, t.tcp_closing, t.udp, t.other)
+}
+
+/// The forwarding table of a run without a kernel: every port is a link without neighbours, and of two ports each leads to
+/// the other.
+pub fn wire_fib(policy: &Policy) -> Fib {
+    let links = policy.ports.iter().enumerate().map(|(at, port)| {
+        let mtu = match &port.kind {
+            PortKind::Pcap { mtu, .. } | PortKind::Loopback { mtu, .. } => *mtu,
+            PortKind::Xdp(_) => 1500,
+        };
+        Link {
+            mac: Mac([2, 0, 0, 0, 0, at as u8 + 1]),
+            mtu: mtu.min(u32::from(u16::MAX)) as u16,
+            up: true,
+            neighbourless: true,
+            ..Link::default()
+        }
+    });
+    let mut fib = Fib::new(1, links.collect()).with_cross_connect();
+    fib.add_neighbourless();
+    fib
+}

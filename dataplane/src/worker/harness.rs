@@ -1,0 +1,106 @@
+//! A worker in memory: loopback ports, no kernel, time by hand. What tests, fuzzers and benches run the whole graph with.
+
+use super::build::{Blueprint, wire_fib};
+use super::turn::{Shared, Worker, WorkerPort};
+use crate::config::policy::Policy;
+use crate::graph::DropReason;
+use crate::host::fib::Fib;
+use crate::io::loopback::{LoopbackPort, Wire};
+use crate::io::pool::FramePool;
+use crate::io::port::PortIo;
+use crate::io::umem::Umem;
+use anyhow::Result;
+use std::sync::Arc;
+
+/// Packets that a port's wire holds in each direction.
+const WIRE: usize = 4096;
+
+pub struct Harness {
+    pub worker: Worker,
+    pub shared: Shared,
+    /// Per port: the far ends, into the worker and out of it.
+    wires: Vec<(Wire, Wire)>,
+    /// Monotonic nanoseconds; tests move it.
+    pub now: u64,
+}
+
+impl Harness {
+    /// A worker over one in-memory port per port of the policy, whatever their kind. With two ports each leads to the other.
+    ///
+    /// # Errors
+    /// Keys that cannot be read.
+    pub fn new(policy: Policy) -> Result<Self> {
+        let fib = wire_fib(&policy);
+        Self::with_fib(policy, fib)
+    }
+
+    /// The same with a forwarding table of one's own.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_fib(policy: Policy, fib: Fib) -> Result<Self> {
+        let blueprint = Blueprint::new(policy, fib, |_, _| true)?;
+        let pool = FramePool::new(Umem::heap(blueprint.policy.workers.frames.max(256), 4096)?);
+        let mut ports = Vec::new();
+        let mut wires = Vec::new();
+        for id in 0..blueprint.policy.ports.len() {
+            let (inward, outward) = (Wire::new(WIRE), Wire::new(WIRE));
+            let io = PortIo::Loopback(LoopbackPort::new(inward.clone(), outward.clone()));
+            ports.push(WorkerPort { id: id as u8, io });
+            wires.push((inward, outward));
+        }
+        let now = 2_000_000_000;
+        let (worker, _questions) = blueprint.worker(pool, ports, now)?;
+        Ok(Self { worker, shared: blueprint.shared, wires, now })
+    }
+
+    /// Puts a frame on a port's wire. `false` where the wire is full.
+    pub fn send(&self, port: usize, frame: &[u8]) -> bool {
+        self.wires[port].0.push(frame)
+    }
+
+    /// Takes a frame that left by a port.
+    pub fn receive(&self, port: usize) -> Option<Vec<u8>> {
+        self.wires[port].1.take()
+    }
+
+    /// Turns until nothing comes in any more.
+    pub fn settle(&mut self) {
+        self.now += 1000;
+        while self.worker.turn(self.now) > 0 {}
+    }
+
+    /// Lets time pass, one housekeeping after the other.
+    pub fn wait(&mut self, nanoseconds: u64) {
+        let until = self.now + nanoseconds;
+        while self.now < until {
+            self.now += 10_000_000;
+            self.worker.turn(self.now);
+        }
+    }
+
+    /// One frame in by `port`, and whatever left by the other ports, in order.
+    pub fn pass(&mut self, port: usize, frame: &[u8]) -> Vec<(usize, Vec<u8>)> {
+        assert!(self.send(port, frame), "the wire is full");
+        self.settle();
+        (0..self.wires.len())
+            .flat_map(|p| {
+                std::iter::from_fn(move || Some(p)).map_while(|p| Some((p, self.receive(p)?))).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.worker.counters.drops[reason as usize].get()
+    }
+
+    pub fn set_fib(&self, fib: Fib) {
+        self.shared.fib.store(Arc::new(fib));
+    }
+
+    /// Fails where a frame is missing.
+    pub fn assert_no_leak(&mut self) {
+        self.worker.finish();
+        self.worker.pool.assert_no_leak();
+    }
+}

@@ -1,0 +1,296 @@
+//! One turn of the worker's loop: receive from each port, walk the graph, send, and the housekeeping between batches.
+
+use super::clock;
+use super::idle::Idler;
+use super::neighbours::Asks;
+use crate::crypto::sadb::Sadb;
+use crate::flow::{FlowTable, Tick};
+use crate::graph::context::{Budget, MAX_HELD, TunnelHop};
+use crate::graph::packet::MAX_BATCH;
+use crate::graph::{Batch, Cx, DropReason, Graph, Meta, Packet};
+use crate::host::fib::{Fib, Hop, PortId};
+use crate::io::frame::Frame;
+use crate::io::pool::FramePool;
+use crate::io::port::PortIo;
+use crate::l7::Inspector;
+use crate::plan::Plan;
+use crate::plan::rules::ip;
+use crate::telemetry::counters::WorkerCounters;
+use arc_swap::{ArcSwap, Cache};
+use crossbeam::channel::Receiver;
+use softdpu_ebpf_common::walk::Headers;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Housekeeping happens this often (nanoseconds): flow timers tick in hundredths of a second.
+const HOUSEKEEPING: u64 = 10_000_000;
+/// Flows looked at per housekeeping: bounds what ageing may add to one batch's latency.
+const AGE_BUDGET: usize = 256;
+/// A packet waits this long (nanoseconds) for its next hop's link address.
+const PATIENCE: u64 = 1_500_000_000;
+
+/// What the control side gives all workers.
+#[derive(Clone)]
+pub struct Shared {
+    pub plan: Arc<ArcSwap<Plan>>,
+    pub fib: Arc<ArcSwap<Fib>>,
+    pub stop: Arc<AtomicBool>,
+}
+
+/// A question to the worker, answered between two batches.
+pub type Question = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// One worker. Built by the control side, then moved to its thread.
+pub struct Worker {
+    pub pool: FramePool,
+    pub ports: Vec<WorkerPort>,
+    pub flows: FlowTable,
+    pub inspector: Inspector,
+    pub sadb: Sadb,
+    pub counters: Arc<WorkerCounters>,
+    graph: Graph,
+    batch: Batch,
+    batch_size: usize,
+    received: Vec<Frame>,
+    tx: Vec<Vec<Frame>>,
+    held: Vec<Packet>,
+    held_since: u64,
+    held_generation: u32,
+    tunnel_hops: Vec<TunnelHop>,
+    neighbours: Asks,
+    icmp_budget: Budget,
+    scratch: Box<[u8]>,
+    plan: Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>,
+    fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
+    stop: Arc<AtomicBool>,
+    questions: Receiver<Question>,
+    next_housekeeping: u64,
+}
+
+/// One queue of one port.
+pub struct WorkerPort {
+    /// Index of the port in the plan.
+    pub id: PortId,
+    pub io: PortIo,
+}
+
+/// What a worker is made of.
+pub struct Parts {
+    pub shared: Shared,
+    pub pool: FramePool,
+    pub ports: Vec<WorkerPort>,
+    pub flows: FlowTable,
+    pub inspector: Inspector,
+    pub sadb: Sadb,
+    pub counters: Arc<WorkerCounters>,
+    pub neighbours: Asks,
+    pub questions: Receiver<Question>,
+    pub batch_size: usize,
+}
+
+impl Worker {
+    pub fn new(parts: Parts) -> Self {
+        let mut plan = Cache::new(parts.shared.plan);
+        let (ports, tunnels) = {
+            let plan: &Arc<Plan> = plan.load();
+            (plan.ports.len(), plan.tunnels.len())
+        };
+        Self {
+            pool: parts.pool,
+            ports: parts.ports,
+            flows: parts.flows,
+            inspector: parts.inspector,
+            sadb: parts.sadb,
+            counters: parts.counters,
+            graph: Graph::default(),
+            batch: Batch::new(),
+            batch_size: parts.batch_size.clamp(1, MAX_BATCH),
+            received: Vec::with_capacity(MAX_BATCH),
+            tx: (0..ports).map(|_| Vec::with_capacity(4 * MAX_BATCH)).collect(),
+            held: Vec::with_capacity(MAX_HELD),
+            held_since: 0,
+            held_generation: 0,
+            tunnel_hops: vec![TunnelHop::default(); tunnels],
+            neighbours: parts.neighbours,
+            icmp_budget: Budget::new(),
+            scratch: vec![0; 66_560].into_boxed_slice(),
+            plan,
+            fib: Cache::new(parts.shared.fib),
+            stop: parts.shared.stop,
+            questions: parts.questions,
+            next_housekeeping: 0,
+        }
+    }
+
+    /// Runs until told to stop. Frames still held are freed and counted.
+    pub fn run(&mut self, idler: &mut Idler) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let packets = self.turn(clock::now());
+            if idler.tired(packets) && !self.sending() {
+                self.counters.work.polls.inc();
+                self.publish();
+                idler.sleep(if self.held.is_empty() { i32::MAX } else { 50 });
+            }
+        }
+        self.finish();
+    }
+
+    /// One turn: every port once. Returns how many packets came in.
+    pub fn turn(&mut self, now: u64) -> usize {
+        let mut packets = 0;
+        for at in 0..self.ports.len() {
+            self.ports[at].io.reap(&mut self.pool);
+            let max = self.batch_size;
+            let got = self.ports[at].io.rx_burst(&mut self.pool, &mut self.received, max);
+            if got > 0 {
+                packets += got;
+                self.walk(at, now);
+                self.send();
+            }
+        }
+        while let Ok(question) = self.questions.try_recv() {
+            question(self);
+        }
+        if now >= self.next_housekeeping {
+            self.next_housekeeping = now + HOUSEKEEPING;
+            self.housekeeping(now);
+        }
+        packets
+    }
+
+    fn walk(&mut self, at: usize, now: u64) {
+        let port = self.ports[at].id;
+        for frame in self.received.drain(..) {
+            self.batch.packets.push(Packet { frame, headers: Headers::default(), meta: Meta::new(port) });
+        }
+        self.counters.work.batches.inc();
+        self.counters.work.packets.add(self.batch.len() as u64);
+        self.on_graph(now, |graph, cx, batch| graph.run(cx, batch));
+    }
+
+    fn on_graph(&mut self, now: u64, walk: impl FnOnce(&mut Graph, &mut Cx<'_>, &mut Batch)) {
+        let mut cx = Cx {
+            now,
+            plan: self.plan.load(),
+            fib: self.fib.load(),
+            pool: &mut self.pool,
+            flows: &mut self.flows,
+            inspector: &mut self.inspector,
+            sadb: &mut self.sadb,
+            tunnel_hops: &mut self.tunnel_hops,
+            tx: &mut self.tx,
+            held: &mut self.held,
+            neighbours: &mut self.neighbours,
+            icmp_budget: &mut self.icmp_budget,
+            scratch: &mut self.scratch,
+            counters: &self.counters,
+        };
+        walk(&mut self.graph, &mut cx, &mut self.batch);
+        if self.held_since == 0 && !self.held.is_empty() {
+            self.held_since = now;
+            self.held_generation = self.fib.load().generation();
+        }
+    }
+
+    /// Hands each port its frames, with one kick for all of them. What a full ring does not take is dropped: the link is
+    /// slower than its senders, and waiting would only move the loss into the receive ring.
+    fn send(&mut self) {
+        for port in &mut self.ports {
+            let lost = port.io.send(&mut self.pool, &mut self.tx[usize::from(port.id)]);
+            for _ in 0..lost {
+                self.counters.drop_packet(DropReason::TxFull as usize);
+            }
+        }
+        // A port of which this worker has no queue (fewer queues than workers) cannot be sent from.
+        for frames in &mut self.tx {
+            for frame in frames.drain(..) {
+                self.counters.drop_packet(DropReason::NoPort as usize);
+                self.pool.free(frame);
+            }
+        }
+    }
+
+    fn sending(&mut self) -> bool {
+        let mut sending = false;
+        for port in &mut self.ports {
+            port.io.flush(&mut self.pool);
+            sending |= port.io.unsent();
+        }
+        sending
+    }
+
+    fn housekeeping(&mut self, now: u64) {
+        let inspector = &mut self.inspector;
+        self.flows.expire(Tick::from_nanos(now), AGE_BUDGET, |_, ended| inspector.release(ended));
+        if !self.held.is_empty() {
+            self.retry_held(now);
+        }
+        self.publish();
+    }
+
+    /// Copies the ports' and the pool's own counts to where other threads may read them.
+    pub fn publish(&self) {
+        self.counters.flows.set(self.flows.len() as u64);
+        for (at, counters) in self.counters.ports.iter().enumerate() {
+            let stats = || self.ports.iter().filter(|port| usize::from(port.id) == at).map(|port| port.io.stats());
+            counters.rx.packets.set(stats().map(|s| s.rx_packets).sum());
+            counters.rx.bytes.set(stats().map(|s| s.rx_bytes).sum());
+            counters.tx.packets.set(stats().map(|s| s.tx_packets).sum());
+            counters.tx.bytes.set(stats().map(|s| s.tx_bytes).sum());
+        }
+        let frames = &self.counters.frames;
+        let (fill, tx) = self.pool.lent();
+        frames.total.set(u64::from(self.pool.total()));
+        frames.free.set(self.pool.available() as u64);
+        frames.fill.set(u64::from(fill));
+        frames.tx.set(u64::from(tx));
+        frames.graph.set(u64::from(self.pool.out()));
+    }
+
+    /// Packets that wait for a link address go on when the forwarding table has changed, or are given up.
+    fn retry_held(&mut self, now: u64) {
+        let changed = self.fib.load().generation() != self.held_generation;
+        let too_late = now > self.held_since + PATIENCE;
+        if too_late {
+            for packet in self.held.drain(..) {
+                self.counters.drop_packet(DropReason::NeighbourUnresolved as usize);
+                self.pool.free(packet.frame);
+            }
+            self.held_since = 0;
+        } else if changed {
+            let since = std::mem::take(&mut self.held_since);
+            self.batch.packets.append(&mut self.held);
+            self.on_graph(now, |graph, cx, batch| graph.resume(cx, batch));
+            self.send();
+            if !self.held.is_empty() {
+                self.held_since = since;
+            }
+        } else {
+            self.ask_again(now);
+        }
+    }
+
+    fn ask_again(&mut self, now: u64) {
+        let plan: &Arc<Plan> = self.plan.load();
+        let fib: &Arc<Fib> = self.fib.load();
+        for packet in &self.held {
+            let dst = match plan.tunnels.get(usize::from(packet.meta.tunnel_out)) {
+                Some(tunnel) => tunnel.remote,
+                None => ip(packet.headers.l3, &packet.headers.dst),
+            };
+            if let (Hop::Unresolved { port }, Some(address)) =
+                (fib.look_up(dst, packet.meta.port_in), fib.next_address(dst, packet.meta.port_in))
+            {
+                self.neighbours.ask(port, address, now);
+            }
+        }
+    }
+
+    /// Gives back every frame the worker itself still has; the ports keep theirs until they are closed.
+    pub fn finish(&mut self) {
+        for packet in self.held.drain(..) {
+            self.counters.drop_packet(DropReason::Shutdown as usize);
+            self.pool.free(packet.frame);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `softdpu classify` against what a mature classifier says of 140 real captures.
+//!
+//! The captures are not part of the repository: they are taken from `SOFTDPU_CAPTURES`, or from `shared/captures` beside
+//! the checkout. Where there are none, the test says so and passes.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use softdpu::cli::classify::{FlowRow, classify_file};
+
+struct Label {
+    file: String,
+    l4: String,
+    ends: [String; 2],
+    protocol: String,
+    host: String,
+    sure: bool,
+}
+
+fn folder() -> Option<PathBuf> {
+    let named = std::env::var_os("SOFTDPU_CAPTURES").map(PathBuf::from);
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures");
+    named.or(Some(beside)).filter(|p| p.join("labels.csv").is_file())
+}
+
+fn labels(folder: &Path) -> Vec<Label> {
+    let text = std::fs::read_to_string(folder.join("labels.csv")).unwrap();
+    let row = |line: &str| {
+        let f: Vec<&str> = line.trim_end().split(',').collect();
+        Label {
+            file: f[0].to_owned(),
+            l4: f[1].to_owned(),
+            ends: [f[2].to_owned(), f[3].to_owned()],
+            protocol: f[4].to_lowercase(),
+            // A damaged name may hold commas.
+            host: f[5..f.len() - 1].join(",").to_lowercase(),
+            sure: f[f.len() - 1] == "DPI",
+        }
+    };
+    text.lines().skip(1).filter(|l| !l.trim().is_empty()).map(row).collect()
+}
+
+/// Protocols that are measured here, as the labels call them.
+const IN_SCOPE: [&str; 3] = ["tls", "http", "dns"];
+
+#[test]
+fn agrees_with_the_labels() {
+    let Some(folder) = folder() else {
+        println!("skipped: no captures (set SOFTDPU_CAPTURES to a folder with labels.csv)");
+        return;
+    };
+    let mut flows: HashMap<(String, String, [String; 2]), FlowRow> = HashMap::new();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    for path in files.iter().filter(|p| p.extension().is_some_and(|e| e == "pcap" || e == "pcapng")) {
+        let (rows, summary, result) = classify_file(path);
+        if let Err(e) = result {
+            println!("{}: {e:#}", path.display());
+        }
+        assert_eq!(summary.packets - summary.skipped, rows.iter().map(|r| r.packets).sum::<u64>(), "{path:?}");
+        for row in rows {
+            let mut ends = [row.a.clone(), row.b.clone()];
+            ends.sort();
+            let key = (row.file.clone(), row.l4.clone(), ends);
+            // The labels do not tell connections apart that use the same ports one after the other.
+            let known = flows.entry(key).or_insert_with(|| row.clone());
+            if known.protocol == "unknown" {
+                known.protocol = row.protocol;
+            }
+            if known.host.is_empty() {
+                known.host = row.host;
+            }
+        }
+    }
+
+    let (mut protocols, mut right, mut hosts, mut right_hosts) = (0, 0, 0, 0);
+    let (mut others, mut claimed, mut initiators) = (0, 0, 0);
+    let mut misses: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut miss = |why: &str, l: &Label, got: String| {
+        let line = format!("{} {} {} {} {} {} -> {got}", l.file, l.l4, l.ends[0], l.ends[1], l.protocol, l.host);
+        misses.entry(why.to_owned()).or_default().push(line);
+    };
+    for l in labels(&folder).iter().filter(|l| l.sure) {
+        let mut ends = l.ends.clone();
+        ends.sort();
+        let flow = flows.get(&(l.file.clone(), l.l4.clone(), ends));
+        let got = flow.map_or("no such flow", |f| f.protocol.as_str());
+        if !IN_SCOPE.contains(&l.protocol.as_str()) {
+            others += 1;
+            if IN_SCOPE.contains(&got) {
+                claimed += 1;
+                miss("claimed", l, got.to_owned());
+            }
+            continue;
+        }
+        protocols += 1;
+        initiators += usize::from(flow.is_some_and(|f| f.a == l.ends[0]));
+        if got == l.protocol {
+            right += 1;
+        } else {
+            miss("protocol", l, got.to_owned());
+        }
+        if !l.host.is_empty() {
+            hosts += 1;
+            let host = flow.map_or("", |f| f.host.as_str());
+            if host == l.host {
+                right_hosts += 1;
+            } else {
+                miss("host", l, format!("{host:?}"));
+            }
+        }
+    }
+    for (why, lines) in &misses {
+        for line in lines {
+            println!("{why}: {line}");
+        }
+    }
+    println!("protocols {right}/{protocols}, hosts {right_hosts}/{hosts}, initiators {initiators}/{protocols}");
+    println!("others claimed {claimed}/{others}");
+    assert!(protocols > 300 && hosts > 200 && others > 300, "the labels are there");
+    assert!(right * 100 >= protocols * 97, "protocols {right}/{protocols}");
+    assert!(right_hosts * 100 >= hosts * 98, "hosts {right_hosts}/{hosts}");
+    assert!(claimed * 100 <= others, "others claimed {claimed}/{others}");
+}

@@ -1,0 +1,66 @@
+//! The programs that the demo and the tests talk to.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{Item, Need, apt, say};
+use crate::run;
+
+/// Program (or a file, where the path is absolute), Debian package, need, why.
+const PROGRAMS: [(&str, &str, Need, &str); 17] = [
+    ("ip", "iproute2", Need::Run, "makes namespaces and links"),
+    ("ethtool", "ethtool", Need::Run, "sets offloads of links"),
+    ("bpftool", "bpftool", Need::Run, "finds XDP programs left behind"),
+    ("ping", "iputils-ping", Need::Run, "first sign of life"),
+    ("ps", "procps", Need::Run, "finds processes left behind"),
+    ("nginx", "nginx-light", Need::Run, "HTTP and HTTPS server"),
+    ("openssl", "openssl", Need::Run, "makes the server's certificate"),
+    ("curl", "curl", Need::Run, "HTTP and HTTPS client"),
+    ("dnsmasq", "dnsmasq-base", Need::Run, "DNS server"),
+    ("dig", "bind9-dnsutils", Need::Run, "DNS client"),
+    ("iperf3", "iperf3", Need::Run, "throughput over TCP and UDP"),
+    ("tcpdump", "tcpdump", Need::Run, "captures the wire"),
+    ("tshark", "tshark", Need::Test, "decrypts our ESP as a stranger"),
+    ("/usr/lib/python3/dist-packages/scapy", "python3-scapy", Need::Test, "builds and opens ESP as a stranger"),
+    ("/usr/bin/python3", "python3-minimal", Need::Test, "runs Scapy"),
+    ("nft", "nftables", Need::Test, "filters in tests"),
+    ("g++", "g++", Need::Test, "builds libFuzzer"),
+];
+
+/// Looks for each.
+pub fn look() -> Vec<Item> {
+    let find = |program: &str| {
+        let path = if program.starts_with('/') { Some(program.into()) } else { run::which(program) };
+        path.filter(|path| Path::new(path).exists()).map(|path| path.display().to_string())
+    };
+    PROGRAMS
+        .iter()
+        .map(|(program, package, need, why)| Item {
+            what: (*package).to_owned(),
+            why,
+            need: *need,
+            found: find(program),
+            how: format!("apt-get install --no-install-recommends {package}"),
+        })
+        .collect()
+}
+
+/// Installs what is missing up to `need`, where that can be done.
+///
+/// # Errors
+/// When apt fails.
+pub fn install(need: Need) -> Result<()> {
+    let items = look();
+    let wanted: Vec<&str> =
+        items.iter().filter(|item| item.need <= need && item.found.is_none()).map(|item| item.what.as_str()).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    if !apt::usable() {
+        say(&format!("as root: apt-get install --no-install-recommends {}", wanted.join(" ")));
+        return Ok(());
+    }
+    apt::update()?;
+    apt::install(&wanted, "programs that the demo and the tests talk to")
+}

@@ -1,0 +1,157 @@
+//! What builds the XDP program: a `core` for the BPF target, and bpf-linker. There are two ways, and setup takes the one the
+//! machine offers:
+//!
+//! - *distribution*: Debian's `libstd-rust-web-dev-bpf` is a ready-made `core`, for `/usr/bin/rustc` of the same package;
+//! - *nightly*: rustup's nightly with `rust-src`, from which cargo builds `core`.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Result, ensure};
+
+use super::{Item, Need, apt, say};
+use crate::run;
+
+const TARGET: &str = "bpfel-unknown-none";
+const LINKER: &str = "bpf-linker@0.13.0";
+
+/// Which of the two ways is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Distribution,
+    Nightly,
+}
+
+/// Finds a way that is complete but for the linker.
+pub fn way() -> Option<Way> {
+    if distribution_core() {
+        Some(Way::Distribution)
+    } else if nightly_source() {
+        Some(Way::Nightly)
+    } else {
+        None
+    }
+}
+
+fn distribution_core() -> bool {
+    let said = Command::new("/usr/bin/rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
+    let folder = said.map(|said| PathBuf::from(String::from_utf8_lossy(&said.stdout).trim()));
+    let files = folder.ok().and_then(|folder| folder.read_dir().ok()).into_iter().flatten().flatten();
+    files.map(|file| file.file_name()).any(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("libcore-") && name.ends_with(".rlib")
+    })
+}
+
+fn nightly_source() -> bool {
+    let said = Command::new("rustc").args(["+nightly", "--print", "sysroot"]).output();
+    said.is_ok_and(|said| {
+        let sysroot = PathBuf::from(String::from_utf8_lossy(&said.stdout).trim());
+        said.status.success() && sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file()
+    })
+}
+
+/// Major version of the LLVM in Debian's rustc; the linker must be built on the same.
+fn llvm() -> Option<u32> {
+    let said = Command::new("/usr/bin/rustc").arg("-vV").output().ok()?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?.parse().ok()
+}
+
+fn cargo_bin(program: &str) -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;
+    let installed = home.join("bin").join(program);
+    run::which(program).or(Some(installed)).filter(|path| path.is_file())
+}
+
+/// Looks for both parts.
+pub fn look() -> Vec<Item> {
+    let found = way().map(|way| match way {
+        Way::Distribution => format!("distribution: core for {TARGET} beside /usr/bin/rustc"),
+        Way::Nightly => "rustup nightly with rust-src".to_owned(),
+    });
+    let core = Item {
+        what: "core for BPF".into(),
+        why: "builds the XDP program",
+        need: Need::Build,
+        found,
+        how: "apt-get install --no-install-recommends rustc-web libstd-rust-web-dev-bpf, or: rustup toolchain install \
+              nightly --component rust-src"
+            .into(),
+    };
+    let linker = Item {
+        what: "bpf-linker".into(),
+        why: "links the XDP program",
+        need: Need::Build,
+        found: cargo_bin("bpf-linker").map(|path| path.display().to_string()),
+        how: linker_command(way().unwrap_or(Way::Nightly)).0,
+    };
+    vec![core, linker]
+}
+
+/// Looks for cargo-fuzz.
+pub fn look_fuzz() -> Item {
+    Item {
+        what: "cargo-fuzz".into(),
+        why: "runs the fuzz targets",
+        need: Need::Test,
+        found: cargo_bin("cargo-fuzz").map(|path| path.display().to_string()),
+        how: "cargo install --locked cargo-fuzz".into(),
+    }
+}
+
+/// The command that builds the linker, in words and as it is run.
+fn linker_command(way: Way) -> (String, Command) {
+    let mut command = run::cargo();
+    command.args(["install", LINKER]);
+    let mut words = format!("cargo install {LINKER}");
+    if let (Way::Distribution, Some(llvm)) = (way, llvm()) {
+        let (prefix, feature) = (format!("/usr/lib/llvm-{llvm}"), format!("llvm-{llvm}"));
+        words = format!("LLVM_PREFIX={prefix} {words} --no-default-features --features {feature}");
+        command.env("LLVM_PREFIX", prefix).args(["--no-default-features", "--features", &feature]);
+    }
+    (words, command)
+}
+
+/// Installs what is missing up to `need`, where that can be done.
+///
+/// # Errors
+/// When an installation fails.
+pub fn install(need: Need) -> Result<()> {
+    if way().is_none() {
+        install_core()?;
+    }
+    if let (None, Some(way)) = (cargo_bin("bpf-linker"), way()) {
+        if let (Way::Distribution, Some(llvm), true) = (way, llvm(), apt::usable()) {
+            apt::update()?;
+            // The last two are what LLVM itself links.
+            apt::install(&[&format!("llvm-{llvm}-dev"), "libzstd-dev", "zlib1g-dev"], "bpf-linker is built on LLVM")?;
+        }
+        let (words, mut command) = linker_command(way);
+        say(&format!("{words} (links the XDP program; takes about two minutes)"));
+        ensure!(run::loud(&mut command)?, "bpf-linker does not build");
+    }
+    if need >= Need::Test && cargo_bin("cargo-fuzz").is_none() {
+        let words = look_fuzz().how;
+        say(&format!("{words} (runs the fuzz targets; takes about two minutes)"));
+        ensure!(run::loud(run::cargo().args(words.split(' ').skip(1)))?, "cargo-fuzz does not build");
+    }
+    Ok(())
+}
+
+fn install_core() -> Result<()> {
+    if apt::usable() {
+        apt::update()?;
+        if apt::offers("libstd-rust-web-dev-bpf") {
+            return apt::install(&["rustc-web", "libstd-rust-web-dev-bpf"], "a ready-made core for the BPF target");
+        }
+    }
+    if run::which("rustup").is_some() {
+        say("rustup toolchain install nightly --component rust-src (cargo builds core for the BPF target from it)");
+        let mut command = Command::new("rustup");
+        command.args(["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
+        // Where it cannot be fetched, the report says what is missing.
+        run::loud(&mut command)?;
+    }
+    Ok(())
+}
