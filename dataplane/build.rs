@@ -15,7 +15,7 @@ fn main() {
     let source = if object.is_file() {
         let copy = out.join("softdpu-steer.o");
         fs::copy(&object, &copy).expect("the object can be copied to OUT_DIR");
-        format!("Some(&Aligned(*include_bytes!({copy:?})).0)")
+        format!("{{ static BYTES: &Aligned<[u8]> = &Aligned(*include_bytes!({copy:?})); Some(&BYTES.0) }}")
     } else {
         println!(
             "cargo:warning=no steer program at {}: ports of kind xdp will not start (build it with `cargo xtask ebpf`)",

@@ -10,6 +10,7 @@ pub mod pool;
 pub mod port;
 pub mod ring;
 pub mod socket;
+pub mod steer;
 pub mod umem;
 pub mod xdp;
 

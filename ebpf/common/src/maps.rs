@@ -98,7 +98,9 @@ pub type Class = u16;
 /// Bitmap of rules: rule `i` is bit `i % 64` of word `i / 64`.
 pub type Bitmap = [u64; WORDS];
 
-/// One generation of all rule tables but the two prefix tries. About 2.4 MiB.
+/// One generation of all rule tables but the two prefix tries. About 2.3 MiB, so never on a stack (`Copy` is what a map's
+/// value has to be).
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Tables {
     /// Words of the bitmaps in use: `ceil(rules / 64)`.
@@ -342,7 +344,7 @@ mod pod {
             unsafe impl aya::Pod for $t {}
         )*};
     }
-    pod!(super::Prefix, super::FlowKey, super::FlowValue, super::Counter);
+    pod!(super::Prefix, super::FlowKey, super::FlowValue, super::Counter, super::Tables);
 }
 
 #[cfg(test)]

@@ -14,13 +14,34 @@ pub struct Frame {
     end: usize,
 }
 
-/// Hides a value from the optimiser, not from the verifier: without it LLVM drops masks it can prove needless (the verifier
-/// cannot) and computes a checked address a second time.
+/// `value & MASK`, which the verifier sees and LLVM cannot prove needless and drop: often the verifier has lost the bound
+/// that LLVM still knows (a byte swap is enough).
 #[inline(always)]
-pub fn opaque(mut value: usize) -> usize {
-    // SAFETY: no instruction at all.
-    unsafe { asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack, preserves_flags)) };
+fn masked<const MASK: usize>(mut value: usize) -> usize {
+    // SAFETY: one instruction on one register.
+    unsafe { asm!("{0} &= {1}", inout(reg) value, const MASK, options(pure, nomem, nostack)) };
     value
+}
+
+/// `table[index % N]`; `N` is a power of two.
+#[inline(always)]
+pub fn at<T, const N: usize>(table: &[T; N], index: usize) -> &T {
+    const { assert!(N.is_power_of_two()) };
+    let mut index = index;
+    // SAFETY: one instruction on one register; it leaves an index below `N`.
+    unsafe {
+        asm!("{0} &= {1}", inout(reg) index, const N - 1, options(pure, nomem, nostack));
+        table.get_unchecked(index)
+    }
+}
+
+/// `base + off`, computed once: what LLVM does not see it cannot compute again, so the address that is checked is the one
+/// that is read.
+#[inline(always)]
+fn plus(mut base: usize, off: usize) -> usize {
+    // SAFETY: one instruction on two registers.
+    unsafe { asm!("{0} += {1}", inout(reg) base, in(reg) off, options(pure, nomem, nostack)) };
+    base
 }
 
 impl Frame {
@@ -52,8 +73,7 @@ impl Frame {
 
     #[inline(always)]
     pub fn pointer<const N: usize>(&self, off: usize) -> Option<*mut [u8; N]> {
-        let off = opaque(off) & OFFSET_MASK;
-        let at = opaque(self.data + off);
+        let at = plus(self.data, masked::<OFFSET_MASK>(off));
         if at + N > self.end { None } else { Some(at as *mut [u8; N]) }
     }
 }

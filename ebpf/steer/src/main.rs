@@ -56,9 +56,7 @@ pub fn softdpu_steer(ctx: XdpContext) -> u32 {
             }
             verdict
         }
-        Err(error) => {
-            (if flags & ActiveFlags::DROP_MALFORMED != 0 { XDP_DROP } else { XDP_PASS }, Reason::of(error))
-        }
+        Err(error) => (if flags & ActiveFlags::DROP_MALFORMED != 0 { XDP_DROP } else { XDP_PASS }, Reason::of(error)),
     };
     count(&REASON_COUNTERS, reason as u32, frame.len(ip_end));
     action

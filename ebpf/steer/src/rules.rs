@@ -1,14 +1,15 @@
 //! First rule that matches, by one class per dimension and an AND over their bitmaps.
 
-use aya_ebpf::{
-    maps::lpm_trie::{Key, LpmTrie},
-};
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use softdpu_ebpf_common::{
-    maps::{Bitmap, Class, Dimensions, ESP_IN_UDP, MAX_CLASSES, MAX_PORTS, MAX_RULES, PROTOCOLS, Prefix, Rule, Tables, first_match},
+    maps::{Bitmap, Class, Dimensions, ESP_IN_UDP, Prefix, Rule, Tables, first_match},
     walk::{Headers, L3},
 };
 
-use crate::{frame::opaque, maps::{FROM, TO}};
+use crate::{
+    frame::at,
+    maps::{FROM, TO},
+};
 
 /// Index and value of the first rule that matches.
 #[inline(always)]
@@ -22,16 +23,16 @@ pub fn find(tables: &Tables, generation: u32, slot: u32, h: &Headers) -> Option<
     let (mut sport, mut dport) = (all, all);
     if used & (Dimensions::SPORT | Dimensions::DPORT) != 0 {
         if h.has_ports() {
-            sport = tables.sports[opaque(h.sport as usize) & 0xffff];
-            dport = tables.dports[opaque(h.dport as usize) & 0xffff];
+            sport = *at(&tables.sports, h.sport as usize);
+            dport = *at(&tables.dports, h.dport as usize);
         } else {
             sport = tables.sport_none;
             dport = tables.dport_none;
         }
     }
     let protocol = if h.is_esp_in_udp() { ESP_IN_UDP } else { h.proto as usize };
-    let protocol = tables.protocols[opaque(protocol) & (PROTOCOLS - 1)];
-    let port = tables.slots[opaque(slot as usize) & (MAX_PORTS - 1)];
+    let protocol = *at(&tables.protocols, protocol);
+    let port = *at(&tables.slots, slot as usize);
 
     let rule = first_match(
         tables.words,
@@ -44,7 +45,7 @@ pub fn find(tables: &Tables, generation: u32, slot: u32, h: &Headers) -> Option<
             bitmap(tables, port),
         ],
     )?;
-    Some((rule, tables.rules[opaque(rule as usize) & (MAX_RULES - 1)]))
+    Some((rule, *at(&tables.rules, rule as usize)))
 }
 
 #[inline(always)]
@@ -58,5 +59,5 @@ fn address(trie: &LpmTrie<Prefix, u32>, tag: u32, address: &[u8; 16], none: Clas
 
 #[inline(always)]
 fn bitmap(tables: &Tables, class: Class) -> &Bitmap {
-    &tables.bitmaps[opaque(class as usize) & (MAX_CLASSES - 1)]
+    at(&tables.bitmaps, class as usize)
 }
