@@ -207,11 +207,14 @@ impl Socket {
 
         fill(&mut fill_ring);
         let shared = lender.is_some();
-        let multi_buffer =
-            bind_any(raw, ifindex, spec, lender.as_deref().map(AsRawFd::as_raw_fd)).map_err(fail("bind"))?;
-        if !shared {
-            umem.registered_with(&fd);
+        let multi_buffer = match &lender {
+            // Modes are the lender's; the kernel takes no other flag here.
+            Some(lender) => bind(raw, ifindex, queue, libc::XDP_SHARED_UMEM, lender.as_raw_fd())
+                .map(|()| umem.multi_buffer()),
+            None => bind_first(raw, ifindex, spec),
         }
+        .map_err(fail("bind"))?;
+        umem.registered_with(&fd, multi_buffer);
         let mut options = libc::xdp_options { flags: 0 };
         get(raw, libc::XDP_OPTIONS, &mut options).map_err(fail("read XDP_OPTIONS"))?;
         let mode = match options.flags & libc::XDP_OPTIONS_ZEROCOPY {
@@ -283,12 +286,7 @@ fn ifindex(interface: &str) -> Result<u32, IoError> {
 
 /// Binds with what was asked; where `auto` allows, falls back to copy mode, and on kernels before 6.6 to single-buffer.
 /// Returns whether multi-buffer is on.
-fn bind_any(fd: RawFd, ifindex: u32, spec: &SocketSpec, lender: Option<RawFd>) -> io::Result<bool> {
-    if let Some(lender) = lender {
-        // Modes and multi-buffer are the lender's; the kernel takes no other flag here.
-        bind(fd, ifindex, spec.queue, libc::XDP_SHARED_UMEM, lender)?;
-        return Ok(true);
-    }
+fn bind_first(fd: RawFd, ifindex: u32, spec: &SocketSpec) -> io::Result<bool> {
     let modes: &[u16] = match spec.zero_copy {
         // No flag: the kernel tries zero-copy, then copy. Some drivers fail hard at zero-copy, hence the second.
         ZeroCopy::Auto => &[0, libc::XDP_COPY],

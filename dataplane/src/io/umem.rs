@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::error::IoError;
@@ -33,6 +34,8 @@ pub struct Umem {
     memory: Memory,
     /// Sockets that the region is registered with. The first one alive lends it to the next (XDP_SHARED_UMEM).
     sockets: Mutex<Vec<Weak<OwnedFd>>>,
+    /// Whether those sockets have multi-buffer on: it is the region's property, not the socket's.
+    multi_buffer: AtomicBool,
 }
 
 // SAFETY: the region itself is plain memory; who may touch which chunk is the pool's and the tokens' matter.
@@ -88,7 +91,7 @@ impl Umem {
     }
 
     fn new(base: NonNull<u8>, bytes: usize, chunks: u32, chunk_size: u32, memory: Memory) -> Self {
-        Self { base, bytes, chunks, chunk_size, memory, sockets: Mutex::default() }
+        Self { base, bytes, chunks, chunk_size, memory, sockets: Mutex::default(), multi_buffer: AtomicBool::new(false) }
     }
 
     pub fn base(&self) -> NonNull<u8> {
@@ -125,7 +128,12 @@ impl Umem {
         sockets.first().and_then(Weak::upgrade)
     }
 
-    pub(super) fn registered_with(&self, socket: &Arc<OwnedFd>) {
+    pub(super) fn multi_buffer(&self) -> bool {
+        self.multi_buffer.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn registered_with(&self, socket: &Arc<OwnedFd>, multi_buffer: bool) {
+        self.multi_buffer.store(multi_buffer, Ordering::Relaxed);
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(socket));
     }
 }

@@ -456,3 +456,7 @@ fn lend(pool: &mut FramePool, id: PortId, ring: &mut super::ring::Producer<u64>,
     }
     ring.commit()
 }
+
+#[cfg(test)]
+#[path = "xdp_tests.rs"]
+mod tests;
