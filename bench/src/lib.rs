@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod clock;
 pub mod esp;
+pub mod graph;
 pub mod idle;
 pub mod machine;
 pub mod memory;
@@ -12,5 +13,6 @@ pub mod net;
 pub mod progress;
 pub mod report;
 pub mod stats;
+pub mod steer;
 pub mod stop;
 pub mod veth;

@@ -11,7 +11,7 @@ use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
-use softdpu_bench::{esp, idle, memory, stop, veth};
+use softdpu_bench::{esp, graph, idle, memory, steer, stop, veth};
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
 #[derive(Parser)]
@@ -116,7 +116,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         report.targets.extend(targets);
     }
     if wanted(What::Graph) && !stop::asked() {
+        let (section, targets) = graph::run(effort)?;
+        report.sections.push(section);
+        report.targets.extend(targets);
         report.sections.push(memory::parts(effort)?);
+    }
+    if wanted(What::Steer) && !stop::asked() {
+        report.sections.push(steer::run(rounds, if quick { 100_000 } else { 1_000_000 })?);
     }
     if wanted(What::Idle) && !stop::asked() {
         let time = Duration::from_millis(if quick { 1000 } else { 5000 });

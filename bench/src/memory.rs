@@ -128,7 +128,7 @@ fn flow_case<'a>(name: &str, title: &str, flows: u32) -> Result<Case<'a>> {
                 table.prefetch_flow(p);
             }
             for p in prepared[..batch].iter().flatten() {
-                if let Ok(hit) = table.lookup_or_insert(p, Tick(2), |_| {}) {
+                if let Ok(hit) = table.lookup_or_insert(p, Tick(2), |_, _| {}) {
                     table.touch(hit, p, 60, Tick(2));
                 }
             }

@@ -138,6 +138,15 @@ impl Section {
         Some(median)
     }
 
+    /// Adds a line `name`: `a` minus `b`, round by round, where both were measured.
+    pub fn difference(&mut self, name: &str, title: &str, a: &str, b: &str) {
+        let rounds_of = |name: &str| self.contenders.iter().find(|c| c.name == name).map(|c| c.rounds.clone());
+        let (Some(a), Some(b)) = (rounds_of(a), rounds_of(b)) else { return };
+        for (a, b) in a.iter().zip(&b) {
+            self.round(name, title, a - b);
+        }
+    }
+
     pub fn median(&self, name: &str) -> Option<f64> {
         self.contenders.iter().find(|c| c.name == name)?.summary.as_ref().map(|s| s.median)
     }

@@ -30,6 +30,8 @@ pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 72, 0, 1);
 pub const SINK: Ipv4Addr = Ipv4Addr::new(10, 72, 0, 2);
 /// UDP port the traffic goes to. Nothing listens.
 pub const PORT: u16 = 9;
+/// First source port of the traffic.
+pub const SOURCE_PORT: u16 = 10000;
 
 /// MAC addresses, fixed so that programs can be built before the links are.
 pub const SOURCE_MAC: [u8; 6] = [0x02, 0x71, 0, 0, 0, 2];
@@ -166,7 +168,7 @@ impl Topology {
             destination_mac: NEAR_MAC,
             source: SOURCE,
             destination: SINK,
-            source_port: 10000,
+            source_port: SOURCE_PORT,
             destination_port: PORT,
             flows,
             length,

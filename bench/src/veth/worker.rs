@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use softdpu::io::bare::{Touch, forward_loop};
 use softdpu::io::pool::FramePool;
 use softdpu::io::port::PortIo;
+use softdpu::io::steer::{AttachMode, FlowRule, LoadOptions, Steer};
 use softdpu::io::umem::Umem;
 use softdpu::io::xdp::{XdpSpec, open_ports};
 
@@ -21,7 +22,9 @@ use super::contenders::{Running, Start};
 use crate::bpf::programs;
 use crate::bpf::sys::{Program, SocketMap};
 use crate::net::cores;
-use crate::net::topology::Topology;
+use crate::net::namespace::ifindex;
+use crate::net::topology::{FAR_MAC, SINK_MAC, SOURCE_PORT, Topology};
+use crate::steer::flow_key;
 use crate::stop;
 
 /// Frames and batch of the bare loop: a worker's defaults.
@@ -199,6 +202,25 @@ pub fn bare(s: &Start<'_>) -> Result<Running> {
     Ok(Running::new((bare, sockets)))
 }
 
-pub fn xdp(_: &Start<'_>) -> Result<Running> {
-    bail!("not built in")
+/// softdpu's steer program forwards in the driver: every flow is in its table.
+pub fn xdp(s: &Start<'_>) -> Result<Running> {
+    let topology = s.topology;
+    let flows = s.options.flows;
+    let steer = topology.dut.run(|| {
+        let options = LoadOptions { flow_capacity: u32::from(flows), ..Default::default() };
+        let mut steer = Steer::load(&options).map_err(plain)?;
+        let out = ifindex(&topology.far_if)?;
+        for flow in 0..flows {
+            let forward = FlowRule::Forward { ifindex: out, mtu: 1500, dst_mac: SINK_MAC, src_mac: FAR_MAC };
+            steer.flow_insert(&flow_key(SOURCE_PORT + flow), forward).map_err(plain)?;
+        }
+        steer.attach(ifindex(&topology.near_if)?, AttachMode::Native).map_err(plain)?;
+        Ok(steer)
+    })?;
+    // Its netlink socket belongs to the namespace, so it detaches from wherever it is dropped.
+    Ok(Running::new(steer))
+}
+
+fn plain(e: softdpu::io::steer::SteerError) -> anyhow::Error {
+    anyhow::anyhow!("{e}")
 }
