@@ -67,10 +67,10 @@ pub fn run(rounds: usize, repeat: u32) -> Result<Section> {
     a.alu(Op::Mov, Reg::R0, XDP_PASS).exit();
     let empty = Program::load("empty", &a.finish()).context("loading a program (needs CAP_BPF)")?;
     let namespace = Namespace::new()?;
+    namespace.ip("link set lo up")?;
     let frame = packet(0, 60);
     let h = walk(&frame[..]).map_err(|e| anyhow::anyhow!("walk: {e:?}"))?;
     let cases = namespace.run(|| {
-        namespace.ip("link set lo up")?;
         let load = || Steer::load(&LoadOptions { flow_capacity: 1024, ..Default::default() });
         let mut cases = Vec::new();
         for (name, title, count) in [

@@ -35,7 +35,11 @@ fn enter(net: RawFd) -> io::Result<()> {
             std::ptr::null(),
         ))?;
         let sysfs = c"sysfs".as_ptr();
-        check(libc::mount(sysfs, c"/sys".as_ptr(), sysfs, 0, std::ptr::null()))?;
+        match check(libc::mount(sysfs, c"/sys".as_ptr(), sysfs, 0, std::ptr::null())) {
+            // A thread that is in already starts a command.
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+            other => other?,
+        }
         // Best effort: the bpffs that the fresh /sys hides.
         let bpf = c"bpf".as_ptr();
         libc::mount(bpf, c"/sys/fs/bpf".as_ptr(), bpf, 0, std::ptr::null());
