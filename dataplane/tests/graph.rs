@@ -171,7 +171,10 @@ fn too_big_is_answered_or_cut() {
 
 #[test]
 fn ipv6_is_forwarded_and_told_of_its_mtu() {
-    let (src, dst) = ([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    let (src, dst) = (
+        [0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
+        [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
+    );
     let policy = plain("");
     let mut fib = softdpu::worker::build::wire_fib(&policy);
     fib.set_link_address(0, "2001:db8:1::1".parse().unwrap());
@@ -202,10 +205,8 @@ fn a_flow_is_classed_by_its_bytes_and_keeps_its_name() {
 
 #[test]
 fn a_rule_over_hosts_drops_once_the_name_is_known() {
-    let mut edge = Harness::new(plain(
-        "[[rule]]\nname = \"no-ads\"\nhost = [\"*.ads.example\"]\naction = \"drop\"\n",
-    ))
-    .unwrap();
+    let mut edge =
+        Harness::new(plain("[[rule]]\nname = \"no-ads\"\nhost = [\"*.ads.example\"]\naction = \"drop\"\n")).unwrap();
     let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in ["x", "ads", "example"] {
         query.push(label.len() as u8);

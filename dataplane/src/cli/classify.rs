@@ -137,7 +137,7 @@ impl Run {
                 *row = describe(file, flow, inspector);
             }
             row_of[idx.0 as usize] = NO_ROW;
-            inspector.release(flow);
+            inspector.release(idx, flow);
         };
         table.expire(now, 256, |idx, flow| end(idx, flow, inspector));
         let Some(h) = headers(p, &mut self.padded) else {
@@ -279,3 +279,7 @@ fn write_table(rows: &[FlowRow], out: &mut impl Write) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "classify/tests.rs"]
+mod tests;

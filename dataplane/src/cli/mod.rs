@@ -1,2 +1,71 @@
-//! (see ARCHITECTURE.md)
-pub mod classify;
+//! The command line: one file per verb, each of which calls the library and shows what it says.
+
+mod args;
+mod ask;
+mod check;
+mod classify;
+mod flows;
+mod replay;
+mod run;
+mod show;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+pub use args::Cli;
+use args::Verb;
+use clap::{CommandFactory, Parser};
+
+use crate::config::use_colour;
+
+/// Runs the command line of the process. Exit codes: 0 done, 1 failed or something was found, 2 wrong usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = std::io::stdout().lock();
+    let result = dispatch(&cli, &mut out).and_then(|good| {
+        out.flush()?;
+        Ok(good)
+    });
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Whoever read us has seen enough, as in `softdpu flows | head`.
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            let red = use_colour(&std::io::stderr());
+            let (on, off) = if red { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+            eprintln!("{on}error:{off} {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == ErrorKind::BrokenPipe)
+}
+
+/// Runs one verb. `Ok(false)` when it worked and found something wrong, which it has said.
+fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
+    match &cli.verb {
+        Verb::Run { config, steer_log } => run::run(config, *steer_log, &cli.log_level),
+        Verb::Check(args) => check::run(args, out),
+        Verb::Status(args) => status::run(args, out),
+        Verb::Flows(args) => flows::run(args, out),
+        Verb::Replay(args) => replay::run(args, &cli.log_level, out),
+        Verb::Classify { files, json } => classify::run(files, *json, out).map(|_| true),
+        Verb::Schema => {
+            writeln!(out, "{:#}", crate::config::json_schema())?;
+            Ok(true)
+        }
+        Verb::Completions { shell } => {
+            // clap_complete panics when it cannot write: let it write to memory.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "softdpu", &mut script);
+            out.write_all(&script)?;
+            Ok(true)
+        }
+    }
+}

@@ -1,1 +1,32 @@
-//! (see ARCHITECTURE.md)
+//! A running instance answers: HTTP + JSON on a Unix socket, Prometheus text there and on loopback. Nothing here changes
+//! anything; the data comes through [`ControlSource`].
+
+mod api;
+pub mod client;
+mod server;
+mod socket;
+#[cfg(test)]
+mod tests;
+pub mod types;
+
+use futures::future::BoxFuture;
+pub use server::Server;
+pub use types::{
+    DropCount, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus,
+    WorkerStatus,
+};
+
+use crate::telemetry::snapshot::Snapshot;
+
+/// What a running instance knows about itself.
+pub trait ControlSource: Send + Sync + 'static {
+    /// Everything at a glance. Must not block: it runs on the control thread.
+    fn status(&self) -> Status;
+
+    /// All counters.
+    fn counters(&self) -> Snapshot;
+
+    /// The flows that `filter` lets through, at most `filter.limit` of them. Asks the workers, so it takes until their next
+    /// batch; the API gives up after two seconds.
+    fn flows(&self, filter: FlowFilter) -> BoxFuture<'_, anyhow::Result<Vec<FlowInfo>>>;
+}

@@ -152,12 +152,12 @@ mod tests {
 
     #[test]
     fn sizes_and_digits_are_refused_with_what_was_expected_and_no_content() {
-        for content in [&b""[..], b"0x", b"deadbeef\n", &[7; 19], &[7; 21], &[0x61; 20], HEX[1..].as_bytes()] {
+        for content in [&b""[..], b"0x", b"deadbeef\n", &[7; 19], &[7; 21], &[0x61; 20], &HEX.as_bytes()[1..]] {
             let error = id(content).unwrap_err().to_string();
             assert!(error.contains("20") || error.contains("40"), "{error}");
             assert!(!error.contains("dead") && !error.contains("0102") && !error.contains("aaaa"), "{error}");
         }
-        assert!(matches!(id(HEX[1..].as_bytes()), Err(KeyFileError::OddHex { digits: 39, .. })));
+        assert!(matches!(id(&HEX.as_bytes()[1..]), Err(KeyFileError::OddHex { digits: 39, .. })));
         assert!(matches!(id(&[7; 21]), Err(KeyFileError::Size { found: 21, .. })));
     }
 

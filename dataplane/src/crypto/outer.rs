@@ -58,7 +58,7 @@ impl Prefix {
                 ip[9] = proto;
                 ip[12..16].copy_from_slice(&local.octets());
                 ip[16..20].copy_from_slice(&remote.octets());
-                (false, 20, sum(0, &ip[..20]))
+                (false, 20, sum(&ip[..20]))
             }
             Endpoints::V6 { local, remote } => {
                 ip[0] = 0x60;
@@ -66,7 +66,7 @@ impl Prefix {
                 ip[7] = OUTER_TTL;
                 ip[8..24].copy_from_slice(&local.octets());
                 ip[24..40].copy_from_slice(&remote.octets());
-                (true, 40, sum(u64::from(proto), &ip[8..40]))
+                (true, 40, u64::from(proto) + sum(&ip[8..40]))
             }
         };
         write_link(&mut bytes, if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 });
@@ -131,7 +131,7 @@ impl Prefix {
             return;
         }
         let udp = &mut frame[LINK_LEN + 40..];
-        let mut checksum = !fold(sum(self.sum + udp.len() as u64, udp));
+        let mut checksum = !fold(self.sum + udp.len() as u64 + sum(udp));
         if checksum == 0 {
             checksum = 0xffff; // zero would say "none" (RFC 8200 §8.1)
         }
@@ -139,23 +139,24 @@ impl Prefix {
     }
 }
 
-/// Adds `data` as big-endian 16-bit words; an odd last byte counts as the high one (RFC 1071).
+/// The sum of `data` as big-endian 16-bit words, folded; an odd last byte counts as the high one (RFC 1071).
 ///
-/// Eight bytes at a time: a sum of 32-bit halves is congruent modulo 0xffff and cannot overflow below 2^32 words.
-fn sum(start: u64, data: &[u8]) -> u64 {
+/// Eight bytes at a time: a sum of 32-bit halves is congruent modulo 0xffff and cannot overflow below 2^32 words. In
+/// the machine's own byte order, which swaps the result and nothing else (RFC 1071 §2).
+fn sum(data: &[u8]) -> u64 {
     let mut words = data.chunks_exact(8);
-    let mut total = start;
+    let mut total = 0;
     for word in &mut words {
         let mut eight = [0; 8];
         eight.copy_from_slice(word);
-        let v = u64::from_be_bytes(eight);
+        let v = u64::from_ne_bytes(eight);
         total += (v >> 32) + (v & 0xffff_ffff);
     }
     let mut last = [0; 8];
     let rest = words.remainder();
     last[..rest.len()].copy_from_slice(rest);
-    let v = u64::from_be_bytes(last);
-    total + (v >> 32) + (v & 0xffff_ffff)
+    let v = u64::from_ne_bytes(last);
+    u16::from_be(fold(total + (v >> 32) + (v & 0xffff_ffff))).into()
 }
 
 fn fold(mut sum: u64) -> u16 {
@@ -177,7 +178,7 @@ mod tests {
         #[test]
         fn the_sum_is_the_internet_checksum(data in proptest::collection::vec(any::<u8>(), 0..3000)) {
             // An all-zero sum has two spellings; both mean the same.
-            let (got, want) = (!fold(sum(0, &data)), checksum(&data));
+            let (got, want) = (!(sum(&data) as u16), checksum(&data));
             prop_assert!(got == want || (got == 0xffff || got == 0) && (want == 0xffff || want == 0), "{} {}", got, want);
         }
     }

@@ -266,6 +266,12 @@ impl FlowTable {
         looks
     }
 
+    /// The live flows among `look` entries from `from` on: a listing in parts that do not hold up packets.
+    pub fn scan(&self, from: usize, look: usize) -> impl Iterator<Item = &Flow> {
+        let used = &self.slab[..self.fresh as usize];
+        used.iter().skip(from).take(look).filter(|flow| flow.is_live())
+    }
+
     /// Every live flow. Walks the whole slab: for reports, not for packets.
     pub fn iter(&self) -> impl Iterator<Item = (FlowIdx, &Flow)> {
         self.slab[..self.fresh as usize]

@@ -209,8 +209,9 @@ impl Socket {
         let shared = lender.is_some();
         let multi_buffer = match &lender {
             // Modes are the lender's; the kernel takes no other flag here.
-            Some(lender) => bind(raw, ifindex, queue, libc::XDP_SHARED_UMEM, lender.as_raw_fd())
-                .map(|()| umem.multi_buffer()),
+            Some(lender) => {
+                bind(raw, ifindex, queue, libc::XDP_SHARED_UMEM, lender.as_raw_fd()).map(|()| umem.multi_buffer())
+            }
             None => bind_first(raw, ifindex, spec),
         }
         .map_err(fail("bind"))?;

@@ -129,11 +129,11 @@ impl Redirect {
         const XSKMAP: u32 = 17;
         let map = bpf(0, &Attr::new().u32(0, XSKMAP).u32(4, 4).u32(8, 4).u32(12, 64).0);
         let code = [
-            insn(0x61, 2, 1, 16, 0),               // r2 = ctx->rx_queue_index
-            insn(0x18, 1, 1, 0, map.as_raw_fd()),  // r1 = map
-            0,                                     // (second half)
-            insn(0xb7, 3, 0, 0, 2),                // r3 = XDP_PASS
-            insn(0x85, 0, 0, 0, 51),               // r0 = bpf_redirect_map(r1, r2, r3)
+            insn(0x61, 2, 1, 16, 0),              // r2 = ctx->rx_queue_index
+            insn(0x18, 1, 1, 0, map.as_raw_fd()), // r1 = map
+            0,                                    // (second half)
+            insn(0xb7, 3, 0, 0, 2),               // r3 = XDP_PASS
+            insn(0x85, 0, 0, 0, 51),              // r0 = bpf_redirect_map(r1, r2, r3)
             insn(0x95, 0, 0, 0, 0),
         ];
         let prog = load(&code, frags);

@@ -91,7 +91,15 @@ impl Umem {
     }
 
     fn new(base: NonNull<u8>, bytes: usize, chunks: u32, chunk_size: u32, memory: Memory) -> Self {
-        Self { base, bytes, chunks, chunk_size, memory, sockets: Mutex::default(), multi_buffer: AtomicBool::new(false) }
+        Self {
+            base,
+            bytes,
+            chunks,
+            chunk_size,
+            memory,
+            sockets: Mutex::default(),
+            multi_buffer: AtomicBool::new(false),
+        }
     }
 
     pub fn base(&self) -> NonNull<u8> {

@@ -65,6 +65,8 @@ classes! {
     Netbios = 8, "netbios";
     Iperf3 = 9, "iperf3";
     Ssh = 10, "ssh";
+    /// Told by its certificate query, which is DNS; what follows is not.
+    Dnscrypt = 11, "dnscrypt";
     // By IP protocol number.
     Icmp = 100, "icmp";
     Icmpv6 = 101, "icmpv6";

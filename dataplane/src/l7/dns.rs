@@ -2,8 +2,8 @@
 //! service, which speak the same format on ports of their own.
 //!
 //! The whole message must hold together: counts, every record's place, and an end where the datagram ends. On the
-//! well-known ports that is relaxed to the header and the question, since those ports and that header together are
-//! certain enough, and real resolvers cut, pad and extend.
+//! well-known ports that is relaxed to the header and the question, and on port 53 to the header, since such a port and
+//! such a header together are certain enough, and real messages are cut, padded, extended and damaged.
 
 use super::{Class, Found, HostName, Look, Verdict};
 
@@ -17,7 +17,11 @@ const MAX_RECORDS: usize = 512;
 pub fn look_udp(look: &Look, host: &mut HostName) -> Verdict {
     let strict = !(look.has_port(53) || look.has_port(5353) || look.has_port(5355) || look.has_port(137));
     match message(look.data, strict, look.has_port(137), host) {
-        Some(()) => Verdict::Done(Found::payload(class(look))),
+        Some(()) => Verdict::Done(Found::payload(class(look, host))),
+        None if look.has_port(53) && Header::read(look.data).is_some_and(|h| h.plausible(true)) => {
+            host.clear();
+            Verdict::Done(Found::payload(Class::Dns))
+        }
         None => Verdict::No,
     }
 }
@@ -43,8 +47,14 @@ pub fn look_tcp(look: &Look, host: &mut HostName) -> Verdict {
     }
 }
 
-fn class(look: &Look) -> Class {
-    if look.has_port(5353) {
+const TXT: u16 = 16;
+
+fn class(look: &Look, host: &HostName) -> Class {
+    // DNSCrypt's first exchange fetches the certificate: TXT of the provider's name, which begins with the version, 2.
+    let asks_certificate = || host.get().is_some_and(|n| n.starts_with("2.")) && question_type(look.data) == Some(TXT);
+    if !look.has_port(53) && asks_certificate() {
+        Class::Dnscrypt
+    } else if look.has_port(5353) {
         Class::Mdns
     } else if look.has_port(5355) {
         Class::Llmnr
@@ -112,6 +122,11 @@ fn question(d: &[u8], at: usize, host: &mut HostName) -> Option<usize> {
     let class = u16::from_be_bytes([*d.get(end + 2)?, *d.get(end + 3)?]);
     // IN, CS, CH, HS, NONE, ANY (RFC 6895 §3.2); multicast DNS uses the top bit (RFC 6762 §5.4).
     matches!(class & 0x7fff, 1..=4 | 254 | 255).then_some(end + 4)
+}
+
+fn question_type(d: &[u8]) -> Option<u16> {
+    let end = name(d, HEADER, None)?;
+    Some(u16::from_be_bytes([*d.get(end)?, *d.get(end + 1)?]))
 }
 
 /// Whether exactly `n` resource records fill the rest.

@@ -142,8 +142,8 @@ impl Inspector {
     }
 
     /// Gives back what an ended flow held. Must be called once for each flow that the table ends, from its `ended`.
-    pub fn release(&mut self, flow: &Flow) {
-        // Its buffer it may keep: the next flow that finds it idle takes it over.
+    pub fn release(&mut self, idx: FlowIdx, flow: &Flow) {
+        self.pool.give_back(flow.l7_slot, idx);
         if let Some(id) = flow.host() {
             self.hosts.release(id);
         }
@@ -186,7 +186,7 @@ impl Inspector {
         if payload.is_empty() {
             return Outcome::NeedMore;
         }
-        flow.l7_packets += 1;
+        flow.l7_packets = flow.l7_packets.saturating_add(1);
         let look = Look { data: payload, dir, ports: (h.sport, h.dport), last: true };
         match ask(true, &look, &mut self.scratch) {
             Verdict::Done(found) => {
@@ -224,7 +224,7 @@ impl Inspector {
         if payload.is_empty() {
             return Outcome::NeedMore;
         }
-        flow.l7_packets += 1;
+        flow.l7_packets = flow.l7_packets.saturating_add(1);
         if flow.is_silent(dir) {
             return self.at_most(idx, flow, MAX_PACKETS);
         }

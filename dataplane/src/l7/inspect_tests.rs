@@ -1,1 +1,270 @@
+//! The inspector with the real table: streams cut, shuffled and repeated, and streams meant to exhaust it.
+#![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
+use softdpu_ebpf_common::walk::{Headers, L3, walk};
+
+use super::inspect::{MAX_DATAGRAMS, MAX_PACKETS};
+use super::tls::tests::client_hello_bytes;
+use super::*;
+use crate::flow::tcp::{ACK, FIN, SYN};
+use crate::flow::{Direction, FlowConfig, FlowIdx, FlowTable, Hit, Seed, Tick};
+
+struct Bench {
+    table: FlowTable,
+    inspector: Inspector,
+    now: Tick,
+}
+
+/// One end's address and port, and the other's.
+type Ends = (u8, u16, u8, u16);
+const CLIENT: Ends = (1, 40_000, 2, 443);
+const SERVER: Ends = (2, 443, 1, 40_000);
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(&L7Config { buffers: 4, hosts: 64, starts: 64 })
+    }
+
+    fn with(config: &L7Config) -> Self {
+        let flows = FlowConfig { capacity: 64, ..FlowConfig::default() };
+        Self { table: FlowTable::new(&flows, Seed::fixed(3), Tick(0)), inspector: Inspector::new(config), now: Tick(1) }
+    }
+
+    fn tcp(&mut self, (a, sport, b, dport): Ends, flags: u8, seq: u32, payload: &[u8]) -> (Outcome, FlowIdx) {
+        let total = 40 + payload.len() as u16;
+        let mut f = vec![0u8; 14];
+        f[12] = 8;
+        f.extend([0x45, 0]);
+        f.extend(total.to_be_bytes());
+        f.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, a, 10, 0, 0, b]);
+        f.extend(sport.to_be_bytes());
+        f.extend(dport.to_be_bytes());
+        f.extend(seq.to_be_bytes());
+        f.extend([0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        f.extend(payload);
+        self.packet(&f)
+    }
+
+    fn udp(&mut self, (a, sport, b, dport): Ends, payload: &[u8]) -> (Outcome, FlowIdx) {
+        let mut f = vec![0u8; 14];
+        f[12] = 8;
+        f.extend([0x45, 0]);
+        f.extend((28 + payload.len() as u16).to_be_bytes());
+        f.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, a, 10, 0, 0, b]);
+        f.extend(sport.to_be_bytes());
+        f.extend(dport.to_be_bytes());
+        f.extend((8 + payload.len() as u16).to_be_bytes());
+        f.extend([0, 0]);
+        f.extend(payload);
+        self.packet(&f)
+    }
+
+    fn packet(&mut self, frame: &[u8]) -> (Outcome, FlowIdx) {
+        let h = walk(frame).unwrap();
+        assert_eq!(h.l3, L3::V4);
+        self.walked(&h, frame)
+    }
+
+    fn walked(&mut self, h: &Headers, frame: &[u8]) -> (Outcome, FlowIdx) {
+        let p = self.table.prepare(h, frame, self.now).unwrap();
+        let inspector = &mut self.inspector;
+        let Hit { idx, dir, new } = self.table.lookup_or_insert(&p, self.now, |i, f| inspector.release(i, f)).unwrap();
+        self.table.touch(Hit { idx, dir, new }, &p, frame.len() as u32, self.now);
+        (inspector.inspect(idx, self.table.get_mut(idx), dir, h, frame, self.now), idx)
+    }
+
+    fn open(&mut self) {
+        self.tcp(CLIENT, SYN, 999, b"");
+        self.tcp(SERVER, SYN | ACK, 4999, b"");
+        self.tcp(CLIENT, ACK, 1000, b"");
+    }
+
+    fn host(&self, idx: FlowIdx) -> Option<&str> {
+        self.inspector.host_of(self.table.get(idx))
+    }
+}
+
+fn done(outcome: Outcome) -> Option<Class> {
+    match outcome {
+        Outcome::Recognised { class, .. } => Some(class),
+        _ => None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// However a ClientHello is cut into segments, shuffled, repeated and overlapped, the same name comes out, once.
+    #[test]
+    fn segmentation_makes_no_difference(padding in 0usize..3000, record in 20usize..4000, isn: u32,
+                                        mut cuts in proptest::collection::vec(any::<u16>(), 0..6),
+                                        order in any::<[u32; 8]>(), overlap in 0usize..40, handshake: bool) {
+        let hello = client_hello_bytes("www.example.com", &["h2"], padding, record);
+        cuts.iter_mut().for_each(|c| *c %= hello.len() as u16);
+        cuts.sort_unstable();
+        cuts.dedup();
+        let edges: Vec<usize> = std::iter::once(0).chain(cuts.iter().map(|c| usize::from(*c)).filter(|c| *c > 0))
+            .chain([hello.len()]).collect();
+        let mut segments: Vec<(usize, usize)> =
+            edges.windows(2).map(|w| (w[0], (w[1] + overlap).min(hello.len()))).collect();
+        // Without a SYN only the order of the stream tells where it starts.
+        if handshake {
+            let mut keys = order.iter();
+            segments.sort_by_cached_key(|_| keys.next().copied().unwrap_or(0));
+        }
+        let mut b = Bench::new();
+        if handshake {
+            b.tcp(CLIENT, SYN, isn.wrapping_sub(1), b"");
+        }
+        let mut decided = 0;
+        let mut flow = None;
+        for (from, to) in segments {
+            let (outcome, idx) = b.tcp(CLIENT, ACK, isn.wrapping_add(from as u32), &hello[from..to]);
+            flow = Some(idx);
+            match outcome {
+                Outcome::NeedMore => {}
+                Outcome::Recognised { class, .. } => { prop_assert_eq!(class, Class::Tls); decided += 1; }
+                Outcome::GivenUp(r) => prop_assert!(false, "{:?}", r),
+            }
+        }
+        let idx = flow.unwrap();
+        prop_assert_eq!(decided, 1);
+        prop_assert_eq!(b.host(idx), Some("www.example.com"));
+        prop_assert_eq!(b.table.get(idx).alpn(), Alpn::H2);
+        prop_assert_eq!(b.inspector.pool().in_use(), 0);
+    }
+
+    /// Any bytes on any flow: no panic, every flow decided within its budget, every buffer back.
+    #[test]
+    fn noise_is_survived_and_decided(packets in proptest::collection::vec(
+        (any::<bool>(), any::<bool>(), 0u8..64, 0u32..20_000, proptest::collection::vec(any::<u8>(), 0..80)), 1..120)) {
+        let mut b = Bench::new();
+        for (udp, client, flags, seq, payload) in packets {
+            let ends = if client { CLIENT } else { SERVER };
+            let (_, idx) = if udp { b.udp(ends, &payload) } else { b.tcp(ends, flags, seq, &payload) };
+            let f = b.table.get(idx);
+            prop_assert!(f.is_decided() || f.l7_packets < MAX_PACKETS);
+        }
+        prop_assert!(b.inspector.pool().in_use() <= 1);
+    }
+}
+
+#[test]
+fn the_first_bytes_win_where_segments_disagree() {
+    let honest = client_hello_bytes("honest.example", &[], 0, 9999);
+    let forged = client_hello_bytes("forged.example", &[], 0, 9999);
+    let mut b = Bench::new();
+    b.open();
+    let half = honest.len() / 2;
+    b.tcp(CLIENT, ACK, 1000 + half as u32, &honest[half..]);
+    let (outcome, idx) = b.tcp(CLIENT, ACK, 1000, &forged);
+    assert_eq!(done(outcome), Some(Class::Tls));
+    let name = b.host(idx).unwrap();
+    assert!(name == "honest.example", "{name}");
+}
+
+#[test]
+fn a_hello_of_64_kib_is_given_up_by_name_or_by_class() {
+    let hello = client_hello_bytes("late.example", &[], 40_000, 16_000);
+    let mut b = Bench::new();
+    b.open();
+    let mut outcome = Outcome::NeedMore;
+    let mut idx = FlowIdx(0);
+    for (i, segment) in hello.chunks(1400).enumerate() {
+        if outcome == Outcome::NeedMore {
+            (outcome, idx) = b.tcp(CLIENT, ACK, 1000 + (i * 1400) as u32, segment);
+        }
+    }
+    assert_eq!(done(outcome), Some(Class::Tls));
+    assert_eq!(b.host(idx), None);
+    assert_eq!(b.inspector.pool().in_use(), 0);
+}
+
+#[test]
+fn a_stream_of_holes_is_given_up() {
+    let mut b = Bench::new();
+    b.open();
+    let mut last = Outcome::NeedMore;
+    for i in 1..20u32 {
+        last = b.tcp(CLIENT, ACK, 1000 + i * 10, b"x").0;
+        if last != Outcome::NeedMore {
+            break;
+        }
+    }
+    assert_eq!(last, Outcome::GivenUp(Reason::TooManyPieces));
+    assert_eq!(b.inspector.given_up(Reason::TooManyPieces), 1);
+    assert_eq!(b.inspector.pool().in_use(), 0);
+}
+
+#[test]
+fn half_open_hellos_cannot_keep_the_buffers() {
+    let mut b = Bench::with(&L7Config { buffers: 2, hosts: 8, starts: 64 });
+    let hello = client_hello_bytes("www.example.com", &[], 0, 9999);
+    for i in 0..20u16 {
+        let ends = (1, 1000 + i, 2, 443);
+        b.tcp(ends, SYN, 0, b"");
+        let (outcome, _) = b.tcp(ends, ACK, 1, &hello[..20]);
+        let want = if i < 2 { Outcome::NeedMore } else { Outcome::GivenUp(Reason::NoBuffer) };
+        assert_eq!(outcome, want, "{i}");
+    }
+    // After a second of silence an honest flow gets one; its former owner is told at its next segment.
+    b.now = b.now.plus(150);
+    b.open();
+    b.tcp(CLIENT, ACK, 1000, &hello[..20]);
+    let (outcome, idx) = b.tcp(CLIENT, ACK, 1020, &hello[20..]);
+    assert_eq!((done(outcome), b.host(idx)), (Some(Class::Tls), Some("www.example.com")));
+    b.tcp((1, 3000, 2, 443), ACK, 1, &hello[..20]);
+    let outcomes: Vec<_> = (0..2).map(|i| b.tcp((1, 1000 + i, 2, 443), ACK, 21, &hello[20..]).0).collect();
+    assert!(outcomes.contains(&Outcome::GivenUp(Reason::NoBuffer)), "{outcomes:?}");
+}
+
+#[test]
+fn a_reply_seen_first_leaves_room_for_the_request() {
+    let mut b = Bench::new();
+    let (outcome, idx) = b.tcp(SERVER, ACK, 77, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(outcome, Outcome::NeedMore);
+    assert_eq!(b.table.get(idx).class(), Class::Http);
+    let (outcome, idx) = b.tcp(CLIENT, ACK, 99, b"GET / HTTP/1.1\r\nHost: late.example\r\n\r\n");
+    assert_eq!((done(outcome), b.host(idx)), (Some(Class::Http), Some("late.example")));
+}
+
+#[test]
+fn strangers_are_given_up_when_both_sides_have_spoken() {
+    let mut b = Bench::new();
+    b.open();
+    assert_eq!(b.tcp(CLIENT, ACK, 1000, b"\x01\x02strange and long enough").0, Outcome::NeedMore);
+    assert_eq!(b.tcp(CLIENT, ACK, 1025, b"more of it").0, Outcome::NeedMore);
+    assert_eq!(b.tcp(SERVER, ACK, 5000, b"\x03indeed, long enough too").0, Outcome::GivenUp(Reason::NoMatch));
+    assert_eq!(b.inspector.pool().in_use(), 0, "nothing is kept of a stream that nobody knows");
+}
+
+#[test]
+fn a_one_sided_stranger_and_a_chatty_datagram_flow_have_budgets() {
+    let mut b = Bench::new();
+    b.open();
+    let n = (0u32..).take_while(|i| b.tcp(CLIENT, ACK, 1000 + i * 9, b"\x01strange!").0 == Outcome::NeedMore).count();
+    assert_eq!(n, usize::from(MAX_PACKETS) - 1);
+    let n = (0..100).take_while(|_| b.udp(CLIENT, b"\x01strange!").0 == Outcome::NeedMore).count();
+    assert_eq!(n, usize::from(MAX_DATAGRAMS) - 1);
+    assert_eq!(b.inspector.given_up(Reason::TooManyPackets), 2);
+}
+
+#[test]
+fn hosts_are_released_with_their_flows() {
+    let mut b = Bench::with(&L7Config { buffers: 1, hosts: 1, starts: 16 });
+    let get = |n: u32| format!("GET / HTTP/1.1\r\nHost: h{n}.example\r\n\r\n");
+    for n in 0..5u32 {
+        b.tcp(CLIENT, SYN, 999, b"");
+        let (_, idx) = b.tcp(CLIENT, ACK, 1000, get(n).as_bytes());
+        assert_eq!(b.host(idx), Some(format!("h{n}.example").as_str()));
+        b.tcp(SERVER, FIN | ACK, 1, b"");
+        b.tcp(CLIENT, FIN | ACK, 1000, b"");
+    }
+    // One name in use and no room for another: the flow has its class, and no host.
+    let (outcome, idx) = b.tcp((9, 9, 8, 80), ACK, 1, get(77).as_bytes());
+    assert_eq!((done(outcome), b.host(idx)), (Some(Class::Http), None));
+    assert_eq!(b.inspector.hosts().refused(), 1);
+    assert_eq!(b.table.get(idx).initiator().port, 9);
+    assert_eq!(b.table.get(idx).packets(Direction::FromInitiator), 1);
+}

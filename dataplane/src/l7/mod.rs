@@ -6,6 +6,7 @@
 
 pub mod class;
 pub mod dns;
+pub mod fuzz;
 pub mod hosts;
 pub mod http;
 pub mod inspect;

@@ -97,7 +97,13 @@ fn client_hello(hs: &mut Handshake, said: &mut ClientHello, host: &mut HostName)
         let len = usize::from(hs.u16().map_err(sure)?);
         left = left.checked_sub(4 + len).ok_or((Stop::Bad, true))?;
         match kind {
-            SERVER_NAME => server_name(hs, len, said, host).map_err(sure)?,
+            SERVER_NAME => server_name(hs, len, said, host).map_err(|stop| {
+                // Of a list that does not add up no name is believed.
+                if stop == Stop::Bad {
+                    host.clear();
+                }
+                sure(stop)
+            })?,
             ALPN => alpn(hs, len, said).map_err(sure)?,
             _ => hs.skip(len).map_err(sure)?,
         }
@@ -341,4 +347,4 @@ impl<'a> Handshake<'a> {
 
 #[cfg(test)]
 #[path = "tls_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -45,7 +45,7 @@ impl Node for Flow {
             }
             let Some(Some(prepared)) = self.prepared.get(at) else { continue };
             let inspector = &mut *cx.inspector;
-            match cx.flows.lookup_or_insert(prepared, now, |_, ended| inspector.release(ended)) {
+            match cx.flows.lookup_or_insert(prepared, now, |at, ended| inspector.release(at, ended)) {
                 Ok(hit) => {
                     cx.flows.touch(hit, prepared, packet.frame.total_len() as u32, now);
                     packet.meta.flow = hit.idx.0;

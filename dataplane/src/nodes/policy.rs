@@ -3,6 +3,7 @@
 use crate::flow::{Flow, FlowIdx};
 use crate::graph::packet::{NO_FLOW, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
+use crate::plan::Plan;
 use crate::plan::rules::{self, Known, Match, Side};
 
 /// In [`Flow::rule`]: the initiator's packets are on the rule's `In` side.
@@ -92,6 +93,12 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> (u16, Side) {
         remember(cx.flows.get_mut(FlowIdx(packet.meta.flow)), cx.plan.generation, rule, side, packet.meta.direction);
     }
     (rule, side)
+}
+
+/// The rule that a flow was settled under in this plan.
+pub fn rule_of<'a>(flow: &Flow, plan: &'a Plan) -> Option<&'a rules::Rule> {
+    let settled = flow.plan_generation == plan.generation;
+    plan.rules.get(usize::from(flow.rule & !INITIATOR_IN)).filter(|_| settled)
 }
 
 fn remember(flow: &mut Flow, generation: u32, rule: u16, side: Side, direction: Direction) {

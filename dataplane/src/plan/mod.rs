@@ -1,7 +1,7 @@
 //! The plan: the policy made ready for the packet path. Names are indices, keys are read, what can be computed once is.
 
 pub mod rules;
-//pub mod steering;
+pub mod steering;
 
 use crate::config::policy::{self, Policy, RuleAction};
 use crate::crypto::esp::NAT_T_PORT;

@@ -33,6 +33,8 @@ pub fn rules(policy: &Policy, interfaces: &[Option<u32>]) -> Vec<SteerRule> {
         protocol: steer.matches.protocol.0,
         source_ports: steer.matches.source_ports.iter().map(|r| r.first..=r.last).collect(),
         ports: steer.matches.ports.iter().map(|r| r.first..=r.last).collect(),
+        // Fragments without ports go with the flows that have them: to the worker, which knows whose they are.
+        fragments: steer.action == SteerAction::Worker,
         action: match steer.action {
             SteerAction::Worker => maps::RuleAction::Worker,
             SteerAction::Pass => maps::RuleAction::Pass,

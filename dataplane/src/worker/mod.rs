@@ -5,6 +5,7 @@ pub mod build;
 pub mod clock;
 pub mod harness;
 pub mod idle;
+pub mod instance;
 pub mod neighbours;
 pub mod replay;
 pub mod runtime;

@@ -2,8 +2,10 @@
 
 use super::build::{Blueprint, wire_fib};
 use super::clock;
+use super::instance;
 use super::turn::WorkerPort;
 use crate::config::policy::Policy;
+use crate::control::{FlowFilter, ReplayReport};
 use crate::io::pcap::{PcapPort, ReplayClock};
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
@@ -11,42 +13,23 @@ use crate::io::umem::Umem;
 use crate::telemetry::snapshot::Snapshot;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
-
-/// What a replay did.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct ReplayReport {
-    /// Packets read.
-    pub received: u64,
-    /// Packets written.
-    pub sent: u64,
-    pub dropped: u64,
-    /// Every frame is back in the pool.
-    pub balanced: bool,
-    pub counters: Snapshot,
-}
+use std::time::Instant;
 
 /// Reads each input on its port, walks the graph, and writes what leaves a port to that port's output. `inputs` and
-/// `outputs` name ports of the policy; ports of any kind are replaced by captures. Without routes there is one rule: of two
-/// ports each leads to the other.
+/// `outputs`: index of the port in the policy, and the file. Ports of any kind are replaced by captures. There are no
+/// routes: of two ports each leads to the other.
 ///
 /// # Errors
-/// An unknown port, a file that cannot be read or written, a bad capture, unusable keys.
-pub fn replay(policy: Policy, inputs: &[(String, PathBuf)], outputs: &[(String, PathBuf)]) -> Result<ReplayReport> {
-    for (name, _) in inputs.iter().chain(outputs) {
-        if policy.port(name).is_none() {
-            let known: Vec<_> = policy.ports.iter().map(|port| port.name.as_str()).collect();
-            bail!("the policy has no port `{name}`; it has {}", known.join(", "));
-        }
-    }
+/// A file that cannot be read or written, a bad capture, unusable keys, a frame that is missing at the end.
+pub fn replay(policy: Policy, inputs: &[(usize, PathBuf)], outputs: &[(usize, PathBuf)]) -> Result<ReplayReport> {
+    let began = Instant::now();
     let fib = wire_fib(&policy);
     let blueprint = Blueprint::new(policy, fib, |_, _| true)?;
     let mut pool = FramePool::new(Umem::heap(blueprint.policy.workers.frames.max(256), 4096)?);
     let replay_clock = ReplayClock::new(&pool);
     let mut ports = Vec::new();
     for (id, port) in blueprint.policy.ports.iter().enumerate() {
-        let file = |files: &[(String, PathBuf)]| {
-            files.iter().find(|(name, _)| *name == port.name).map(|(_, path)| path.clone())
-        };
+        let file = |files: &[(usize, PathBuf)]| files.iter().find(|(at, _)| *at == id).map(|(_, path)| path.clone());
         let io = PcapPort::open(file(inputs).as_deref(), file(outputs).as_deref(), replay_clock.clone())
             .with_context(|| format!("port `{}`", port.name))?;
         ports.push(WorkerPort { id: id as u8, io: PortIo::Pcap(io) });
@@ -54,11 +37,15 @@ pub fn replay(policy: Policy, inputs: &[(String, PathBuf)], outputs: &[(String, 
     pool.register("replay")?;
     let start = clock::now();
     let (mut worker, _questions) = blueprint.worker(pool, ports, start)?;
-    let mut first = None;
+    // The clock shows the packet read last, so the first turn runs at the start and the next ones at the capture's pace.
+    let mut first = 0;
+    let mut now;
     loop {
-        let captured = replay_clock.now();
-        let first = *first.get_or_insert(captured);
-        let got = worker.turn(start + captured.saturating_sub(first));
+        if first == 0 {
+            first = replay_clock.now();
+        }
+        now = start + replay_clock.now().saturating_sub(first);
+        let got = worker.turn(now);
         if got == 0 && worker.ports.iter().all(|port| port.io.exhausted()) {
             break;
         }
@@ -69,11 +56,17 @@ pub fn replay(policy: Policy, inputs: &[(String, PathBuf)], outputs: &[(String, 
     for port in worker.ports.drain(..) {
         port.io.close(&mut worker.pool)?;
     }
+    if !worker.pool.account().all_free() {
+        bail!("frames are missing after the replay: {:?}", worker.pool.account());
+    }
+    let plan = blueprint.shared.plan.load();
+    let all = FlowFilter { limit: usize::MAX, ..FlowFilter::default() };
     Ok(ReplayReport {
-        received: counters.ports.iter().map(|port| port.rx.packets).sum(),
-        sent: counters.ports.iter().map(|port| port.tx.packets).sum(),
-        dropped: counters.dropped(),
-        balanced: worker.pool.account().all_free(),
-        counters,
+        packets_in: counters.ports.iter().map(|port| port.rx.packets).sum(),
+        packets_out: counters.ports.iter().map(|port| port.tx.packets).sum(),
+        seconds: began.elapsed().as_secs_f64(),
+        tunnels: plan.tunnels.iter().zip(&counters.tunnels).map(|(t, c)| instance::tunnel_status(t, c)).collect(),
+        drops: instance::drops(&counters),
+        flows: instance::flows(&worker, 0, &all, &plan, now),
     })
 }

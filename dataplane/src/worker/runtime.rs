@@ -1,1 +1,335 @@
-//! x
+//! A running instance: from a checked policy to packets, and back to a host without a trace.
+//!
+//! Order matters. Rules are in force before a program is attached, a program is attached before its queues are counted
+//! (attaching may change them), sockets are in the map before their worker runs. On the way out the program goes first, so
+//! that no packet is steered to a socket that nobody reads.
+
+use super::build::{Blueprint, wire_fib};
+use super::clock;
+use super::idle::{Idler, Waker};
+use super::instance::{self, Instance, PortFacts, WorkerHandle, WorkerState};
+use super::turn::{Worker, WorkerPort};
+use crate::config::policy::{self, Cores, Policy, PortKind, XdpPort};
+use crate::control::Server;
+use crate::host::fib::Fib;
+use crate::host::nic::Nic;
+use crate::host::watch::Watch;
+use crate::io::loopback::{LoopbackPort, Wire};
+use crate::io::pcap::{PcapPort, ReplayClock};
+use crate::io::pool::FramePool;
+use crate::io::port::PortIo;
+use crate::io::socket::{BindMode, SocketSpec, ZeroCopy};
+use crate::io::steer::{self, AttachMode, LoadOptions, Steer};
+use crate::io::umem::Umem;
+use crate::io::xdp::{XdpSpec, open_ports};
+use crate::plan::steering;
+use anyhow::{Context, Result};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Bytes of a frame: one page, which holds any packet of an MTU up to 3,500 with its headroom.
+const CHUNK: u32 = 4096;
+/// Packets that a loopback port's wire holds.
+const WIRE: usize = 4096;
+
+/// How an instance is run, besides its policy.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Where the policy came from, for `status`.
+    pub policy_path: PathBuf,
+    /// Compile the XDP program's debug log in and write it to the log.
+    pub steer_log: bool,
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from starting: another instance on the socket, keys, interfaces, privileges. Nothing is left behind.
+pub fn run(policy: Policy, options: &RunOptions) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the control runtime")?;
+    runtime.block_on(serve(policy, options))
+}
+
+async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Bound first: its lock keeps two instances of one name apart before either touches an interface.
+    let server = Server::bind(&policy.control)?;
+    let mut host = Host::prepare(policy, options)?;
+    let workers = host.workers()?;
+    let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
+    let watcher = host.watch(&wakers).await?;
+    let (handles, threads) = host.spawn(workers)?;
+    let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, host.steer.take());
+    let instance = Arc::new(instance);
+    tracing::info!(socket = %server.socket().display(), ports = host.facts.len(), workers = threads.len(), "running");
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    server.serve(instance.clone(), stop).await;
+    tracing::info!("stopping");
+    watcher.abort();
+    instance.detach();
+    host.blueprint.shared.stop.store(true, Ordering::Relaxed);
+    wakers.iter().for_each(Waker::wake);
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a worker had panicked");
+        }
+    }
+    Ok(())
+}
+
+/// The parts of an instance while it is being put together.
+struct Host {
+    blueprint: Blueprint,
+    /// Per port of the policy; `None` for ports without an interface.
+    nics: Vec<Option<Nic>>,
+    facts: Vec<PortFacts>,
+    steer: Option<Steer>,
+}
+
+/// A worker that has not started yet.
+struct Ready {
+    worker: Worker,
+    ask: crossbeam::channel::Sender<super::turn::Question>,
+    waker: Waker,
+    core: Option<usize>,
+}
+
+impl Host {
+    fn prepare(policy: Policy, options: &RunOptions) -> Result<Self> {
+        let mut nics = Vec::with_capacity(policy.ports.len());
+        for port in &policy.ports {
+            nics.push(match &port.kind {
+                PortKind::Xdp(xdp) => {
+                    Some(Nic::look_up(&xdp.interface).with_context(|| format!("port `{}`", port.name))?)
+                }
+                PortKind::Pcap { .. } | PortKind::Loopback { .. } => None,
+            });
+        }
+        let fib = if nics.iter().any(Option::is_some) { Fib::default() } else { wire_fib(&policy) };
+        let blueprint = Blueprint::new(policy, fib, |at, _| nics[at].as_ref().is_none_or(Nic::may_leave_checksums))?;
+        let mut host = Self { blueprint, nics, facts: Vec::new(), steer: None };
+        host.attach(options)?;
+        Ok(host)
+    }
+
+    fn attach(&mut self, options: &RunOptions) -> Result<()> {
+        let policy = &self.blueprint.policy;
+        let interfaces: Vec<Option<u32>> = self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect();
+        let mut steer = None;
+        if interfaces.iter().any(Option::is_some) {
+            let load =
+                LoadOptions { debug: options.steer_log, flow_capacity: 0, drop_malformed: instance::protects(policy) };
+            let mut loaded = Steer::load(&load)?;
+            loaded.set_rules(&steer::compile(&steering::rules(policy, &interfaces))?)?;
+            if options.steer_log {
+                let log = loaded.take_debug_log()?;
+                tokio::spawn(log.run());
+            }
+            steer = Some(loaded);
+        }
+        for (at, port) in policy.ports.iter().enumerate() {
+            let mut facts =
+                PortFacts { name: port.name.clone(), kind: port.kind.as_str().to_owned(), ..PortFacts::default() };
+            if let (PortKind::Xdp(xdp), Some(nic), Some(steer)) = (&port.kind, &mut self.nics[at], &mut steer) {
+                let mode = match xdp.mode {
+                    policy::Mode::Auto => AttachMode::Auto,
+                    policy::Mode::Native => AttachMode::Native,
+                    policy::Mode::Generic => AttachMode::Generic,
+                };
+                let attached = steer.attach(nic.index, mode).with_context(|| format!("port `{}`", port.name))?;
+                // Some drivers rearrange their queues for XDP.
+                *nic = Nic::look_up(&xdp.interface)?;
+                facts.interface = Some(xdp.interface.clone());
+                facts.mode = Some(attached.mode.name().to_owned());
+                facts.notes.extend(attached.native_refused.map(|why| format!("native XDP refused: {why}")));
+                if let Some(id) = attached.replaced {
+                    facts.notes.push(format!("replaced program {id} of an instance that had died"));
+                }
+            }
+            self.facts.push(facts);
+        }
+        self.steer = steer;
+        Ok(())
+    }
+
+    fn workers(&mut self) -> Result<Vec<Ready>> {
+        let count = self.blueprint.policy.workers.cores.workers();
+        let wires = self.wires();
+        (0..count).map(|index| self.worker(index, count, &wires)).collect()
+    }
+
+    /// One wire per loopback port: what is received there.
+    fn wires(&self) -> Vec<Option<Wire>> {
+        let ports = &self.blueprint.policy.ports;
+        ports.iter().map(|port| matches!(port.kind, PortKind::Loopback { .. }).then(|| Wire::new(WIRE))).collect()
+    }
+
+    fn worker(&mut self, index: usize, count: usize, wires: &[Option<Wire>]) -> Result<Ready> {
+        let policy = &self.blueprint.policy;
+        let umem = Umem::map(policy.workers.frames, CHUNK, false)?;
+        let mut pool = FramePool::new(umem);
+        let mut ports = Vec::new();
+        let (mut specs, mut of_port) = (Vec::new(), Vec::new());
+        for (at, port) in policy.ports.iter().enumerate() {
+            let id = at as u8;
+            match &port.kind {
+                PortKind::Xdp(xdp) => {
+                    let Some(nic) = &self.nics[at] else { continue };
+                    let queues = xdp.queues.map_or(nic.queues, |wanted| wanted.min(nic.queues));
+                    for queue in (0..queues).filter(|queue| *queue as usize % count == index) {
+                        specs.push(XdpSpec { socket: socket_spec(xdp, queue), fill: 0 });
+                        of_port.push((at, nic.index, queue));
+                    }
+                }
+                // Files and wires have one end; the first worker has it.
+                PortKind::Pcap { read, write, .. } if index == 0 => {
+                    let clock = ReplayClock::new(&pool);
+                    let io = PcapPort::open(read.as_deref(), write.as_deref(), clock)
+                        .with_context(|| format!("port `{}`", port.name))?;
+                    ports.push(WorkerPort { id, io: PortIo::Pcap(io) });
+                }
+                PortKind::Loopback { to, .. } if index == 0 => {
+                    if let (Some(rx), Some(tx)) = (&wires[at], &wires[*to]) {
+                        ports.push(WorkerPort { id, io: PortIo::Loopback(LoopbackPort::new(rx.clone(), tx.clone())) });
+                    }
+                }
+                PortKind::Pcap { .. } | PortKind::Loopback { .. } => {}
+            }
+        }
+        for ((at, interface, queue), io) in of_port.into_iter().zip(open_ports(&mut pool, &specs)?) {
+            let facts = &mut self.facts[at];
+            facts.queues += 1;
+            facts.copy = Some(if io.mode() == BindMode::ZeroCopy { "zero-copy" } else { "copy" }.to_owned());
+            if let Some(steer) = &mut self.steer {
+                // SAFETY: the port owns the descriptor and lives across the call.
+                steer.set_socket(interface, queue, unsafe { BorrowedFd::borrow_raw(io.fd()) })?;
+            }
+            ports.push(WorkerPort { id: at as u8, io: PortIo::Xdp(io) });
+        }
+        let (worker, ask) = self.blueprint.worker(pool, ports, clock::now())?;
+        let core = match &policy.workers.cores {
+            Cores::List(cores) => cores.get(index).copied(),
+            Cores::Count(_) => allowed_cores().get(index).copied(),
+        };
+        Ok(Ready { worker, ask, waker: Waker::new()?, core })
+    }
+
+    /// Publishes the first forwarding table and keeps it true.
+    async fn watch(&self, wakers: &[Waker]) -> Result<tokio::task::JoinHandle<()>> {
+        if self.nics.iter().all(Option::is_none) {
+            return Ok(tokio::spawn(std::future::pending()));
+        }
+        let wakers = wakers.to_vec();
+        let watch = Watch {
+            ports: self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect(),
+            peers: self.blueprint.policy.tunnels.iter().map(|tunnel| tunnel.remote).collect(),
+            fib: self.blueprint.shared.fib.clone(),
+            asks: self.blueprint.asks.clone(),
+            changed: Box::new(move || wakers.iter().for_each(Waker::wake)),
+        };
+        Ok(tokio::spawn(watch.start().await?))
+    }
+
+    fn spawn(&self, workers: Vec<Ready>) -> Result<(Vec<WorkerHandle>, Vec<JoinHandle<()>>)> {
+        let mut handles = Vec::new();
+        let mut threads = Vec::new();
+        let idle = self.blueprint.policy.workers.idle;
+        for (index, Ready { mut worker, ask, waker, core }) in workers.into_iter().enumerate() {
+            let state = Arc::new(Mutex::new(WorkerState::Running));
+            handles.push(WorkerHandle {
+                counters: worker.counters.clone(),
+                ask,
+                waker: waker.clone(),
+                core,
+                state: state.clone(),
+            });
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            threads.push(thread.spawn(move || {
+                if let Some(core) = core {
+                    pin(core);
+                }
+                let fds: Vec<_> = worker.ports.iter().filter_map(|port| port.io.fd()).collect();
+                let mut idler = Idler::new(idle, waker, fds);
+                // A worker that panics takes its sockets along: its packets then meet their rules' `on_loss`, and the
+                // other workers go on.
+                let run = std::panic::AssertUnwindSafe(|| worker.run(&mut idler));
+                let ended =
+                    if std::panic::catch_unwind(run).is_ok() { WorkerState::Stopped } else { WorkerState::Failed };
+                if ended == WorkerState::Failed {
+                    tracing::error!(worker = index, "the worker panicked; its queues are no longer served");
+                }
+                close(worker, index);
+                if let Ok(mut state) = state.lock() {
+                    *state = ended;
+                }
+            })?);
+        }
+        Ok((handles, threads))
+    }
+}
+
+/// Closes the ports, and says so if a frame is missing.
+fn close(mut worker: Worker, index: usize) {
+    for port in std::mem::take(&mut worker.ports) {
+        if let Err(error) = port.io.close(&mut worker.pool) {
+            tracing::warn!(worker = index, "{error}");
+        }
+    }
+    worker.publish();
+    let account = worker.pool.account();
+    if !account.all_free() {
+        tracing::error!(worker = index, ?account, "frames are missing");
+    }
+}
+
+fn socket_spec(xdp: &XdpPort, queue: u32) -> SocketSpec {
+    SocketSpec {
+        ring: xdp.ring,
+        zero_copy: match xdp.zero_copy {
+            policy::ZeroCopy::Auto => ZeroCopy::Auto,
+            policy::ZeroCopy::Never => ZeroCopy::Never,
+            policy::ZeroCopy::Require => ZeroCopy::Require,
+        },
+        busy_poll: xdp.busy_poll,
+        ..SocketSpec::new(&xdp.interface, queue)
+    }
+}
+
+/// The cores that this process may use, in order.
+fn allowed_cores() -> Vec<usize> {
+    // SAFETY: an all-zero set is valid, and the call fills at most its size.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
+            return Vec::new();
+        }
+        set
+    };
+    // SAFETY: the index is below the set's size.
+    (0..libc::CPU_SETSIZE as usize).filter(|core| unsafe { libc::CPU_ISSET(*core, &set) }).collect()
+}
+
+fn pin(core: usize) {
+    // SAFETY: an all-zero set is valid; the index was checked against the set's size by configuration or came from one.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    };
+    if result != 0 {
+        tracing::warn!(core, "cannot pin the worker: {}", std::io::Error::last_os_error());
+    }
+}

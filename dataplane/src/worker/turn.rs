@@ -221,7 +221,7 @@ impl Worker {
 
     fn housekeeping(&mut self, now: u64) {
         let inspector = &mut self.inspector;
-        self.flows.expire(Tick::from_nanos(now), AGE_BUDGET, |_, ended| inspector.release(ended));
+        self.flows.expire(Tick::from_nanos(now), AGE_BUDGET, |at, ended| inspector.release(at, ended));
         if !self.held.is_empty() {
             self.retry_held(now);
         }

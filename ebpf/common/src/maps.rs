@@ -110,12 +110,15 @@ pub struct Tables {
     /// Class of an address no prefix covers.
     pub from_none: Class,
     pub to_none: Class,
-    /// Class of a packet that has no ports (ICMP, later fragments): the rules that ask for none.
+    /// Class of a packet that has no ports (ICMP): the rules that ask for none.
     pub sport_none: Class,
     pub dport_none: Class,
+    /// Class of a later fragment: the rules that ask for no port, and those that take fragments on trust.
+    pub sport_fragment: Class,
+    pub dport_fragment: Class,
     /// Class of every rule there is, for dimensions no rule looks at.
     pub all: Class,
-    pub reserved: [u16; 3],
+    pub reserved: u16,
     /// By port slot.
     pub slots: [Class; MAX_PORTS],
     /// By protocol number; [`ESP_IN_UDP`] for ESP in UDP.
@@ -389,5 +392,32 @@ mod tests {
         assert_eq!(first_match(4, [&all, &all, &one, &all, &all, &all]), Some(197));
         assert_eq!(first_match(3, [&all, &all, &one, &all, &all, &all]), None);
         assert_eq!(first_match(0, [&all; 6]), None);
+    }
+}
+
+impl Reason {
+    /// What it means and what to do, where a packet counted under this reason was dropped. `malformed`: the program was told
+    /// to drop what it cannot walk.
+    pub const fn drop_help(self, malformed: bool) -> Option<&'static str> {
+        match self {
+            Reason::RuleDrop => Some("A steering rule with `action = \"drop\"`."),
+            Reason::NoSocketDrop => {
+                Some("For a worker that is not there, under a rule with `on_loss = \"drop\"`: nothing passes in clear.")
+            }
+            Reason::FlowDrop => Some("The flow table says drop."),
+            Reason::FlowNoDevice => Some("The flow table names a port that is gone."),
+            Reason::Truncated
+            | Reason::BadIpHeader
+            | Reason::TooManyExtensions
+            | Reason::BadTransport
+            | Reason::TooManyTags
+                if malformed =>
+            {
+                Some(
+                    "Malformed, so that no rule can be held against it; the policy has flows that must not leave in clear.",
+                )
+            }
+            _ => None,
+        }
     }
 }

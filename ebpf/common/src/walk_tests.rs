@@ -309,3 +309,31 @@ proptest! {
         }
     }
 }
+
+/// Not a test of right or wrong: `cargo test --release -p softdpu-ebpf-common walk_cost -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn walk_cost() {
+    use std::{hint::black_box, println, time::Instant};
+    let mut chain = vec![proto::TCP, 0, 1, 4, 0, 0, 0, 0];
+    chain.extend(tcp(b"data"));
+    let frames = [
+        ("IPv4 TCP", ethernet(ETHERTYPE_V4, &v4_with(proto::TCP, 0, 0x4000, &tcp(b"data")))),
+        ("IPv4 UDP", ethernet(ETHERTYPE_V4, &v4_with(proto::UDP, 0, 0, &udp(1, 2, b"data")))),
+        ("IPv6 TCP", ethernet(ETHERTYPE_V6, &v6_with(proto::TCP, &tcp(b"data")))),
+        ("IPv6 TCP behind options", ethernet(ETHERTYPE_V6, &v6_with(proto::HOP_BY_HOP, &chain))),
+    ];
+    for (name, frame) in &frames {
+        let best = (0..9)
+            .map(|_| {
+                let start = Instant::now();
+                for _ in 0..1_000_000 {
+                    black_box(walk(black_box(&frame[..])).is_ok_and(|h| black_box(h).sport != 0));
+                }
+                start.elapsed().as_nanos()
+            })
+            .min()
+            .unwrap();
+        println!("{name}: {:.1} ns", best as f64 / 1e6);
+    }
+}

@@ -3,7 +3,7 @@
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use softdpu_ebpf_common::{
     maps::{Bitmap, Class, Dimensions, ESP_IN_UDP, Prefix, Rule, Tables, first_match},
-    walk::{Headers, L3},
+    walk::{Fragment, Headers, L3},
 };
 
 use crate::{
@@ -25,6 +25,9 @@ pub fn find(tables: &Tables, generation: u32, slot: u32, h: &Headers) -> Option<
         if h.has_ports() {
             sport = *at(&tables.sports, h.sport as usize);
             dport = *at(&tables.dports, h.dport as usize);
+        } else if h.fragment as u8 == Fragment::Later as u8 {
+            sport = tables.sport_fragment;
+            dport = tables.dport_fragment;
         } else {
             sport = tables.sport_none;
             dport = tables.dport_none;

@@ -10,7 +10,6 @@ use ring::digest::{Context as Digest, SHA256};
 #[derive(Debug, Clone)]
 pub struct Document {
     pub name: &'static str,
-    pub bytes: u64,
     pub sha256: String,
     /// Whether it is text, which LZ4 shrinks.
     pub text: bool,
@@ -52,7 +51,8 @@ impl Numbers {
 /// # Errors
 /// When a file cannot be written.
 pub fn write(folder: &Path, text_bytes: usize, noise_bytes: usize) -> Result<Vec<Document>> {
-    let texts: [(&'static str, fn(&mut Numbers, usize, &mut String)); 3] =
+    type Line = fn(&mut Numbers, usize, &mut String);
+    let texts: [(&'static str, Line); 3] =
         [("catalogue.html", product_row), ("orders.json", order), ("access.log", log_line)];
     let mut documents = Vec::new();
     for (seed, (name, line)) in (1u64..).zip(texts) {
@@ -74,7 +74,7 @@ pub fn write(folder: &Path, text_bytes: usize, noise_bytes: usize) -> Result<Vec
 fn store(folder: &Path, name: &'static str, bytes: &[u8], text: bool) -> Result<Document> {
     let path = folder.join(name);
     fs::write(&path, bytes).with_context(|| path.display().to_string())?;
-    Ok(Document { name, bytes: bytes.len() as u64, sha256: hex(ring::digest::digest(&SHA256, bytes).as_ref()), text })
+    Ok(Document { name, sha256: hex(ring::digest::digest(&SHA256, bytes).as_ref()), text })
 }
 
 /// SHA-256 of a file, as hex.
@@ -171,7 +171,7 @@ mod tests {
             assert_eq!(a.sha256, b.sha256);
             assert_eq!(sha256(&one.file(a.name)).unwrap(), a.sha256);
             let bytes = fs::read(one.file(a.name)).unwrap();
-            assert_eq!(bytes.len() as u64, a.bytes);
+            assert!(bytes.len() >= 1000);
             if a.text {
                 let marker = std::str::from_utf8(MARKER).unwrap();
                 assert!(String::from_utf8(bytes).unwrap().lines().all(|line| line.contains(marker)));

@@ -3,8 +3,8 @@
 
 mod apps;
 mod checks;
+mod classes;
 mod corpus;
-mod figures;
 mod packets;
 mod phases;
 mod replay;

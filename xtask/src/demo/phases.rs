@@ -9,6 +9,7 @@ use softdpu_testbed::{
     cleanup::RunDir,
     edge::Edge,
     policy::{self, EdgeFiles},
+    status::{self, Figures},
     topology::{self, SERVER, Topology},
 };
 
@@ -16,8 +17,8 @@ use super::{
     Arguments,
     apps::Apps,
     checks,
+    classes::by_class,
     corpus::{self, MARKER},
-    figures::{self, Figures},
     report::{Compression, Report, Wire},
     say,
     workload::{Amount, Measured, Workload, binary as present, gbit_s},
@@ -96,7 +97,7 @@ fn with_edges(workload: &Workload<'_>, edges: &[Edge; 2], report: &mut Report) -
     let idle = idle_percent(&workload.pids, Duration::from_secs(2))?;
     let wire = look(&clear.stop()?, &sample.stop()?);
 
-    let flows = [figures::flows(&edges[0].flows()?), figures::flows(&edges[1].flows()?)];
+    let flows = [status::flows(&edges[0].flows()?), status::flows(&edges[1].flows()?)];
     for (edge, name) in edges.iter().zip(["edge-a", "edge-b"]) {
         report.edges.insert(name, Figures::read(&edge.status()?));
     }
@@ -105,7 +106,7 @@ fn with_edges(workload: &Workload<'_>, edges: &[Edge; 2], report: &mut Report) -
         Compression::new("HTTP text, server to client", text),
         Compression::new("everything, server to client", total),
     ];
-    report.flows_by_class = figures::by_class(&flows[0]);
+    report.flows_by_class = by_class(&flows[0]);
     report.idle_core_percent = Some(idle);
 
     checks::transfers(report, "softdpu: all transfers complete with equal checksums", &measured);

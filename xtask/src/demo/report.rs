@@ -5,11 +5,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use serde::Serialize;
+use softdpu_testbed::status::Figures;
 
-use super::{
-    figures::{Class, Figures},
-    workload::Measured,
-};
+use super::{classes::Class, workload::Measured};
 
 /// One thing that must be true.
 #[derive(Debug, Clone, Serialize)]
@@ -90,8 +88,10 @@ impl Report {
         if self.kernel_forwarding.is_some() || self.softdpu.is_some() {
             self.print_phases();
         }
-        if !self.edges.is_empty() {
+        if !self.compression.is_empty() {
             self.print_flows();
+        }
+        if !self.edges.is_empty() {
             self.print_edges();
         }
         let mut table = table(&["check", "", "seen"]);

@@ -5,6 +5,7 @@
 //! outright, at the next start (see [`cleanup`]).
 
 pub mod account;
+pub mod bpf;
 pub mod capture;
 pub mod cleanup;
 pub mod edge;
@@ -14,6 +15,7 @@ pub mod netns;
 pub mod pcap;
 pub mod policy;
 pub mod process;
+pub mod status;
 pub mod topology;
 
 /// Whether this process may make namespaces.

@@ -131,8 +131,8 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
 }
 
 fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control {
-    // sun_path of sockaddr_un, with its terminating zero.
-    const MAX_SOCKET: usize = 107;
+    // sun_path of sockaddr_un has 107 bytes and a zero; the socket is made under a name that is 4 longer.
+    const MAX_SOCKET: usize = 103;
     let socket = match &raw.socket {
         Some(path) => {
             let full = check.path(&path.0);
@@ -141,7 +141,7 @@ fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control 
                     Code::ImpossibleValue,
                     path.span(),
                     "the path of the control socket is too long",
-                    format!("the kernel takes at most {MAX_SOCKET} bytes: choose one under /run/softdpu"),
+                    format!("at most {MAX_SOCKET} bytes: choose one under /run/softdpu"),
                 );
             }
             full

@@ -118,7 +118,8 @@ fn foreign_keys(raw: &schema::Port, check: &mut Check<'_>) {
         key.as_ref().map(|k| k.span())
     }
     let mine = kind(raw);
-    let keys: [(&str, Option<Range<usize>>, &[Kind]); 10] = [
+    type Key = (&'static str, Option<Range<usize>>, &'static [Kind]);
+    let keys: [Key; 10] = [
         ("interface", at(&raw.interface), &[Kind::Xdp]),
         ("queues", at(&raw.queues), &[Kind::Xdp]),
         ("mode", at(&raw.mode), &[Kind::Xdp]),

@@ -11,7 +11,7 @@ use softdpu_ebpf_common::{
         Bitmap, Class, Dimensions, ESP_IN_UDP, GENERATIONS, MAX_CLASSES, MAX_PREFIXES, MAX_RULES, PROTOCOLS, Rule,
         Tables, WORDS, first_match,
     },
-    walk::{Headers, L3, proto},
+    walk::{Fragment, Headers, L3, proto},
 };
 
 use super::{
@@ -58,6 +58,8 @@ pub fn compile(rules: &[SteerRule]) -> Result<RuleTables> {
     tables.to_none = classes.of(&set(rules, |r| r.to.is_empty()))?;
     tables.sport_none = classes.of(&set(rules, |r| r.source_ports.is_empty()))?;
     tables.dport_none = classes.of(&set(rules, |r| r.ports.is_empty()))?;
+    tables.sport_fragment = classes.of(&set(rules, |r| r.source_ports.is_empty() || r.fragments))?;
+    tables.dport_fragment = classes.of(&set(rules, |r| r.ports.is_empty() || r.fragments))?;
     ports(rules, |r| &r.source_ports, &mut classes, &mut tables.sports)?;
     ports(rules, |r| &r.ports, &mut classes, &mut tables.dports)?;
 
@@ -108,6 +110,8 @@ impl RuleTables {
         let number = if h.is_esp_in_udp() { ESP_IN_UDP } else { usize::from(h.proto) };
         let (sport, dport) = if h.has_ports() {
             (t.sports[usize::from(h.sport)], t.dports[usize::from(h.dport)])
+        } else if h.fragment == Fragment::Later {
+            (t.sport_fragment, t.dport_fragment)
         } else {
             (t.sport_none, t.dport_none)
         };
@@ -190,6 +194,9 @@ fn insert(bitmap: &mut Bitmap, rule: usize) {
     bitmap[rule / 64] |= 1 << (rule % 64);
 }
 
+/// Family, address, length.
+type PrefixKey = (u8, [u8; 16], u8);
+
 /// A prefix's class is its own rules, those of every prefix around it, and those that ask for none: the trie finds only the
 /// longest.
 fn prefixes(
@@ -197,7 +204,7 @@ fn prefixes(
     of: impl Fn(&SteerRule) -> &Vec<(IpAddr, u8)>,
     classes: &mut Classes,
 ) -> Result<Vec<PrefixClass>> {
-    let mut own: BTreeMap<(u8, [u8; 16], u8), Bitmap> = BTreeMap::new();
+    let mut own: BTreeMap<PrefixKey, Bitmap> = BTreeMap::new();
     for (i, rule) in rules.iter().enumerate() {
         for &(address, length) in of(rule) {
             let (bytes, family) = bytes_of(address);
@@ -209,7 +216,7 @@ fn prefixes(
     }
     let any = set(rules, |r| of(r).is_empty());
     // In this order a prefix comes before all it contains, so the ones around it are the stack.
-    let mut around: Vec<((u8, [u8; 16], u8), Bitmap)> = Vec::new();
+    let mut around: Vec<(PrefixKey, Bitmap)> = Vec::new();
     let mut list = Vec::with_capacity(own.len());
     for (key @ (family, address, length), mut bitmap) in own {
         while around.last().is_some_and(|((f, a, l), _)| *f != family || masked(address, *l) != *a) {

@@ -3,10 +3,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use softdpu_ebpf_common::{
-    maps::{OnLoss, RuleAction},
-    walk::Fragment,
-};
+use softdpu_ebpf_common::maps::{OnLoss, RuleAction};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
@@ -47,19 +44,21 @@ fn rule() -> impl Strategy<Value = SteerRule> {
         proptest::option::of(number()),
         vec(range(), 0..3),
         vec(range(), 0..3),
+        any::<bool>(),
     )
-        .prop_map(|(interfaces, from, to, protocol, source_ports, ports)| SteerRule {
+        .prop_map(|(interfaces, from, to, protocol, source_ports, ports, fragments)| SteerRule {
             interfaces,
             from,
             to,
             protocol,
             source_ports,
             ports,
+            fragments,
             ..SteerRule::any("", RuleAction::Worker)
         })
 }
 
-pub(in super::super) fn rules(max: usize) -> impl Strategy<Value = Vec<SteerRule>> {
+fn rules(max: usize) -> impl Strategy<Value = Vec<SteerRule>> {
     proptest::collection::vec(rule(), 0..max).prop_map(|mut rules| {
         for (i, rule) in rules.iter_mut().enumerate() {
             rule.name = format!("r{i}");

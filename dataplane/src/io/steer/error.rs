@@ -118,6 +118,9 @@ fn hint(errno: &Option<i32>) -> &'static str {
 
 fn link_hint(error: &io::Error, operation: &str) -> &'static str {
     match error.raw_os_error() {
+        Some(libc::EPERM) if operation.starts_with("look at") => {
+            ". Missing privilege: CAP_SYS_ADMIN, to open a program by its id"
+        }
         Some(libc::EPERM) => ". Missing privilege: CAP_NET_ADMIN, in the network namespace of the interface",
         Some(libc::EOPNOTSUPP) if operation.contains("native") => {
             ". The driver has no native XDP, or not with the interface's settings (LRO, MTU, queues): use mode = \"auto\" or \

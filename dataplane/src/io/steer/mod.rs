@@ -31,7 +31,7 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use softdpu_ebpf_common::maps::{
-    ActiveFlags, GENERATIONS, MAX_PORTS, MAX_QUEUES, MAX_RULES, PROGRAM_NAME, Prefix, UNKNOWN_SLOT, names, socket_key,
+    ActiveFlags, GENERATIONS, MAX_PORTS, MAX_QUEUES, PROGRAM_NAME, Prefix, UNKNOWN_SLOT, names, socket_key,
 };
 pub use softdpu_ebpf_common::maps::{Counter, FlowKey, OnLoss, Reason, RuleAction};
 
@@ -416,4 +416,8 @@ fn not_found(error: &aya::maps::MapError) -> bool {
     }
 }
 
-const _: () = assert!(MAX_RULES.is_multiple_of(64));
+// The control thread may hand it on.
+const _: fn() = || {
+    fn send<T: Send>() {}
+    send::<Steer>();
+};

@@ -126,6 +126,12 @@ fn name(fd: BorrowedFd<'_>) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&info.name[..end]).into_owned())
 }
 
+/// Bytes of a program's instructions after the verifier removed what cannot run.
+#[cfg(test)]
+pub(super) fn size(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    info(fd).map(|i| i.lengths[1])
+}
+
 /// The kernel's id of a program.
 pub(super) fn id(fd: BorrowedFd<'_>) -> io::Result<u32> {
     info(fd).map(|i| i.id)

@@ -4,7 +4,7 @@ use std::{net::IpAddr, ops::RangeInclusive};
 
 use softdpu_ebpf_common::{
     maps::{OnLoss, RuleAction},
-    walk::{Headers, L3, proto},
+    walk::{Fragment, Headers, L3, proto},
 };
 
 /// One steering rule. Where a list is empty, everything matches.
@@ -19,10 +19,13 @@ pub struct SteerRule {
     pub to: Vec<(IpAddr, u8)>,
     /// `None` is any. 50 (ESP) also matches ESP in UDP port 4500 (RFC 3948).
     pub protocol: Option<u8>,
-    /// Packets without ports (ICMP, later fragments) match only where this and `ports` are empty.
+    /// Packets without ports (ICMP) match only where this and `ports` are empty; for later fragments see `fragments`.
     pub source_ports: Vec<RangeInclusive<u16>>,
     /// Destination ports.
     pub ports: Vec<RangeInclusive<u16>>,
+    /// Later fragments have no ports. False: they match only where the rule asks for none. True: they match whatever it
+    /// asks for, so that no fragment of what a rule protects gets past it (with some that are none of its business).
+    pub fragments: bool,
     pub action: RuleAction,
     /// For action `worker`: what to do while the queue has no socket.
     pub on_loss: OnLoss,
@@ -39,6 +42,7 @@ impl SteerRule {
             protocol: None,
             source_ports: Vec::new(),
             ports: Vec::new(),
+            fragments: false,
             action,
             on_loss: OnLoss::Pass,
         }
@@ -47,7 +51,9 @@ impl SteerRule {
     /// Whether the packet matches, field by field. The steer program says the same by table.
     pub fn matches(&self, ifindex: u32, h: &Headers) -> bool {
         let port = |ranges: &[RangeInclusive<u16>], port: u16| {
-            ranges.is_empty() || (h.has_ports() && ranges.iter().any(|r| r.contains(&port)))
+            ranges.is_empty()
+                || (h.has_ports() && ranges.iter().any(|r| r.contains(&port)))
+                || (h.fragment == Fragment::Later && self.fragments)
         };
         (self.interfaces.is_empty() || self.interfaces.contains(&ifindex))
             && covers(&self.from, h.l3, &h.src)

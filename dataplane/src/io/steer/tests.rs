@@ -305,12 +305,12 @@ fn random_rule(r: &mut Random, i: usize) -> SteerRule {
     rule.on_loss = if r.below(2) == 0 { OnLoss::Pass } else { OnLoss::Drop };
     let prefix = |r: &mut Random| {
         let address = Ipv4Addr::new(10, r.below(4) as u8, r.below(8) as u8, r.below(8) as u8);
-        (IpAddr::V4(address), [16, 22, 24, 24, 29, 32][r.below(6) as usize])
+        (IpAddr::V4(address), [22, 24, 29, 32, 32, 32][r.below(6) as usize])
     };
-    if r.below(16) != 0 {
+    if r.below(40) != 0 {
         rule.from.push(prefix(r));
     }
-    if r.below(16) != 0 {
+    if r.below(40) != 0 {
         rule.to.push(prefix(r));
     }
     if r.below(3) != 0 {
@@ -320,6 +320,13 @@ fn random_rule(r: &mut Random, i: usize) -> SteerRule {
         let first = r.below(100) as u16;
         rule.ports.push(first..=first + r.below(30) as u16);
     }
+    if r.below(20) == 0 {
+        // The addresses of `v6`, or not.
+        let prefix = |first: u16| (IpAddr::V6([first, 0xfcfc, 0xfcfc, 0xfcfc, 0, 0, 0, 0].into()), 64);
+        rule.from = vec![(IpAddr::V6([0xfdfd; 8].into()), [16, 63, 128][r.below(3) as usize])];
+        rule.to = vec![prefix(if r.below(3) == 0 { 0xfcfd } else { 0xfcfc })];
+    }
+    rule.fragments = r.below(2) == 0;
     if r.below(8) == 0 {
         rule.source_ports.push(0..=r.below(100) as u16);
     }
@@ -329,11 +336,21 @@ fn random_rule(r: &mut Random, i: usize) -> SteerRule {
     rule
 }
 
+/// Half of the packets carry a tag.
 fn random_packet(r: &mut Random) -> Vec<u8> {
+    let mut frame = random_untagged(r);
+    if r.below(2) == 0 {
+        frame.splice(12..12, [0x81, 0, 0, r.below(5) as u8]);
+    }
+    frame
+}
+
+fn random_untagged(r: &mut Random) -> Vec<u8> {
     let mut address = || [10, r.below(4) as u8, r.below(8) as u8, r.below(8) as u8];
     let (src, dst) = (address(), address());
     let (sport, dport) = (r.below(120) as u16, r.below(140) as u16);
-    match r.below(6) {
+    match r.below(7) {
+        6 => v6(6, 64, &tcp(sport, dport)),
         0 | 1 => v4(src, dst, 6, 64, 0, &tcp(sport, dport)),
         2 => v4(src, dst, 17, 64, 0, &udp(sport, dport, b"x")),
         3 => v4(src, dst, 17, 64, 0, &udp(4500, dport, &[0, 0, 1, 0, 0, 0, 0, 1])),
@@ -381,6 +398,70 @@ fn prefixes_of_old_rules_leave_the_tries() {
     assert_eq!(steer.maps.to.keys().count(), 2);
     let from = |i| v4([192, 168, i, 9], [10, 0, 0, 2], 17, 64, 0, &udp(1, 2, b""));
     assert_eq!([3, 4].map(|i| action(&mut steer, &from(i))), [XDP_PASS, XDP_DROP]);
+}
+
+#[test]
+fn the_debug_log_tells_decisions_and_costs_nothing_when_off() {
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+    impl ::log::Log for Lines {
+        fn enabled(&self, _: &::log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &::log::Record<'_>) {
+            self.0.lock().unwrap().push(record.args().to_string());
+        }
+        fn flush(&self) {}
+    }
+    if !root("the_debug_log") {
+        return;
+    }
+    let mut quiet = load();
+    let mut loud = Steer::load(&LoadOptions { debug: true, ..LoadOptions::default() }).unwrap();
+    let size = |steer: &Steer| program::size(xdp_fd(&steer.ebpf).unwrap()).unwrap();
+    assert!(size(&quiet) + 500 < size(&loud), "{} and {}", size(&quiet), size(&loud));
+    let lines = std::sync::Arc::default();
+    for (steer, wanted) in [(&mut quiet, 0), (&mut loud, 1)] {
+        let lines: std::sync::Arc<std::sync::Mutex<Vec<String>>> = std::sync::Arc::clone(&lines);
+        let mut logger =
+            aya_log::EbpfLogger::init_with_logger(&mut steer.ebpf, Lines(std::sync::Arc::clone(&lines))).unwrap();
+        action(steer, &to_port(443));
+        logger.flush();
+        let lines = lines.lock().unwrap();
+        assert_eq!(lines.len(), wanted);
+        assert!(lines.iter().all(|l| l == "action 2 reason 3 l3 4 proto 17 ports 1000 443"), "{lines:?}");
+    }
+}
+
+/// Larger than one buffer: headers in the first, the rest counted though not read.
+#[test]
+fn frames_of_several_buffers_are_steered_and_counted_whole() {
+    if !root("frames_of_several_buffers") {
+        return;
+    }
+    let mut steer = load();
+    steer.set_rules(&compile(&[rule("jumbo", 80, RuleAction::Drop)]).unwrap()).unwrap();
+    let mut frame = v4([10, 0, 0, 1], [10, 0, 0, 2], 17, 64, 0, &udp(1000, 80, &[7; 8900]));
+    assert_eq!(action(&mut steer, &frame), XDP_DROP);
+    let counter = &steer.rule_counters().unwrap()[0];
+    assert_eq!((counter.packets, counter.bytes), (1, frame.len() as u64));
+    frame.truncate(8000);
+    assert_eq!(action(&mut steer, &frame), XDP_PASS, "the IP header tells more than there is");
+    assert_eq!(reason(&steer, Reason::Truncated).packets, 1);
+}
+
+#[test]
+fn later_fragments_follow_the_rules_that_take_them() {
+    if !root("later_fragments") {
+        return;
+    }
+    let mut steer = load();
+    let fragment = v4([10, 0, 0, 1], [10, 0, 0, 2], 17, 64, 0x0010, &[0; 32]);
+    for (fragments, wanted) in [(false, XDP_PASS), (true, XDP_DROP)] {
+        let rule = SteerRule { fragments, ..rule("r", 80, RuleAction::Drop) };
+        steer.set_rules(&compile(&[rule]).unwrap()).unwrap();
+        assert_eq!(action(&mut steer, &fragment), wanted);
+        assert_eq!(action(&mut steer, &to_port(81)), XDP_PASS);
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What the edges say of themselves, read from `softdpu status --json` and `softdpu flows --json`. The one place of the
-//! demo that knows their shape.
+//! demo and the end-to-end tests that knows their shape.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +23,8 @@ pub struct Figures {
     pub frames_total: u64,
     /// Frames by place: fill ring, kernel, graph, free…; together they are `frames_total`.
     pub frames_by_place: BTreeMap<String, u64>,
+    /// Per port, what the XDP program counted: every packet it saw, under a verdict or a reason.
+    pub steered: BTreeMap<String, u64>,
 }
 
 impl Figures {
@@ -36,8 +38,9 @@ impl Figures {
             let pairs = value.as_object().into_iter().flatten();
             pairs.filter_map(|(name, count)| Some((name.clone(), count.as_u64()?))).filter(|pair| pair.1 > 0).collect()
         };
-        let ports = status["ports"].as_array().into_iter().flatten();
-        let modes: Vec<&str> = ports.filter_map(|port| port["mode"].as_str()).collect();
+        let ports = || status["ports"].as_array().into_iter().flatten();
+        let modes: Vec<&str> = ports().filter_map(|port| port["mode"].as_str()).collect();
+        let steered = ports().map(|port| (name(port), numbers(&port["steer"]).values().sum())).collect();
         let mut frames_by_place = numbers(&status["frames"]);
         let frames_total = frames_by_place.remove("total").unwrap_or(0);
         Self {
@@ -49,6 +52,7 @@ impl Figures {
             drops_by_reason: numbers(&status["drops"]),
             frames_total,
             frames_by_place,
+            steered,
         }
     }
 
@@ -72,6 +76,10 @@ impl Figures {
     }
 }
 
+fn name(item: &Value) -> String {
+    item["name"].as_str().unwrap_or_default().to_owned()
+}
+
 /// One flow, with the keys that `softdpu flows` and `softdpu classify` share.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Flow {
@@ -90,37 +98,6 @@ pub struct Flow {
 pub fn flows(value: &Value) -> Vec<Flow> {
     let list = value.as_array().or_else(|| value["flows"].as_array());
     list.into_iter().flatten().filter_map(|flow| Flow::deserialize(flow).ok()).collect()
-}
-
-/// Flows of one class under one name, added up.
-#[derive(Debug, Clone, Serialize)]
-pub struct Class {
-    pub class: String,
-    pub host: String,
-    pub flows: usize,
-    pub packets: u64,
-    pub bytes: u64,
-}
-
-/// Adds flows up by class and host name, largest first.
-pub fn by_class(flows: &[Flow]) -> Vec<Class> {
-    let mut classes: BTreeMap<(String, String), Class> = BTreeMap::new();
-    for flow in flows {
-        let host = flow.host.clone().unwrap_or_default();
-        let class = classes.entry((flow.protocol.clone(), host.clone())).or_insert_with(|| Class {
-            class: flow.protocol.clone(),
-            host,
-            flows: 0,
-            packets: 0,
-            bytes: 0,
-        });
-        class.flows += 1;
-        class.packets += flow.packets;
-        class.bytes += flow.bytes;
-    }
-    let mut all: Vec<Class> = classes.into_values().collect();
-    all.sort_by_key(|class| std::cmp::Reverse(class.bytes));
-    all
 }
 
 #[cfg(test)]
@@ -149,17 +126,5 @@ mod tests {
         assert_eq!(figures.unexplained(), BTreeMap::from([("no_route".to_owned(), 1)]));
         figures.frames_by_place.insert("free".into(), 5);
         assert!(!figures.balanced());
-    }
-
-    #[test]
-    fn flows_add_up_by_class_and_name() {
-        let flow = |protocol: &str, host: Option<&str>, bytes: u64| {
-            json!({"l4": "tcp", "a": "10.1.0.2:4000", "b": "10.2.0.2:80", "protocol": protocol, "host": host,
-                   "packets": 1, "bytes": bytes, "more": true})
-        };
-        let list = json!({"flows": [flow("http", Some("x"), 5), flow("dns", None, 9), flow("http", Some("x"), 6), 3]});
-        let classes = by_class(&flows(&list));
-        assert_eq!(classes.len(), 2);
-        assert_eq!((classes[0].class.as_str(), classes[0].flows, classes[0].bytes), ("http", 2, 11));
     }
 }

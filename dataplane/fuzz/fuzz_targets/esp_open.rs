@@ -1,0 +1,110 @@
+//! ESP open: frames of strangers never open, a sealed packet with any one change never opens, and a peer with the right
+//! key may put whatever it likes inside.
+#![no_main]
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use softdpu::crypto::aead::{Aead, new_aead};
+use softdpu::crypto::esp::Inner;
+use softdpu::crypto::inbound::Sequence;
+use softdpu::crypto::outbound::Start;
+use softdpu::crypto::outer::{Encapsulation, Endpoints};
+use softdpu::crypto::sadb::Sadb;
+use softdpu::crypto::{Cipher, InboundConfig, InboundSa, KeyMaterial, OutboundConfig, OutboundSa};
+use softdpu_ebpf_common::walk::walk;
+use softdpu_fuzz::with_frame;
+
+const SPI: u32 = 0x1001;
+static MATERIAL: LazyLock<KeyMaterial> =
+    LazyLock::new(|| KeyMaterial::new(Cipher::Aes128Gcm, &[7; 20]).expect("the cipher's length"));
+static AEAD: LazyLock<Box<dyn Aead>> = LazyLock::new(|| new_aead(&MATERIAL));
+
+#[derive(Arbitrary, Debug)]
+enum Input<'a> {
+    /// A frame from the wire.
+    Stranger(&'a [u8]),
+    /// A packet of a peer that has the key; `seq` and what is inside (trailer included) are as it likes.
+    Peer { seq: u64, text: &'a [u8] },
+    /// A packet that we sealed, with `flips` (byte, bits) on the way.
+    Damaged { v6: bool, udp: bool, tos: u8, next_header: u8, inner: &'a [u8], flips: [(u16, u8); 2] },
+}
+
+fn sadb(sequence: Sequence) -> Sadb {
+    let config = InboundConfig { spi: SPI, material: &MATERIAL, sequence, window: 64 };
+    Sadb::new(vec![(0, InboundSa::new(&config).expect("a good SPI"))], []).expect("one SPI")
+}
+
+fn open(bytes: &[u8], sequence: Sequence) -> bool {
+    let Ok(headers) = walk(bytes) else { return false };
+    with_frame(bytes, |frame| match sadb(sequence).open(frame, &headers) {
+        Ok((_, opened)) => {
+            assert_eq!(opened.place.end, frame.len());
+            true
+        }
+        Err(_) => {
+            assert_eq!(frame.len(), bytes.len());
+            false
+        }
+    })
+}
+
+fn outbound(v6: bool, udp: bool) -> OutboundSa {
+    OutboundSa::new(&OutboundConfig {
+        spi: SPI,
+        material: &MATERIAL,
+        endpoints: if v6 {
+            Endpoints::V6 { local: Ipv6Addr::LOCALHOST, remote: Ipv6Addr::LOCALHOST }
+        } else {
+            Endpoints::V4 { local: Ipv4Addr::LOCALHOST, remote: Ipv4Addr::LOCALHOST }
+        },
+        encapsulation: if udp { Encapsulation::Udp { source: 4500, destination: 4500 } } else { Encapsulation::None },
+        extended: true,
+        start: Start::At { seq: 1, iv_offset: 0 },
+    })
+    .expect("a good SPI")
+}
+
+fuzz_target!(|input: Input| {
+    match input {
+        Input::Stranger(bytes) => {
+            for sequence in [Sequence::Short, Sequence::Extended, Sequence::InIv] {
+                assert!(!open(bytes, sequence));
+            }
+        }
+        Input::Peer { seq, text } => {
+            let mut text = text.to_vec();
+            let mut nonce = [7; 12];
+            nonce[4..].copy_from_slice(&seq.to_be_bytes());
+            let aad = [&SPI.to_be_bytes()[..], &seq.to_be_bytes()].concat();
+            let tag = AEAD.seal(nonce, &aad, &mut text).expect("short");
+            let mut esp = [&SPI.to_be_bytes()[..], &(seq as u32).to_be_bytes(), &nonce[4..], &text, &tag].concat();
+            let len = esp.len();
+            let mut sadb = sadb(Sequence::InIv);
+            let (_, sa) = sadb.inbound(SPI).expect("it is there");
+            if let Ok(opened) = sa.open_slice(&mut esp, 0..len) {
+                assert!(opened.seq == seq && seq != 0 && opened.place.start == 16 && opened.place.end + 18 <= len);
+                let mut again = esp.clone();
+                assert!(sa.open_slice(&mut again, 0..len).is_err(), "once only");
+            }
+        }
+        Input::Damaged { v6, udp, tos, next_header, inner, flips } => {
+            let packet = inner.to_vec();
+            let place = 0..packet.len();
+            let sealed = with_frame(&packet, |frame| {
+                let sealed = outbound(v6, udp).seal(frame, &Inner { place, next_header, tos });
+                sealed.map(|()| frame.bytes().to_vec())
+            });
+            let Ok(mut sealed) = sealed else { return };
+            let esp = 14 + if v6 { 40 } else { 20 } + if udp { 8 } else { 0 };
+            let before = sealed.clone();
+            for (at, bits) in flips {
+                let at = esp + usize::from(at) % (sealed.len() - esp);
+                sealed[at] ^= bits;
+            }
+            assert!(sealed == before || !open(&sealed, Sequence::InIv), "a damaged packet opened");
+        }
+    }
+});

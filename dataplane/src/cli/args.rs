@@ -1,0 +1,198 @@
+//! What can be typed, and the help for it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// A DPU in software: takes flows off the NIC, encrypts, compresses and classifies them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "softdpu",
+    version,
+    max_term_width = 100,
+    long_about = "softdpu takes the flows that a policy names off the network interface with XDP and AF_XDP, does to them what a \
+                  DPU would do (encrypt, compress, classify) and hands them back.\n\n\
+                  `softdpu run` is the dataplane. `softdpu status` and `softdpu flows` ask a running one. `softdpu check` says what \
+                  is wrong with a policy, and `softdpu replay` runs the same graph over capture files, without privileges.",
+    after_long_help = "EXIT CODES:\n  0  done\n  1  failed, or something wrong was found\n  2  wrong usage\n\n\
+                       ENVIRONMENT:\n  SOFTDPU_LOG  log filter, stronger than --log-level: softdpu=debug,aya=warn\n  \
+                       NO_COLOR     no colour, whatever the terminal\n\n\
+                       FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+
+    /// How much to log: error, warn, info, debug, trace, or a filter as in softdpu=debug
+    #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
+    pub(super) log_level: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Run the dataplane until SIGINT or SIGTERM
+    #[command(
+        long_about = "Runs the dataplane in the foreground until SIGINT or SIGTERM, then detaches its XDP programs and leaves nothing \
+                      behind. What a killed instance left, the next start removes.\n\n\
+                      Nothing is changed on the host unless the whole policy is valid. Needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and \
+                      CAP_IPC_LOCK, or root, where the policy has ports of kind xdp.",
+        after_long_help = "EXAMPLES:\n  softdpu run -c /etc/softdpu/edge-a.toml\n  softdpu run -c edge-a.toml --log-level softdpu=debug\n\n\
+                           EXIT CODES:\n  0  stopped by a signal\n  1  the policy is not valid, or the dataplane could not start"
+    )]
+    Run {
+        /// The policy
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+        /// Let the XDP program log each packet it sees: for finding faults on a quiet link, not for production
+        #[arg(long)]
+        steer_log: bool,
+    },
+
+    /// Say what is wrong with a policy
+    #[command(
+        long_about = "Checks a policy and says everything that is wrong with it at once: file, line, column and remedy. Looks at the file \
+                      and at the mode of its key files, and changes nothing. Warnings are about what is allowed but likely not meant.",
+        after_long_help = "EXAMPLES:\n  softdpu check edge-a.toml\n  softdpu check -c edge-a.toml --json | jq .errors\n\n\
+                           EXIT CODES:\n  0  valid, perhaps with warnings\n  1  not valid"
+    )]
+    Check(CheckArgs),
+
+    /// Show a running instance: ports, workers, tunnels, rules, classes, drops
+    #[command(
+        long_about = "Asks a running instance how it is: ports with the mode they really have, packets per second, tunnels, rules, classes \
+                      of flows, and packets dropped by reason. Rates are over a third of a second.",
+        after_long_help = "EXAMPLES:\n  softdpu status\n  softdpu status -n edge-a\n  softdpu status --json | jq '.tunnels[].sealed'\n\n\
+                           EXIT CODES:\n  0  answered\n  1  no instance, or it could not be asked"
+    )]
+    Status(StatusArgs),
+
+    /// List the flows of a running instance
+    #[command(
+        long_about = "Lists the flows in the tables of a running instance, the biggest first: who with whom, class and host name, the tier \
+                      that handles them, packets and bytes, and the rule and tunnel they are under.",
+        after_long_help = "EXAMPLES:\n  softdpu flows --class tls\n  softdpu flows --host '*.example.com' --limit 20\n  \
+                           softdpu flows --json | jq -r '.[].host'\n\n\
+                           EXIT CODES:\n  0  answered, even when there are no flows\n  1  no instance, or it could not be asked"
+    )]
+    Flows(FlowsArgs),
+
+    /// Run the graph over capture files
+    #[command(
+        long_about = "Runs the graph of a policy over capture files instead of interfaces: what a capture holds is received on its port, \
+                      what a port sends is written to its file. Needs no privileges. The result is the same each time, but for the \
+                      timestamps. The port may be of any kind in the policy.",
+        after_long_help = "EXAMPLES:\n  softdpu replay -c replay.toml --in apps=clear.pcap --out uplink=esp.pcap\n  \
+                           softdpu replay -c edge-b.toml --in uplink=esp.pcap --out apps=clear.pcap --json\n\n\
+                           EXIT CODES:\n  0  every packet was read and is accounted for\n  1  the policy or a file could not be used"
+    )]
+    Replay(ReplayArgs),
+
+    /// Say what flows capture files hold
+    #[command(
+        long_about = "Reads capture files (pcap or pcapng) and says for each flow what it is: protocol, host name, packets and bytes. With \
+                      --json one JSON object per line: file, l4, a, b, protocol, host, packets, bytes; `a` opened the flow; addresses are \
+                      ip:port, IPv6 in brackets.",
+        after_long_help = "EXAMPLES:\n  softdpu classify capture.pcap\n  softdpu classify --json *.pcap | jq -r .protocol | sort | uniq -c\n\n\
+                           EXIT CODES:\n  0  all files were read\n  1  a file could not be read"
+    )]
+    Classify {
+        /// Capture files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// One JSON object per flow and line
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Print the JSON Schema of a policy
+    #[command(
+        long_about = "Prints the JSON Schema (draft 2020-12) of a policy. Editors use it to complete keys and to explain them.",
+        after_long_help = "EXAMPLES:\n  softdpu schema > softdpu.schema.json\n  softdpu schema | jq '.properties.port.items.properties | keys'"
+    )]
+    Schema,
+
+    /// Print a completion script for a shell
+    #[command(
+        after_long_help = "EXAMPLES:\n  softdpu completions bash > /etc/bash_completion.d/softdpu\n  softdpu completions zsh > ~/.zfunc/_softdpu"
+    )]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The policy
+    #[arg(value_name = "FILE", required_unless_present = "config", conflicts_with = "config")]
+    pub(super) file: Option<PathBuf>,
+    /// The policy, as for `run`
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// One JSON object: valid, errors, warnings
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Which instance to ask.
+#[derive(Debug, Args)]
+pub(super) struct Instance {
+    /// Control socket of the instance
+    #[arg(long, value_name = "PATH", conflicts_with = "name")]
+    pub(super) socket: Option<PathBuf>,
+    /// Name of the instance, of those in /run/softdpu; not needed when only one runs
+    #[arg(short, long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// The answer of the instance as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FlowsArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Only flows of this class: tls, http, dns, ...
+    #[arg(long)]
+    pub(super) class: Option<String>,
+    /// Only flows with this host name, or below a domain: *.example.com
+    #[arg(long)]
+    pub(super) host: Option<String>,
+    /// Most flows to list
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub(super) limit: usize,
+    /// One JSON array of flows
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// The policy
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// Capture file to receive on a port; may be given for several ports
+    #[arg(long = "in", value_name = "PORT=FILE", value_parser = port_file, required = true)]
+    pub(super) inputs: Vec<(String, PathBuf)>,
+    /// Capture file for what a port sends; may be given for several ports
+    #[arg(long = "out", value_name = "PORT=FILE", value_parser = port_file)]
+    pub(super) outputs: Vec<(String, PathBuf)>,
+    /// The report as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn port_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((port, file)) if !port.is_empty() && !file.is_empty() => Ok((port.to_owned(), PathBuf::from(file))),
+        _ => Err("write PORT=FILE, for example apps=in.pcap".to_owned()),
+    }
+}

@@ -1,0 +1,194 @@
+//! `softdpu status`: a running instance at a glance.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::time::Duration;
+
+use super::args::StatusArgs;
+use super::ask::ask;
+use super::show::{Rows, bytes, clean, count, duration, number, or_dash};
+use crate::control::{Status, client};
+
+/// How long rates are measured.
+const INTERVAL: Duration = Duration::from_millis(333);
+
+pub fn run(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let socket = args.instance.path()?;
+    if args.json {
+        let status = ask(client::status(&socket))?;
+        writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+        return Ok(true);
+    }
+    let (before, now) = ask(async {
+        let before = client::status(&socket).await?;
+        tokio::time::sleep(INTERVAL).await;
+        Ok((before, client::status(&socket).await?))
+    })?;
+    write!(out, "{}", view(&before, &now))?;
+    Ok(true)
+}
+
+/// The page: figures of `now`, rates since `before`.
+pub fn view(before: &Status, now: &Status) -> String {
+    let mut page = format!(
+        "{}: softdpu {}, pid {}, up {}, policy {}\n",
+        clean(&now.name),
+        clean(&now.version),
+        now.pid,
+        duration(now.uptime_s),
+        clean(&now.policy)
+    );
+    if now.escaped_bytes > 0 {
+        let _ = writeln!(page, "\nESCAPED: {} left in clear although a rule encrypts them", bytes(now.escaped_bytes));
+    }
+    section(&mut page, "Ports", &ports(before, now));
+    for port in &now.ports {
+        for note in &port.notes {
+            let _ = writeln!(page, "   {}: {}", clean(&port.name), clean(note));
+        }
+    }
+    section(&mut page, "Workers", &workers(now));
+    section(&mut page, "Tunnels", &tunnels(now));
+    section(&mut page, "Steering", &steer(now));
+    section(&mut page, "Rules", &rules(now));
+    section(&mut page, "Classes", &classes(now));
+    let drops = drops(&now.drops);
+    section(&mut page, "Drops", &drops);
+    if drops.is_empty() {
+        page.push_str("\nNo drops\n");
+    }
+    page
+}
+
+fn section(page: &mut String, title: &str, rows: &Rows) {
+    if !rows.is_empty() {
+        let _ = write!(page, "\n{title}\n{rows}");
+    }
+}
+
+fn ports(before: &Status, now: &Status) -> Rows {
+    let seconds = now.uptime_s - before.uptime_s;
+    let rate = |was: u64, is: u64| {
+        if seconds > 0.0 { number((is.saturating_sub(was) as f64 / seconds).round()) } else { "-".to_owned() }
+    };
+    let mut rows =
+        Rows::new(&["port", "interface", "mode", ">queues", ">rx packets", ">rx pps", ">tx packets", ">tx pps"]);
+    for port in &now.ports {
+        let was = before.ports.iter().find(|p| p.name == port.name).unwrap_or(port);
+        let mode = match (&port.mode, &port.copy) {
+            (Some(mode), Some(copy)) => format!("{mode}, {copy}"),
+            _ => port.kind.clone(),
+        };
+        rows.add([
+            port.name.clone(),
+            or_dash(port.interface.as_deref()),
+            mode,
+            port.queues.to_string(),
+            count(port.rx.packets),
+            rate(was.rx.packets, port.rx.packets),
+            count(port.tx.packets),
+            rate(was.tx.packets, port.tx.packets),
+        ]);
+    }
+    rows
+}
+
+fn workers(now: &Status) -> Rows {
+    let mut rows = Rows::new(&[
+        "worker",
+        ">core",
+        "state",
+        ">packets",
+        ">batches",
+        ">per batch",
+        ">sleeps",
+        ">flows",
+        ">free frames",
+    ]);
+    for w in &now.workers {
+        let per_batch =
+            if w.batches > 0 { format!("{:.1}", w.packets as f64 / w.batches as f64) } else { "-".to_owned() };
+        rows.add([
+            w.worker.to_string(),
+            w.core.map_or_else(|| "-".to_owned(), |c| c.to_string()),
+            w.state.clone(),
+            count(w.packets),
+            count(w.batches),
+            per_batch,
+            count(w.polls),
+            count(w.flows),
+            format!("{}/{}", w.frames.free, w.frames.total),
+        ]);
+    }
+    rows
+}
+
+pub fn tunnels(now: &Status) -> Rows {
+    tunnel_rows(&now.tunnels)
+}
+
+pub fn tunnel_rows(tunnels: &[crate::control::TunnelStatus]) -> Rows {
+    let mut rows = Rows::new(&[
+        "tunnel",
+        "local",
+        "remote",
+        "cipher",
+        ">sealed",
+        ">bytes",
+        ">opened",
+        ">bytes",
+        ">replayed",
+        ">forged",
+        ">lz4 ratio",
+    ]);
+    for t in tunnels {
+        rows.add([
+            t.name.clone(),
+            t.local.clone(),
+            t.remote.clone(),
+            t.cipher.clone(),
+            count(t.sealed.packets),
+            bytes(t.sealed.bytes),
+            count(t.opened.packets),
+            bytes(t.opened.bytes),
+            count(t.replayed),
+            count(t.forged),
+            t.ratio().map_or_else(|| "-".to_owned(), |r| format!("{r:.2}")),
+        ]);
+    }
+    rows
+}
+
+fn steer(now: &Status) -> Rows {
+    let mut rows = Rows::new(&["rule", "action", "on loss", ">packets", ">bytes"]);
+    for s in &now.steer {
+        rows.add([s.name.clone(), s.action.clone(), s.on_loss.clone(), count(s.packets), bytes(s.bytes)]);
+    }
+    rows
+}
+
+fn rules(now: &Status) -> Rows {
+    let mut rows = Rows::new(&["rule", "does", ">packets", ">bytes"]);
+    for r in &now.rules {
+        rows.add([r.name.clone(), r.what.clone(), count(r.packets), bytes(r.bytes)]);
+    }
+    rows
+}
+
+fn classes(now: &Status) -> Rows {
+    let mut rows = Rows::new(&["class", ">flows", ">packets", ">bytes"]);
+    for c in now.classes.iter().filter(|c| c.flows > 0) {
+        rows.add([c.name.clone(), count(c.flows), count(c.packets), bytes(c.bytes)]);
+    }
+    rows
+}
+
+pub fn drops(drops: &[crate::control::DropCount]) -> Rows {
+    let mut rows = Rows::new(&[">packets", "reason", "node", "what it means"]);
+    let mut by_count: Vec<_> = drops.iter().filter(|d| d.count > 0).collect();
+    by_count.sort_by_key(|d| std::cmp::Reverse(d.count));
+    for d in by_count {
+        rows.add([count(d.count), d.reason.clone(), d.node.clone(), d.help.clone()]);
+    }
+    rows
+}

@@ -1,0 +1,151 @@
+//! The routes and what they answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+
+use super::ControlSource;
+use super::types::{ApiError, FlowFilter, MAX_FLOWS};
+use crate::config::{HostPattern, KNOWN_CLASSES, nearest};
+use crate::telemetry::prometheus::{self, Facts};
+
+/// How long workers may take to list their flows.
+const FLOWS_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Source = State<Arc<dyn ControlSource>>;
+
+/// All routes: for the Unix socket.
+pub fn all(source: Arc<dyn ControlSource>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/counters", get(counters))
+        .route("/v1/flows", get(flows))
+        .route("/v1/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .fallback(unknown)
+        .method_not_allowed_fallback(method)
+        .with_state(source)
+}
+
+/// The metrics alone: for the loopback port, which has no permissions.
+pub fn metrics_only(source: Arc<dyn ControlSource>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(unknown)
+        .method_not_allowed_fallback(method)
+        .with_state(source)
+}
+
+fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Response {
+    (code, Json(ApiError { error: error.into(), help: help.into() })).into_response()
+}
+
+async fn status(State(source): Source) -> Response {
+    Json(source.status()).into_response()
+}
+
+async fn counters(State(source): Source) -> Response {
+    Json(source.counters()).into_response()
+}
+
+async fn healthz(State(source): Source) -> Response {
+    let status = source.status();
+    let down: Vec<String> = status
+        .workers
+        .iter()
+        .filter(|w| w.state != "running")
+        .map(|w| format!("worker {} is {}", w.worker, w.state))
+        .collect();
+    if down.is_empty() {
+        (StatusCode::OK, "ok\n").into_response()
+    } else {
+        refuse(StatusCode::SERVICE_UNAVAILABLE, down.join(", "), "the log of the instance says why")
+    }
+}
+
+async fn metrics(State(source): Source) -> Response {
+    let status = source.status();
+    let facts = Facts { version: status.version, instance: status.name, uptime_s: status.uptime_s };
+    match prometheus::text(facts, source.counters()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response(),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written", "please report this"),
+    }
+}
+
+/// Query of `/v1/flows`, unchecked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlowsQuery {
+    class: Option<String>,
+    host: Option<String>,
+    limit: Option<usize>,
+}
+
+impl FlowsQuery {
+    fn filter(self) -> Result<FlowFilter, ApiError> {
+        let bad = |error: String, help: String| Err(ApiError { error, help });
+        if let Some(class) = &self.class
+            && !KNOWN_CLASSES.contains(&class.as_str())
+        {
+            let help = match nearest(class, KNOWN_CLASSES.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("the classes are {}", KNOWN_CLASSES.join(", ")),
+            };
+            return bad(format!("no class of flows is called `{class}`"), help);
+        }
+        let host = match self.host.map(|h| h.parse::<HostPattern>()).transpose() {
+            Ok(host) => host,
+            Err(wrong) => return bad(wrong.message, wrong.help),
+        };
+        match self.limit.unwrap_or(FlowFilter::default().limit) {
+            limit @ 1..=MAX_FLOWS => Ok(FlowFilter { class: self.class, host, limit }),
+            limit => bad(format!("`limit` cannot be {limit}"), format!("from 1 to {MAX_FLOWS}")),
+        }
+    }
+}
+
+async fn flows(
+    State(source): Source,
+    query: Result<Query<FlowsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let filter = match query {
+        Ok(Query(query)) => query.filter(),
+        Err(e) => Err(ApiError { error: e.body_text(), help: "the parameters are class, host and limit".into() }),
+    };
+    let filter = match filter {
+        Ok(filter) => filter,
+        Err(e) => return (StatusCode::BAD_REQUEST, Json(e)).into_response(),
+    };
+    let limit = filter.limit;
+    match tokio::time::timeout(FLOWS_TIMEOUT, source.flows(filter)).await {
+        Ok(Ok(mut flows)) => {
+            flows.truncate(limit);
+            Json(flows).into_response()
+        }
+        Ok(Err(e)) => refuse(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}"), "`softdpu status` shows the workers"),
+        Err(_) => refuse(
+            StatusCode::GATEWAY_TIMEOUT,
+            "a worker did not answer in time",
+            "`softdpu status` shows whether the workers run",
+        ),
+    }
+}
+
+async fn unknown(uri: axum::http::Uri) -> Response {
+    let path: String = uri.path().chars().take(100).collect();
+    refuse(
+        StatusCode::NOT_FOUND,
+        format!("no such path: {path}"),
+        "there is /v1/status, /v1/flows, /v1/counters, /v1/healthz and /metrics",
+    )
+}
+
+async fn method() -> Response {
+    refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET", "this interface answers questions, it changes nothing")
+}

@@ -1,0 +1,158 @@
+//! Asking a running instance. Errors say what to do: nothing listens, not allowed in, several to choose from.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::header;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::types::{ApiError, FlowInfo, Status};
+use crate::telemetry::snapshot::Snapshot;
+
+/// Where instances have their sockets unless their policy says otherwise.
+pub const SOCKET_FOLDER: &str = "/run/softdpu";
+
+/// From connecting to the end of the answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer that is taken, in bytes.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// The socket to ask: the one named, the one of the instance named, or the only one there is in `folder`.
+///
+/// # Errors
+/// None, or several to choose from.
+pub fn find_socket(socket: Option<&Path>, name: Option<&str>, folder: &Path) -> Result<PathBuf> {
+    if let Some(socket) = socket {
+        return Ok(socket.to_owned());
+    }
+    let found = sockets(folder);
+    if let Some(name) = name {
+        let path = folder.join(format!("{name}.sock"));
+        if found.iter().any(|(n, _)| n == name) {
+            return Ok(path);
+        }
+        let others = if found.is_empty() { "none".to_owned() } else { names(&found) };
+        bail!("no instance `{name}` ({} does not exist; running: {others})", path.display());
+    }
+    match found.as_slice() {
+        [] => bail!(
+            "no instance is running: {} has no socket. Start one with `softdpu run -c FILE`, or name its socket with --socket",
+            folder.display()
+        ),
+        [(_, path)] => Ok(path.clone()),
+        several => bail!("several instances are running: choose one with -n NAME: {}", names(several)),
+    }
+}
+
+fn names(found: &[(String, PathBuf)]) -> String {
+    found.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Names and paths of the sockets in `folder`, sorted.
+fn sockets(folder: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<(String, PathBuf)> = entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_socket()))
+        .filter_map(|e| Some((e.file_name().to_str()?.strip_suffix(".sock")?.to_owned(), e.path())))
+        .collect();
+    found.sort();
+    found
+}
+
+/// `GET /v1/status`.
+///
+/// # Errors
+/// The instance cannot be asked, or its answer is not one.
+pub async fn status(socket: &Path) -> Result<Status> {
+    json(socket, "/v1/status").await
+}
+
+/// `GET /v1/counters`.
+///
+/// # Errors
+/// As [`status`].
+pub async fn counters(socket: &Path) -> Result<Snapshot> {
+    json(socket, "/v1/counters").await
+}
+
+/// `GET /v1/flows`. The server checks the filters.
+///
+/// # Errors
+/// As [`status`], and what the server says about the filters.
+pub async fn flows(socket: &Path, class: Option<&str>, host: Option<&str>, limit: usize) -> Result<Vec<FlowInfo>> {
+    let mut path = format!("/v1/flows?limit={limit}");
+    for (key, value) in [("class", class), ("host", host)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{key}={}", escape(value)));
+        }
+    }
+    json(socket, &path).await
+}
+
+/// Percent-encoding of a query value (RFC 3986 section 2).
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|b| match b {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
+            _ => format!("%{b:02X}"),
+        })
+        .collect()
+}
+
+async fn json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
+    let (code, body) = tokio::time::timeout(TIMEOUT, get(socket, path))
+        .await
+        .map_err(|_| anyhow!("no answer from {} within {} s", socket.display(), TIMEOUT.as_secs()))??;
+    if !code.is_success() {
+        return Err(match serde_json::from_slice::<ApiError>(&body) {
+            Ok(e) => anyhow!("{}: {}", e.error, e.help),
+            Err(_) => anyhow!("{} answered {code}", socket.display()),
+        });
+    }
+    serde_json::from_slice(&body)
+        .with_context(|| format!("{} does not answer as softdpu {} does", socket.display(), env!("CARGO_PKG_VERSION")))
+}
+
+async fn get(socket: &Path, path: &str) -> Result<(hyper::StatusCode, Bytes)> {
+    let stream = UnixStream::connect(socket).await.map_err(|e| explain(socket, &e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let request = hyper::Request::get(path)
+        .header(header::HOST, "softdpu")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())?;
+    let answer = sender.send_request(request).await;
+    let answer = answer.with_context(|| format!("{} does not speak HTTP", socket.display()))?;
+    let code = answer.status();
+    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+    driver.abort();
+    Ok((code, body.map_err(|e| anyhow!("the answer of {} broke off: {e}", socket.display()))?.to_bytes()))
+}
+
+/// Says what a failed connect means.
+fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+    let path = socket.display();
+    match error.kind() {
+        ErrorKind::NotFound => anyhow!("no socket {path}: is the instance running? (`softdpu run -c FILE`)"),
+        ErrorKind::ConnectionRefused => {
+            anyhow!("nobody listens on {path}: the instance died without cleaning up. Start it again, it will")
+        }
+        ErrorKind::PermissionDenied => match std::fs::metadata(socket) {
+            Ok(meta) => anyhow!(
+                "not allowed to use {path}: its mode is {:04o}, its group {}. Run as root, or join that group",
+                meta.permissions().mode() & 0o777,
+                meta.gid()
+            ),
+            Err(_) => anyhow!("not allowed to look at {path}: run as root"),
+        },
+        _ => anyhow!("cannot connect to {path}: {error}"),
+    }
+}

@@ -1,0 +1,276 @@
+//! The API over real sockets, with an instance made up for the test.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::config::Control;
+use crate::telemetry::snapshot::DropTraffic;
+
+struct Fake;
+
+fn flow(host: &str, class: &str) -> FlowInfo {
+    FlowInfo { host: Some(host.into()), class: class.into(), a: "[2001:db8::1]:4000".into(), ..FlowInfo::default() }
+}
+
+impl ControlSource for Fake {
+    fn status(&self) -> Status {
+        let workers = vec![WorkerStatus { state: "running".into(), ..WorkerStatus::default() }];
+        Status { name: "edge-a".into(), version: "1.2.3".into(), uptime_s: 2.5, workers, ..Status::default() }
+    }
+
+    fn counters(&self) -> Snapshot {
+        Snapshot { drops: vec![DropTraffic { reason: "no_route".into(), packets: 7 }], ..Snapshot::default() }
+    }
+
+    fn flows(&self, filter: FlowFilter) -> BoxFuture<'_, anyhow::Result<Vec<FlowInfo>>> {
+        async move {
+            if filter.limit == 666 {
+                std::future::pending::<()>().await;
+            }
+            let all = [flow("www.example.com", "tls"), flow("example.org", "http"), flow("a.example.com", "http")];
+            let wanted = |f: &FlowInfo| filter.wants(&f.class, f.host.as_deref());
+            Ok(all.into_iter().filter(wanted).take(filter.limit).collect())
+        }
+        .boxed()
+    }
+}
+
+/// A server in a runtime of its own; ends with the value.
+struct Running {
+    dir: tempfile::TempDir,
+    metrics: Option<std::net::SocketAddr>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+fn control(dir: &Path, metrics: bool) -> Control {
+    let metrics = metrics.then(|| "127.0.0.1:0".parse().unwrap());
+    Control { socket: dir.join("run/edge-a.sock"), socket_mode: 0o600, metrics }
+}
+
+impl Running {
+    fn start(metrics: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let control = control(dir.path(), metrics);
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            runtime().block_on(async {
+                let server = Server::bind(&control).unwrap();
+                ready.send(server.metrics()).unwrap();
+                server.serve(Arc::new(Fake), async { drop(stopped.await) }).await;
+            });
+        });
+        let metrics = is_ready.recv().unwrap();
+        Self { dir, metrics, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("run/edge-a.sock")
+    }
+
+    /// Sends `bytes`, returns what comes back until the server closes or `wait` is over.
+    fn raw(&self, bytes: &[u8], wait: Duration) -> Vec<u8> {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(wait)).unwrap();
+        // The server may cut garbage short.
+        let _ = stream.write_all(bytes);
+        let mut out = Vec::new();
+        let _ = stream.read_to_end(&mut out);
+        out
+    }
+
+    fn get(&self, target: &str) -> (u16, String) {
+        let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let text = String::from_utf8(self.raw(request.as_bytes(), Duration::from_secs(5))).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn the_client_reads_what_the_source_says() {
+    let running = Running::start(false);
+    let socket = running.socket();
+    runtime().block_on(async {
+        assert_eq!(client::status(&socket).await.unwrap(), Fake.status());
+        assert_eq!(client::counters(&socket).await.unwrap(), Fake.counters());
+        let all = client::flows(&socket, None, None, 10).await.unwrap();
+        assert_eq!(all.len(), 3);
+        assert_eq!(all[0], flow("www.example.com", "tls"));
+        assert_eq!(client::flows(&socket, Some("http"), None, 10).await.unwrap().len(), 2);
+        let below = client::flows(&socket, Some("http"), Some("*.example.com"), 10).await.unwrap();
+        assert_eq!(below, [flow("a.example.com", "http")]);
+        assert_eq!(client::flows(&socket, None, None, 1).await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn wrong_questions_get_an_answer_with_help() {
+    let running = Running::start(false);
+    for (target, code, part) in [
+        ("/v1/flows?class=htpp", 400, "did you mean `http`?"),
+        ("/v1/flows?host=a*b", 400, "whole first label"),
+        ("/v1/flows?limit=0", 400, "from 1 to"),
+        ("/v1/flows?limit=-1", 400, "class, host and limit"),
+        ("/v1/flows?colour=red", 400, "class, host and limit"),
+        ("/v2/flows", 404, "/v1/status"),
+        ("/v1/flows?limit=666", 504, "did not answer in time"),
+    ] {
+        let (got, body) = running.get(target);
+        assert_eq!(got, code, "{target}: {body}");
+        assert!(body.contains(part), "{target}: {body}");
+        serde_json::from_str::<types::ApiError>(&body).unwrap();
+    }
+    let post = running.raw(
+        b"POST /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}",
+        Duration::from_secs(5),
+    );
+    assert!(post.starts_with(b"HTTP/1.1 405"), "{}", String::from_utf8_lossy(&post));
+    assert_eq!(running.get("/v1/healthz"), (200, "ok\n".into()));
+    let error = runtime().block_on(client::flows(&running.socket(), Some("htpp"), None, 5)).unwrap_err().to_string();
+    assert!(error.contains("did you mean `http`?"), "{error}");
+}
+
+#[test]
+fn garbage_neither_stops_nor_fills_the_server() {
+    let running = Running::start(false);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let short = Duration::from_millis(20);
+    for round in 0..60_usize {
+        let bytes: Vec<u8> = (0..round * 37)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) as u8
+            })
+            .collect();
+        running.raw(&bytes, short);
+    }
+    let long = [b"GET /".as_slice(), &[b'a'; 100_000], b" HTTP/1.1\r\n\r\n"].concat();
+    let answer = running.raw(&long, Duration::from_secs(5));
+    assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    running.raw(b"GET /v1/status HTTP/1.1\r\nhost: x\r\nx: \0\xff\r\n\r\n", short);
+    assert_eq!(running.get("/v1/healthz").0, 200);
+}
+
+#[test]
+fn silent_clients_do_not_keep_others_out() {
+    let running = Running::start(false);
+    let silent: Vec<UnixStream> = (0..60).map(|_| UnixStream::connect(running.socket()).unwrap()).collect();
+    assert_eq!(running.get("/v1/healthz").0, 200);
+    drop(silent);
+}
+
+#[test]
+fn metrics_are_on_the_socket_and_on_loopback_and_nothing_else_is() {
+    let running = Running::start(true);
+    let (code, on_socket) = running.get("/metrics");
+    assert_eq!(code, 200);
+    assert!(on_socket.contains("softdpu_drop_packets_total{reason=\"no_route\"} 7"), "{on_socket}");
+    let ask = |target: &str| {
+        let mut tcp = std::net::TcpStream::connect(running.metrics.unwrap()).unwrap();
+        write!(tcp, "GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        tcp.read_to_string(&mut text).unwrap();
+        text
+    };
+    let text = ask("/metrics");
+    assert!(text.contains("application/openmetrics-text") && text.ends_with("# EOF\n"), "{text}");
+    assert!(ask("/v1/flows").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn metrics_refuse_an_open_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = Control { metrics: Some("0.0.0.0:0".parse().unwrap()), ..control(dir.path(), false) };
+    let error = runtime().block_on(async { Server::bind(&open).unwrap_err().to_string() });
+    assert!(error.contains("loopback only"), "{error}");
+    assert!(!open.socket.exists(), "a failed start leaves no socket");
+}
+
+#[test]
+fn the_socket_has_its_mode_and_goes_with_the_server() {
+    let running = Running::start(false);
+    let socket = running.socket();
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let folder = running.dir.path().to_owned();
+    let names = |dir: &Path| std::fs::read_dir(dir.join("run")).unwrap().count();
+    assert_eq!(names(&folder), 2, "socket and lock");
+    let mut open = UnixStream::connect(&socket).unwrap();
+    let mut running = running;
+    drop(running.stop.take());
+    running.thread.take().unwrap().join().unwrap();
+    assert_eq!(names(&folder), 0);
+    assert_eq!(open.read(&mut [0; 1]).unwrap(), 0, "open connections are cut");
+}
+
+#[test]
+fn a_living_instance_is_not_pushed_aside() {
+    let running = Running::start(false);
+    let error =
+        runtime().block_on(async { Server::bind(&control(running.dir.path(), false)).unwrap_err().to_string() });
+    assert!(error.contains(&format!("already running as pid {}", std::process::id())), "{error}");
+    assert_eq!(running.get("/v1/healthz").0, 200);
+}
+
+#[test]
+fn a_dead_instances_socket_is_replaced_and_a_file_in_the_way_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = control(dir.path(), false);
+    std::fs::create_dir(control.socket.parent().unwrap()).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&control.socket).unwrap());
+    std::fs::write(socket::lock_path(&control.socket), "4194305\n").unwrap();
+    let error = runtime().block_on(client::status(&control.socket)).unwrap_err().to_string();
+    assert!(error.contains("died without cleaning up"), "{error}");
+    runtime().block_on(async { drop(Server::bind(&control).unwrap()) });
+    std::fs::write(&control.socket, "precious").unwrap();
+    let error = runtime().block_on(async { Server::bind(&control).unwrap_err().to_string() });
+    assert!(error.contains("in the way"), "{error}");
+    assert_eq!(std::fs::read_to_string(&control.socket).unwrap(), "precious");
+}
+
+#[test]
+fn the_client_finds_the_only_instance_and_names_the_choices() {
+    let dir = tempfile::tempdir().unwrap();
+    let find = |socket: Option<&Path>, name: Option<&str>| client::find_socket(socket, name, dir.path());
+    assert!(find(None, None).unwrap_err().to_string().contains("no instance is running"));
+    let bind = |name: &str| std::os::unix::net::UnixListener::bind(dir.path().join(name)).unwrap();
+    let _a = bind("edge-a.sock");
+    assert_eq!(find(None, None).unwrap(), dir.path().join("edge-a.sock"));
+    let _b = bind("edge-b.sock");
+    std::fs::write(dir.path().join("edge-b.sock.lock"), "1").unwrap();
+    let error = find(None, None).unwrap_err().to_string();
+    assert!(error.ends_with("edge-a, edge-b"), "{error}");
+    assert_eq!(find(None, Some("edge-b")).unwrap(), dir.path().join("edge-b.sock"));
+    assert!(find(None, Some("edge-c")).unwrap_err().to_string().contains("running: edge-a, edge-b"));
+    assert_eq!(find(Some(Path::new("/x")), None).unwrap(), Path::new("/x"));
+}
+
+#[test]
+fn the_client_says_why_it_cannot_connect() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = runtime().block_on(client::status(&dir.path().join("none.sock"))).unwrap_err().to_string();
+    assert!(error.contains("is the instance running?"), "{error}");
+}

@@ -1,0 +1,205 @@
+//! What the API says, as JSON. Both sides use these types, and scripts rely on their field names.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::HostPattern;
+use crate::telemetry::snapshot::{ClassTraffic, Frames, Traffic};
+
+/// A running instance at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the instance.
+    pub name: String,
+    pub version: String,
+    pub pid: u32,
+    /// Seconds since the start.
+    pub uptime_s: f64,
+    /// Path of the policy.
+    pub policy: String,
+    pub ports: Vec<PortStatus>,
+    pub workers: Vec<WorkerStatus>,
+    pub tunnels: Vec<TunnelStatus>,
+    pub steer: Vec<SteerStatus>,
+    pub rules: Vec<RuleStatus>,
+    pub classes: Vec<ClassTraffic>,
+    /// Every reason that has counted something.
+    pub drops: Vec<DropCount>,
+    /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
+    pub escaped_bytes: u64,
+}
+
+/// A port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    pub name: String,
+    /// "xdp", "pcap" or "loopback".
+    pub kind: String,
+    pub interface: Option<String>,
+    /// Where the XDP program runs: "native" or "generic". None for other kinds.
+    pub mode: Option<String>,
+    /// "copy" or "zero-copy", as the kernel answered. None for other kinds.
+    pub copy: Option<String>,
+    /// Queues that workers own.
+    pub queues: u32,
+    pub rx: Traffic,
+    pub tx: Traffic,
+    /// What is less than was asked for, in words: "native XDP refused: …".
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    pub worker: usize,
+    pub core: Option<usize>,
+    /// "running", or why not.
+    pub state: String,
+    pub batches: u64,
+    pub packets: u64,
+    pub polls: u64,
+    /// Flows in its table.
+    pub flows: u64,
+    pub frames: Frames,
+}
+
+/// A tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    pub name: String,
+    pub local: String,
+    pub remote: String,
+    /// As in the policy: "aes-256-gcm".
+    pub cipher: String,
+    pub spi_out: u32,
+    pub spi_in: u32,
+    /// Inner packets sent.
+    pub sealed: Traffic,
+    /// Inner packets received.
+    pub opened: Traffic,
+    pub replayed: u64,
+    pub forged: u64,
+    pub compress_in_bytes: u64,
+    pub compress_out_bytes: u64,
+    pub compressed: u64,
+    pub left_alone: u64,
+    pub expanded: u64,
+}
+
+impl TunnelStatus {
+    /// Bytes before compression for each byte after it; `None` when nothing was offered.
+    pub fn ratio(&self) -> Option<f64> {
+        (self.compress_out_bytes > 0).then(|| self.compress_in_bytes as f64 / self.compress_out_bytes as f64)
+    }
+}
+
+/// A steering rule, as the XDP program counts it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SteerStatus {
+    pub name: String,
+    /// "worker", "pass" or "drop".
+    pub action: String,
+    /// "pass" or "drop".
+    pub on_loss: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// A rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    pub name: String,
+    /// What it does, in words: "encrypt to-b, compress lz4".
+    pub what: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// Packets dropped for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCount {
+    /// Stable code.
+    pub reason: String,
+    /// The node that drops, or "steer" for the XDP program.
+    pub node: String,
+    pub count: u64,
+    /// What it means and what to do.
+    pub help: String,
+}
+
+/// One flow.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FlowInfo {
+    pub worker: usize,
+    /// "tcp", "udp", "icmp", or the protocol number.
+    pub l4: String,
+    /// The initiator, `ip:port`, IPv6 in brackets.
+    pub a: String,
+    /// The responder.
+    pub b: String,
+    /// Name of the class: "tls".
+    pub class: String,
+    pub host: Option<String>,
+    /// Who handles it: "nic", "xdp", "worker" or "kernel".
+    pub tier: String,
+    /// From `a` to `b`.
+    pub packets_ab: u64,
+    pub bytes_ab: u64,
+    /// From `b` to `a`.
+    pub packets_ba: u64,
+    pub bytes_ba: u64,
+    /// Seconds since its first packet.
+    pub age_s: f64,
+    /// Seconds since its last packet.
+    pub idle_s: f64,
+    pub rule: Option<String>,
+    pub tunnel: Option<String>,
+    /// State of the transport: "established".
+    pub state: String,
+}
+
+/// Most flows in one answer.
+pub const MAX_FLOWS: usize = 100_000;
+
+/// Which flows are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowFilter {
+    pub class: Option<String>,
+    /// A name, or `*.` and a domain.
+    pub host: Option<HostPattern>,
+    /// 1..=[`MAX_FLOWS`].
+    pub limit: usize,
+}
+
+impl Default for FlowFilter {
+    fn default() -> Self {
+        Self { class: None, host: None, limit: 1000 }
+    }
+}
+
+impl FlowFilter {
+    /// Whether a flow of this class and host is asked for.
+    pub fn wants(&self, class: &str, host: Option<&str>) -> bool {
+        self.class.as_deref().is_none_or(|c| c == class)
+            && self.host.as_ref().is_none_or(|pattern| host.is_some_and(|h| pattern.matches(h)))
+    }
+}
+
+/// What the API answers when it cannot do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    pub error: String,
+    pub help: String,
+}
+
+/// What came of a replay.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReplayReport {
+    pub packets_in: u64,
+    pub packets_out: u64,
+    /// Seconds it took.
+    pub seconds: f64,
+    pub tunnels: Vec<TunnelStatus>,
+    pub drops: Vec<DropCount>,
+    pub flows: Vec<FlowInfo>,
+}

@@ -1,0 +1,108 @@
+//! One entry per recogniser for fuzz targets and properties. Each takes any bytes and must neither panic nor claim a
+//! host name that is no host name.
+
+use softdpu_ebpf_common::walk::walk;
+
+use super::hosts::{HostName, MAX_HOST};
+use super::{Inspector, L7Config, Look, Verdict, dns, http, iperf3, ssh, tls};
+use crate::flow::{Direction, FlowConfig, FlowTable, Seed, Tick};
+
+/// The first byte chooses direction, ports and whether more can come; the rest is the stream or datagram.
+fn with(data: &[u8], f: fn(&Look, &mut HostName) -> Verdict) {
+    let Some((how, data)) = data.split_first() else { return };
+    if data.is_empty() {
+        return;
+    }
+    let dir = if how & 1 == 0 { Direction::FromInitiator } else { Direction::FromResponder };
+    let port = [53, 137, 5353, 443][usize::from(how >> 1 & 3)];
+    let mut host = HostName::default();
+    f(&Look { data, dir, ports: (40_000, port), last: how & 8 != 0 }, &mut host);
+    if let Some(name) = host.get() {
+        assert!(!name.is_empty() && name.len() <= MAX_HOST);
+        assert!(name.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()));
+    }
+}
+
+pub fn tls(data: &[u8]) {
+    with(data, tls::look);
+}
+
+pub fn http(data: &[u8]) {
+    with(data, http::look);
+}
+
+pub fn dns(data: &[u8]) {
+    with(data, dns::look_udp);
+    with(data, dns::look_tcp);
+}
+
+pub fn others(data: &[u8]) {
+    with(data, ssh::look);
+    with(data, iperf3::look_tcp);
+    with(data, iperf3::look_udp);
+}
+
+/// Frames one after the other, each behind a length of two bytes, through walk, flow table, reassembly and recognisers.
+pub fn frames(data: &[u8]) {
+    let config = FlowConfig { capacity: 16, ..FlowConfig::default() };
+    let mut table = FlowTable::new(&config, Seed::fixed(1), Tick(0));
+    let mut inspector = Inspector::new(&L7Config { buffers: 2, hosts: 4, starts: 16 });
+    let (mut rest, mut now) = (data, Tick(0));
+    while let Some((head, tail)) = rest.split_first_chunk::<2>() {
+        let len = usize::from(u16::from_be_bytes(*head) & 0x7ff).min(tail.len());
+        now = now.plus(u32::from(head[0] >> 3));
+        let (frame, after) = tail.split_at(len);
+        rest = after;
+        table.expire(now, 8, |idx, flow| inspector.release(idx, flow));
+        let Ok(h) = walk(frame) else { continue };
+        let Ok(key) = table.prepare(&h, frame, now) else { continue };
+        let hit = table.lookup_or_insert(&key, now, |idx, flow| inspector.release(idx, flow));
+        let Ok(hit) = hit else { continue };
+        table.touch(hit, &key, len as u32, now);
+        inspector.inspect(hit.idx, table.get_mut(hit.idx), hit.dir, &h, frame, now);
+    }
+    let held = table.iter().filter(|(_, f)| f.l7_slot != crate::flow::entry::NO_SLOT).count();
+    assert!(inspector.pool().in_use() <= held, "a buffer that belongs to no flow");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_entry_survives_any_bytes(data: Vec<u8>) {
+            super::tls(&data);
+            super::http(&data);
+            super::dns(&data);
+            super::others(&data);
+            super::frames(&data);
+        }
+
+        /// IPv4 frames whose headers add up, so that the noise gets through to the recognisers.
+        #[test]
+        fn frames_of_noise(packets in proptest::collection::vec(
+            (any::<bool>(), 0u8..3, 0u8..64, 0u32..200, proptest::collection::vec(any::<u8>(), 0..60)), 1..60)) {
+            let mut data = Vec::new();
+            for (udp, ends, flags, seq, payload) in packets {
+                let l4 = if udp { 8 } else { 20 };
+                let total = 20 + l4 + payload.len();
+                data.extend(((14 + total) as u16).to_be_bytes());
+                data.extend([0; 12]);
+                data.extend([8, 0, 0x45, 0]);
+                data.extend((total as u16).to_be_bytes());
+                data.extend([0, 0, 0, 0, 64, if udp { 17 } else { 6 }, 0, 0, 10, 0, 0, ends, 10, 0, 0, 2 - ends]);
+                data.extend([0, 53 + ends, 0, 55 - ends]);
+                if udp {
+                    data.extend(((8 + payload.len()) as u16).to_be_bytes());
+                    data.extend([0, 0]);
+                } else {
+                    data.extend(seq.to_be_bytes());
+                    data.extend([0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
+                }
+                data.extend(payload);
+            }
+            super::frames(&data);
+        }
+    }
+}

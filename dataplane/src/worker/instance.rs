@@ -1,0 +1,329 @@
+//! What a running instance tells about itself: the control API's source.
+
+use super::build::Blueprint;
+use super::clock;
+use super::idle::Waker;
+use super::runtime::RunOptions;
+use super::turn::{Question, Worker};
+use crate::config::policy::{Compress, OnLoss, Policy, RuleAction, SteerAction};
+use crate::control::{
+    ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus, TunnelStatus,
+    WorkerStatus,
+};
+use crate::flow::{Direction, Flow, Tick};
+use crate::graph::DropReason;
+use crate::io::steer::Steer;
+use crate::plan::Plan;
+use crate::telemetry::counters::{Names, WorkerCounters};
+use crate::telemetry::snapshot::{Snapshot, TunnelTraffic};
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use crossbeam::channel::Sender;
+use futures::future::BoxFuture;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Flow table entries that a worker looks at per question, so that listing flows does not hold up packets.
+const SCAN: usize = 2048;
+
+/// What is known of a port once it is open.
+#[derive(Clone, Debug, Default)]
+pub struct PortFacts {
+    pub name: String,
+    pub kind: String,
+    pub interface: Option<String>,
+    pub mode: Option<String>,
+    pub copy: Option<String>,
+    pub queues: u32,
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    Running,
+    Stopped,
+    Failed,
+}
+
+/// A running worker, from outside.
+pub struct WorkerHandle {
+    pub counters: Arc<WorkerCounters>,
+    pub ask: Sender<Question>,
+    pub waker: Waker,
+    pub core: Option<usize>,
+    pub state: Arc<Mutex<WorkerState>>,
+}
+
+pub struct Instance {
+    policy: Policy,
+    policy_path: String,
+    plan: Arc<ArcSwap<Plan>>,
+    names: Arc<Names>,
+    ports: Vec<PortFacts>,
+    workers: Vec<WorkerHandle>,
+    steer: Mutex<Option<Steer>>,
+    /// The XDP program drops what it cannot walk.
+    drops_malformed: bool,
+    started: Instant,
+}
+
+impl Instance {
+    pub fn new(
+        blueprint: &Blueprint,
+        options: &RunOptions,
+        ports: Vec<PortFacts>,
+        workers: Vec<WorkerHandle>,
+        steer: Option<Steer>,
+    ) -> Self {
+        Self {
+            policy: blueprint.policy.clone(),
+            policy_path: options.policy_path.display().to_string(),
+            plan: blueprint.shared.plan.clone(),
+            names: blueprint.names.clone(),
+            ports,
+            workers,
+            steer: Mutex::new(steer),
+            drops_malformed: protects(&blueprint.policy),
+            started: Instant::now(),
+        }
+    }
+
+    /// Takes the XDP program off the interfaces.
+    pub fn detach(&self) {
+        if let Ok(mut steer) = self.steer.lock() {
+            drop(steer.take());
+        }
+    }
+
+    fn port_status(&self, counters: &Snapshot) -> Vec<PortStatus> {
+        let with_traffic = |(facts, traffic): (&PortFacts, &crate::telemetry::snapshot::PortTraffic)| PortStatus {
+            name: facts.name.clone(),
+            kind: facts.kind.clone(),
+            interface: facts.interface.clone(),
+            mode: facts.mode.clone(),
+            copy: facts.copy.clone(),
+            queues: facts.queues,
+            rx: traffic.rx,
+            tx: traffic.tx,
+            notes: facts.notes.clone(),
+        };
+        self.ports.iter().zip(&counters.ports).map(with_traffic).collect()
+    }
+
+    fn worker_status(&self, counters: &Snapshot) -> Vec<WorkerStatus> {
+        let status = |(handle, counted): (&WorkerHandle, &crate::telemetry::snapshot::WorkerLoop)| WorkerStatus {
+            worker: counted.worker,
+            core: handle.core,
+            state: match handle.state.lock().map_or(WorkerState::Failed, |state| *state) {
+                WorkerState::Running => "running",
+                WorkerState::Stopped => "stopped",
+                WorkerState::Failed => "failed: it panicked, see the log",
+            }
+            .to_owned(),
+            batches: counted.batches,
+            packets: counted.packets,
+            polls: counted.polls,
+            flows: counted.flows,
+            frames: counted.frames,
+        };
+        self.workers.iter().zip(&counters.workers).map(status).collect()
+    }
+
+    fn steer_status(&self) -> (Vec<SteerStatus>, Vec<DropCount>) {
+        let Ok(steer) = self.steer.lock() else { return Default::default() };
+        let Some(steer) = steer.as_ref() else { return Default::default() };
+        let rules = steer.rule_counters().unwrap_or_default();
+        let own = rules.len().saturating_sub(self.policy.steer.len());
+        let rules = rules.into_iter().enumerate().map(|(at, counted)| {
+            let rule = at.checked_sub(own).and_then(|at| self.policy.steer.get(at));
+            let (action, on_loss) = match rule.map(|rule| (rule.action, rule.on_loss)) {
+                None => ("worker", "drop"),
+                Some((SteerAction::Worker, OnLoss::Pass)) => ("worker", "pass"),
+                Some((SteerAction::Worker, OnLoss::Drop)) => ("worker", "drop"),
+                Some((SteerAction::Pass, _)) => ("pass", "pass"),
+                Some((SteerAction::Drop, _)) => ("drop", "drop"),
+            };
+            let (action, on_loss) = (action.to_owned(), on_loss.to_owned());
+            SteerStatus { name: counted.name, action, on_loss, packets: counted.packets, bytes: counted.bytes }
+        });
+        let counted = steer.reason_counters().unwrap_or_default();
+        let drops = counted.into_iter().filter_map(|(reason, count)| {
+            let help = reason.drop_help(self.drops_malformed).filter(|_| count.packets > 0)?;
+            let (reason, node) = (reason.name().to_owned(), "steer".to_owned());
+            Some(DropCount { reason, node, count: count.packets, help: help.to_owned() })
+        });
+        (rules.collect(), drops.collect())
+    }
+
+    /// Asks one worker for its flows, a part of the table at a time.
+    async fn flows_of(&self, index: usize, filter: &FlowFilter) -> Result<Vec<FlowInfo>> {
+        let handle = &self.workers[index];
+        let mut found = Vec::new();
+        let mut from = 0;
+        loop {
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            let plan = self.plan.load_full();
+            let wanted = filter.clone();
+            let question: Question = Box::new(move |worker| {
+                let _ = answer.send(scan(worker, index, from, &wanted, &plan));
+            });
+            handle.ask.try_send(question).ok().with_context(|| format!("worker {index} is busy or gone"))?;
+            handle.waker.wake();
+            let (flows, more) = answered.await.with_context(|| format!("worker {index} stopped"))?;
+            found.extend(flows);
+            if !more || found.len() >= filter.limit {
+                return Ok(found);
+            }
+            from += SCAN;
+        }
+    }
+}
+
+fn scan(worker: &Worker, index: usize, from: usize, filter: &FlowFilter, plan: &Plan) -> (Vec<FlowInfo>, bool) {
+    let now = Tick::from_nanos(clock::now());
+    let part = worker.flows.scan(from, SCAN);
+    (
+        part.filter_map(|flow| wanted(worker, index, flow, filter, plan, now)).collect(),
+        from + SCAN < worker.flows.capacity(),
+    )
+}
+
+/// All flows of a worker that is not running. `now`: its clock.
+pub fn flows(worker: &Worker, index: usize, filter: &FlowFilter, plan: &Plan, now: u64) -> Vec<FlowInfo> {
+    let all = worker.flows.scan(0, worker.flows.capacity());
+    all.filter_map(|flow| wanted(worker, index, flow, filter, plan, Tick::from_nanos(now))).collect()
+}
+
+fn wanted(worker: &Worker, index: usize, flow: &Flow, filter: &FlowFilter, plan: &Plan, now: Tick) -> Option<FlowInfo> {
+    let host = worker.inspector.host_of(flow);
+    filter.wants(flow.class().name(), host).then(|| info(index, flow, host, now, plan))
+}
+
+fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, plan: &Plan) -> FlowInfo {
+    let rule = crate::nodes::policy::rule_of(flow, plan);
+    let seconds = |ticks: u32| f64::from(ticks) / f64::from(Tick::PER_SECOND);
+    FlowInfo {
+        worker,
+        l4: match flow.key().proto() {
+            1 => "icmp".to_owned(),
+            6 => "tcp".to_owned(),
+            17 => "udp".to_owned(),
+            58 => "icmpv6".to_owned(),
+            other => other.to_string(),
+        },
+        a: flow.initiator().to_string(),
+        b: flow.responder().to_string(),
+        class: flow.class().name().to_owned(),
+        host: host.map(str::to_owned),
+        tier: "worker".to_owned(),
+        packets_ab: flow.packets(Direction::FromInitiator),
+        bytes_ab: flow.bytes(Direction::FromInitiator),
+        packets_ba: flow.packets(Direction::FromResponder),
+        bytes_ba: flow.bytes(Direction::FromResponder),
+        age_s: seconds(now.since(flow.created())),
+        idle_s: seconds(now.since(flow.last_seen())),
+        rule: rule.map(|rule| rule.name.clone()),
+        tunnel: rule.and_then(|rule| plan.tunnels.get(usize::from(rule.tunnel?))).map(|tunnel| tunnel.name.clone()),
+        state: flow.state().name().to_owned(),
+    }
+}
+
+impl ControlSource for Instance {
+    fn status(&self) -> Status {
+        let counters = self.counters();
+        let (steer, steer_drops) = self.steer_status();
+        let plan = self.plan.load();
+        let mut drops = drops(&counters);
+        drops.extend(steer_drops);
+        Status {
+            name: self.policy.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs_f64(),
+            policy: self.policy_path.clone(),
+            ports: self.port_status(&counters),
+            workers: self.worker_status(&counters),
+            tunnels: plan.tunnels.iter().zip(&counters.tunnels).map(|(t, c)| tunnel_status(t, c)).collect(),
+            steer,
+            rules: rule_status(&self.policy, &counters),
+            classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
+            drops,
+            escaped_bytes: counters.escaped_bytes,
+        }
+    }
+
+    fn counters(&self) -> Snapshot {
+        Snapshot::take(&self.names, self.workers.iter().map(|worker| &*worker.counters))
+    }
+
+    fn flows(&self, filter: FlowFilter) -> BoxFuture<'_, Result<Vec<FlowInfo>>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for index in 0..self.workers.len() {
+                found.extend(self.flows_of(index, &filter).await?);
+                if found.len() >= filter.limit {
+                    break;
+                }
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// What workers dropped, by reason; reasons that have counted nothing are left out.
+pub fn drops(counters: &Snapshot) -> Vec<DropCount> {
+    let named = DropReason::ALL.iter().zip(&counters.drops).filter(|(_, counted)| counted.packets > 0);
+    let drop = |(reason, counted): (&DropReason, &crate::telemetry::snapshot::DropTraffic)| DropCount {
+        reason: reason.code().to_owned(),
+        node: reason.node().to_owned(),
+        count: counted.packets,
+        help: reason.help().to_owned(),
+    };
+    named.map(drop).collect()
+}
+
+/// A tunnel and what it carried.
+pub fn tunnel_status(tunnel: &crate::plan::Tunnel, counted: &TunnelTraffic) -> TunnelStatus {
+    TunnelStatus {
+        name: tunnel.name.clone(),
+        local: tunnel.local.to_string(),
+        remote: tunnel.remote.to_string(),
+        cipher: tunnel.cipher.name().to_owned(),
+        spi_out: tunnel.outbound.spi(),
+        spi_in: tunnel.in_spi,
+        sealed: counted.sealed,
+        opened: counted.opened,
+        replayed: counted.replayed,
+        forged: counted.forged,
+        compress_in_bytes: counted.compress_in_bytes,
+        compress_out_bytes: counted.compress_out_bytes,
+        compressed: counted.compressed,
+        left_alone: counted.left_alone,
+        expanded: counted.expanded,
+    }
+}
+
+/// Whether the policy has flows that must not leave in clear.
+pub fn protects(policy: &Policy) -> bool {
+    policy.rules.iter().any(|rule| rule.encrypt.is_some() && rule.action == RuleAction::Forward)
+}
+
+fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
+    let what = |rule: &crate::config::policy::Rule| {
+        let mut parts = Vec::new();
+        if rule.action == RuleAction::Drop {
+            parts.push("drop".to_owned());
+        }
+        if let Some(tunnel) = rule.encrypt.and_then(|tunnel| policy.tunnels.get(tunnel)) {
+            parts.push(format!("encrypt {}", tunnel.name));
+        }
+        if rule.compress == Compress::Lz4 {
+            parts.push("compress lz4".to_owned());
+        }
+        if parts.is_empty() { "forward".to_owned() } else { parts.join(", ") }
+    };
+    let status = |(rule, counted): (&crate::config::policy::Rule, &crate::telemetry::snapshot::RuleTraffic)| {
+        RuleStatus { name: rule.name.clone(), what: what(rule), packets: counted.packets, bytes: counted.bytes }
+    };
+    policy.rules.iter().zip(&counters.rules).map(status).collect()
+}

@@ -1,0 +1,131 @@
+//! The steps of `cargo xtask test`.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result};
+use softdpu_testbed::cleanup::RUN_VARIABLE;
+
+use super::{Arguments, counts::Counts};
+use crate::{ebpf, run};
+
+/// A named job that counts.
+pub struct Step {
+    pub name: String,
+    pub job: Box<dyn FnOnce() -> Result<Counts>>,
+}
+
+impl Step {
+    fn new(name: impl Into<String>, job: impl FnOnce() -> Result<Counts> + 'static) -> Self {
+        Self { name: name.into(), job: Box::new(job) }
+    }
+
+    /// A cargo command that is one check: it ends with 0 or not.
+    fn check(name: &str, run: &str, arguments: &[&str]) -> Self {
+        let mut command = cargo(run);
+        command.args(arguments);
+        Self::new(name, move || Ok(Counts::one(run::loud(&mut command)?)))
+    }
+
+    /// A cargo command that runs tests and says how many.
+    fn tests(name: &str, mut command: Command) -> Self {
+        Self::new(name, move || counted(&mut command))
+    }
+}
+
+fn cargo(run: &str) -> Command {
+    let mut command = run::cargo();
+    command.env(RUN_VARIABLE, run);
+    command
+}
+
+/// The steps to take, in order. `run` marks every process of theirs.
+pub fn all(arguments: &Arguments, run: &str) -> Vec<Step> {
+    let mut steps = vec![Step::new("ebpf", || ebpf::build().map(|_| Counts::one(true)))];
+    if arguments.filter.is_none() {
+        steps.push(Step::check("format", run, &["fmt", "--all", "--check"]));
+        let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        steps.push(Step::check("lints", run, &clippy));
+    }
+    steps.push(Step::tests("unit, property, end to end", tests(arguments, run)));
+    if arguments.quick || arguments.filter.is_some() {
+        return steps;
+    }
+    let mut doc = cargo(run);
+    doc.args(["test", "--quiet", "--workspace", "--doc"]);
+    steps.push(Step::tests("documentation", doc));
+    steps.extend(loom(run));
+    steps.extend(fuzz(run, arguments.fuzz_time));
+    steps
+}
+
+/// All tests of the workspace; by nextest where it is installed, which runs each in a process of its own.
+fn tests(arguments: &Arguments, run: &str) -> Command {
+    let mut command = cargo(run);
+    if run::which("cargo-nextest").is_some() {
+        command.args(["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=warn"]);
+    } else {
+        command.args(["test", "--workspace", "--no-fail-fast", "--all-targets"]);
+    }
+    if let Some(filter) = &arguments.filter {
+        command.arg(filter);
+    }
+    command
+}
+
+/// The rings under every interleaving: a build of its own, because `--cfg loom` changes every dependency.
+fn loom(run: &str) -> Option<Step> {
+    let folder = run::root().join("dataplane/loom");
+    if !folder.join("Cargo.toml").is_file() {
+        return None;
+    }
+    let mut command = cargo(run);
+    command.env("RUSTFLAGS", "--cfg loom").args(["test", "--release", "--package", "softdpu-loom"]);
+    command.arg("--target-dir").arg(run::root().join("target/loom"));
+    Some(Step::tests("rings under loom", command))
+}
+
+/// A short run of each fuzz target. What it finds stays under `dataplane/fuzz/artifacts`.
+fn fuzz(run: &str, seconds: u32) -> Vec<Step> {
+    let folder = run::root().join("dataplane/fuzz");
+    let files = folder.join("fuzz_targets").read_dir().into_iter().flatten().flatten();
+    let mut targets: Vec<String> =
+        files.filter_map(|file| file.file_name().into_string().ok()?.strip_suffix(".rs").map(str::to_owned)).collect();
+    targets.sort();
+    let step = |target: String| {
+        let mut command = cargo(run);
+        // The sanitizer's flags are unstable ones; this lets the stable compiler take them.
+        command.current_dir(&folder).env("RUSTC_BOOTSTRAP", "1");
+        command.args(["fuzz", "run", "--fuzz-dir", ".", &target, "--", "-print_final_stats=1", "-verbosity=0"]);
+        command.args([format!("-max_total_time={seconds}"), "-rss_limit_mb=4096".into()]);
+        Step::new(format!("fuzz {target}"), move || Ok(Counts::one(run::loud(&mut command)?)))
+    };
+    targets.into_iter().map(step).collect()
+}
+
+/// Runs a command, passes on what it says and adds up the summaries in it. A command that fails without a failed test is
+/// one failure itself.
+fn counted(command: &mut Command) -> Result<Counts> {
+    let what = softdpu_testbed::process::describe(command);
+    let (reader, writer) = io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("start {what}"))?;
+    // The command holds the pipe's other end too; without this the reader would never see the end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut counts = Counts::default();
+    let mut out = io::stdout().lock();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line?;
+        let text = String::from_utf8_lossy(&line);
+        writeln!(out, "{text}")?;
+        if let Some(more) = Counts::of_line(&text) {
+            counts.add(&more);
+        }
+    }
+    if !child.wait()?.success() && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
