@@ -122,7 +122,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         report.sections.push(memory::parts(effort)?);
     }
     if wanted(What::Steer) && !stop::asked() {
-        report.sections.push(steer::run(rounds, if quick { 100_000 } else { 1_000_000 })?);
+        report.sections.push(steer::run(rounds, if quick { 10_000 } else { 50_000 })?);
     }
     if wanted(What::Idle) && !stop::asked() {
         let time = Duration::from_millis(if quick { 1000 } else { 5000 });

@@ -2,10 +2,11 @@
 //! redirects not carried out.
 
 use std::net::IpAddr;
+use std::os::fd::RawFd;
 
 use anyhow::{Context, Result};
 
-use softdpu::io::steer::{FlowRule, LoadOptions, Steer, SteerRule, compile};
+use softdpu::io::steer::{FlowRule, LoadOptions, Steer, SteerError, SteerRule, compile};
 use softdpu_ebpf_common::maps::{FlowKey, OnLoss, RuleAction};
 use softdpu_ebpf_common::walk::walk;
 
@@ -55,6 +56,34 @@ struct Case {
     /// What the program must answer: a case that takes another path would measure something else.
     verdict: u32,
     steer: Option<Steer>,
+}
+
+impl Case {
+    /// One run: verdict, and ns per packet. `empty`: the program to run where the case has none.
+    fn once(&mut self, empty: RawFd, frame: &[u8], repeat: u32) -> Result<(u32, f64)> {
+        let mut interruptions = 0;
+        loop {
+            let done = match &mut self.steer {
+                None => test_run(empty, frame, repeat).map(|r| (r.verdict, f64::from(r.nanoseconds))).map_err(|e| {
+                    let again = e.kind() == std::io::ErrorKind::Interrupted;
+                    (again, anyhow::Error::from(e))
+                }),
+                Some(steer) => match steer.test_run(frame, None, repeat) {
+                    Ok(done) => Ok((done.action, done.time.as_nanos() as f64)),
+                    Err(e) => {
+                        let again = matches!(e, SteerError::Load { errno: Some(libc::EINTR), .. });
+                        Err((again, anyhow::anyhow!("{e}")))
+                    }
+                },
+            };
+            match done {
+                // The kernel gives up a test whose task has anything pending, not only signals.
+                Err((true, _)) if interruptions < 100 && !stop::asked() => interruptions += 1,
+                Err((_, e)) => return Err(e),
+                Ok(done) => return Ok(done),
+            }
+        }
+    }
 }
 
 /// Measures an empty program, then steer with no rules, 10 and 1,000 rules, and with the flow in its table.
@@ -110,17 +139,11 @@ pub fn run(rounds: usize, repeat: u32) -> Result<Section> {
                 return Ok(section);
             }
             // The kernel's repeat leaves the frame as the last run left it: a forwarded one loses TTL, and at 1 another
-            // path begins. So runs are short, and each starts with a fresh frame.
-            let short = if case.name == "flow" { 60 } else { repeat };
+            // path begins. So its runs are short, and each starts with a fresh frame.
+            let (short, runs) = if case.name == "flow" { (60, 500) } else { (repeat, 15) };
             let mut times = Vec::new();
-            for _ in 0..(repeat / short).clamp(1, 2000) {
-                let (verdict, ns) = match &mut case.steer {
-                    None => test_run(empty.fd(), &frame, short).map(|r| (r.verdict, f64::from(r.nanoseconds)))?,
-                    Some(steer) => {
-                        let done = steer.test_run(&frame, None, short).map_err(|e| anyhow::anyhow!("{e}"))?;
-                        (done.action, done.time.as_nanos() as f64)
-                    }
-                };
+            for _ in 0..runs {
+                let (verdict, ns) = case.once(empty.fd(), &frame, short)?;
                 anyhow::ensure!(
                     verdict == case.verdict,
                     "{}: verdict {verdict} instead of {}",

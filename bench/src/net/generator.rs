@@ -56,6 +56,7 @@ impl Generator {
         let thread = thread::Builder::new().name("generator".into()).spawn(move || {
             enter()?;
             cores::pin(0, limits.core).context("pinning the generator")?;
+            cores::prefer(0);
             send(&program, &packet, limits, &stop_here, &counter_here)
         })?;
         Ok(Self { counter, stop, thread: Some(thread) })

@@ -151,6 +151,7 @@ impl Topology {
             if !threads.is_empty() {
                 for tid in threads {
                     cores::pin(tid, core).context("pinning a NAPI thread")?;
+                    cores::prefer(tid);
                 }
                 return Ok(());
             }

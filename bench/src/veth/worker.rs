@@ -1,6 +1,7 @@
 //! softdpu itself as a contender, and the bare loop that is its limit.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,9 +55,15 @@ impl Instance {
         let policy = directory.join("policy.toml");
         fs::write(&policy, policy_text(topology, &socket, core))?;
         let log = fs::File::create(directory.join("log"))?;
-        let child = topology
-            .dut
-            .command(binary)
+        let mut command = topology.dut.command(binary);
+        // SAFETY: one system call between fork and exec; its threads inherit the priority.
+        unsafe {
+            command.pre_exec(|| {
+                cores::prefer(0);
+                Ok(())
+            })
+        };
+        let child = command
             .args(["run", "-c"])
             .arg(&policy)
             .stdin(std::process::Stdio::null())
@@ -177,6 +184,7 @@ pub fn bare(s: &Start<'_>) -> Result<Running> {
     let thread = std::thread::Builder::new().name("bare".into()).spawn(move || {
         enter()?;
         cores::pin(0, core)?;
+        cores::prefer(0);
         // As many frames as a worker has by default.
         let mut pool = FramePool::new(Umem::map(FRAMES, 2048, false)?);
         let ports = open_ports(&mut pool, &[XdpSpec::new(&near, 0), XdpSpec::new(&far, 0)])?;
