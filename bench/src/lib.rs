@@ -12,6 +12,7 @@ pub mod micro;
 pub mod net;
 pub mod progress;
 pub mod report;
+pub mod session;
 pub mod stats;
 pub mod steer;
 pub mod stop;

@@ -11,7 +11,7 @@ use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
-use softdpu_bench::{esp, graph, idle, memory, steer, stop, veth};
+use softdpu_bench::{esp, graph, idle, memory, session, steer, stop, veth};
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
 #[derive(Parser)]
@@ -62,6 +62,15 @@ fn power_of_two(text: &str) -> Result<u16, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     stop::install();
+    if !session::is_own() {
+        return match session::run_in_own() {
+            Ok(code) => ExitCode::from(code),
+            Err(e) => {
+                eprintln!("softdpu-bench: {e:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match run(&arguments) {
         Ok(()) if stop::asked() => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,

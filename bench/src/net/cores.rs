@@ -18,11 +18,6 @@ pub fn pin(tid: i32, core: usize) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The same for this session as a whole, where the kernel schedules by session (autogroup). Best effort.
-pub fn prefer_session() {
-    fs::write("/proc/self/autogroup", "-20").ok();
-}
-
 /// Puts a thread (or with its process id a process' first thread) in front of whatever else wants its core, as far as fair
 /// scheduling goes. All that is compared gets the same. Best effort: on a quiet machine it changes nothing.
 pub fn prefer(tid: i32) {

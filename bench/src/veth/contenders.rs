@@ -55,7 +55,7 @@ pub struct Contender {
     pub offered: Option<f64>,
     /// Whether the sink counts by XDP (see [`crate::net::topology::XdpSink`]).
     pub xdp_sink: bool,
-    pub start: Box<dyn FnMut(&Start<'_>) -> Result<Running>>,
+    pub start: fn(&Start<'_>) -> Result<Running>,
 }
 
 const OFFERED: Option<f64> = Some(4e6);
@@ -68,7 +68,7 @@ pub fn all() -> Vec<Contender> {
         placement,
         offered,
         xdp_sink,
-        start: Box::new(start),
+        start,
     };
     use Placement::{OwnCore, Sender};
     vec![

@@ -52,7 +52,6 @@ struct Turn {
 /// # Errors
 /// Without root or where the links cannot be made. A contender that fails is named as missing instead.
 pub fn run(options: &Options) -> Result<(Section, Vec<Target>)> {
-    cores::prefer_session();
     let shared = Topology::new('a', Napi::Inline)?;
     let own = Topology::new('b', Napi::Thread(options.dut_core))?;
     let mut section = Section::new("veth", "forwarding between two veths, 64 B", "Mpps");

@@ -230,5 +230,5 @@ pub fn xdp(s: &Start<'_>) -> Result<Running> {
 }
 
 fn plain(e: softdpu::io::steer::SteerError) -> anyhow::Error {
-    anyhow::anyhow!("{e}")
+    anyhow::Error::new(e)
 }
