@@ -1,1 +1,149 @@
-fn main() {}
+//! `softdpu-bench`: see `--help` and README.md beside this package.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+
+use softdpu_bench::machine::{Machine, NoiseWatch};
+use softdpu_bench::micro::Effort;
+use softdpu_bench::net::cores;
+use softdpu_bench::report::Report;
+use softdpu_bench::{esp, graph, idle, memory, session, steer, stop, veth};
+
+/// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// What to measure.
+    #[arg(value_enum, default_value = "all")]
+    what: What,
+    /// Short turns and few rounds: to see that it runs, not to conclude from.
+    #[arg(long)]
+    quick: bool,
+    /// Rounds; in each, every contender has one turn.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+    /// Writes everything, raw rounds too, to FILE as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Flows the generator makes, a power of two up to 16384.
+    #[arg(long, default_value_t = 1, value_parser = power_of_two)]
+    flows: u16,
+    /// The `softdpu` binary to run; default: the one beside this program.
+    #[arg(long, value_name = "FILE")]
+    softdpu: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Forwarding between veths: kernel, bare loop, worker, XDP (root).
+    Veth,
+    /// ESP seal and open against bare `ring`.
+    Esp,
+    /// The graph in memory, rings, flow look-up.
+    Graph,
+    /// CPU of an instance without traffic (root).
+    Idle,
+    /// The steer program by BPF_PROG_TEST_RUN (root).
+    Steer,
+    All,
+}
+
+fn power_of_two(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(n) if n.is_power_of_two() && n <= 16384 => Ok(n),
+        _ => Err("a power of two, at most 16384".into()),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    stop::install();
+    if !session::is_own() {
+        return match session::run_in_own() {
+            Ok(code) => ExitCode::from(code),
+            Err(e) => {
+                eprintln!("softdpu-bench: {e:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    match run(&arguments) {
+        Ok(()) if stop::asked() => ExitCode::from(130),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("softdpu-bench: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let quick = arguments.quick;
+    let rounds = arguments.rounds.map_or(if quick { 2 } else { 7 }, usize::from);
+    let wanted = |what: What| arguments.what == what || arguments.what == What::All;
+    let cores = cores::allowed().context("asking which cores there are")?;
+    let (Some(&dut_core), Some(&generator_core)) = (cores.first(), cores.last()) else {
+        anyhow::bail!("no core to run on");
+    };
+    let softdpu = match &arguments.softdpu {
+        Some(path) => path.clone(),
+        None => std::env::current_exe()?.with_file_name("softdpu"),
+    };
+    if cfg!(debug_assertions) {
+        eprintln!("softdpu-bench: a debug build; figures of softdpu's own code mean nothing");
+    }
+    let noise = NoiseWatch::start();
+    let mut report = Report {
+        version: 1,
+        machine: Machine::look(),
+        noise: noise.finish(),
+        sections: Vec::new(),
+        targets: Vec::new(),
+    };
+    let effort = Effort { rounds, turn_ns: if quick { 5_000_000 } else { 40_000_000 } };
+    if wanted(What::Veth) && !stop::asked() {
+        let options = veth::Options {
+            rounds,
+            warm_up: Duration::from_millis(if quick { 200 } else { 400 }),
+            turn: Duration::from_millis(if quick { 400 } else { 1500 }),
+            flows: arguments.flows,
+            dut_core,
+            generator_core,
+            softdpu: softdpu.clone(),
+        };
+        let (section, targets) = veth::run(&options)?;
+        report.sections.push(section);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Esp) && !stop::asked() {
+        let (sections, targets) = esp::run(effort)?;
+        report.sections.extend(sections);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Graph) && !stop::asked() {
+        let (section, targets) = graph::run(effort)?;
+        report.sections.push(section);
+        report.targets.extend(targets);
+        report.sections.push(memory::parts(effort)?);
+    }
+    if wanted(What::Steer) && !stop::asked() {
+        report.sections.push(steer::run(rounds, if quick { 10_000 } else { 50_000 })?);
+    }
+    if wanted(What::Idle) && !stop::asked() {
+        let time = Duration::from_millis(if quick { 1000 } else { 5000 });
+        let (section, targets) = idle::run(&softdpu, dut_core, if quick { 1 } else { 3 }, time)?;
+        report.sections.push(section);
+        report.targets.extend(targets);
+    }
+    report.noise = noise.finish();
+    print!("{}", report.text());
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}

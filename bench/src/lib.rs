@@ -1,0 +1,19 @@
+//! Benches of softdpu: side by side with the kernel and a bare AF_XDP loop, and in memory against bare libraries.
+//! Everything that is compared is measured in one run, in turn (A B C A B C …), so that noise hits all alike.
+
+pub mod bpf;
+pub mod clock;
+pub mod esp;
+pub mod graph;
+pub mod idle;
+pub mod machine;
+pub mod memory;
+pub mod micro;
+pub mod net;
+pub mod progress;
+pub mod report;
+pub mod session;
+pub mod stats;
+pub mod steer;
+pub mod stop;
+pub mod veth;

@@ -1,0 +1,147 @@
+//! Timing of things that take nanoseconds to microseconds, in memory, taking turns.
+
+use std::time::Instant;
+
+use crate::clock;
+use crate::report::Section;
+use crate::stop;
+
+/// Time spent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    pub ns: f64,
+    pub ticks: f64,
+}
+
+impl Spent {
+    /// Times `work`.
+    #[inline]
+    pub fn on(work: impl FnOnce()) -> Self {
+        let (start, t0) = (Instant::now(), clock::ticks());
+        work();
+        let (ticks, ns) = (clock::ticks() - t0, start.elapsed().as_nanos());
+        Self { ns: ns as f64, ticks: ticks as f64 }
+    }
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, more: Self) {
+        self.ns += more.ns;
+        self.ticks += more.ticks;
+    }
+}
+
+/// Something to time. Called with a number of operations to do; it does at least as many in whole batches, and says how
+/// many it did and how long they took, without what it had to prepare.
+pub struct Case<'a> {
+    pub name: String,
+    pub title: String,
+    run: Box<dyn FnMut(usize) -> (usize, Spent) + 'a>,
+}
+
+impl<'a> Case<'a> {
+    /// All of `run` counts. It is told how many operations to do.
+    pub fn new(name: impl Into<String>, title: impl Into<String>, mut run: impl FnMut(usize) + 'a) -> Self {
+        Self { name: name.into(), title: title.into(), run: Box::new(move |n| (n, Spent::on(|| run(n)))) }
+    }
+
+    /// Batches of `size` operations, each prepared (untimed) and run (timed) on `state`.
+    pub fn batches<S: 'a>(
+        name: impl Into<String>,
+        title: impl Into<String>,
+        size: usize,
+        mut state: S,
+        mut prepare: impl FnMut(&mut S) + 'a,
+        mut run: impl FnMut(&mut S) + 'a,
+    ) -> Self {
+        let all = move |n: usize| {
+            let (mut done, mut spent) = (0, Spent::default());
+            while done < n {
+                prepare(&mut state);
+                spent += Spent::on(|| run(&mut state));
+                done += size;
+            }
+            (done, spent)
+        };
+        Self { name: name.into(), title: title.into(), run: Box::new(all) }
+    }
+}
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    pub rounds: usize,
+    /// Wanted length of one turn, ns. Turns are cut into slices of a fraction of a scheduler tick, and the best slice
+    /// counts: whatever else takes the core only ever adds.
+    pub turn_ns: u64,
+}
+
+const SLICES: usize = 40;
+
+/// Times `cases` in turn, round by round, and puts ns per operation (and ticks) into `section`. The order turns around
+/// every other round, so that nobody always follows the same neighbour.
+pub fn alternate(section: &mut Section, cases: &mut [Case<'_>], effort: Effort) {
+    let lengths: Vec<usize> = cases.iter_mut().map(|c| calibrate(&mut c.run, effort.turn_ns / SLICES as u64)).collect();
+    for case in cases.iter() {
+        // In the order of the list, whatever the order of the first round.
+        section.declare(&case.name, &case.title);
+    }
+    for round in 0..effort.rounds {
+        let mut order: Vec<usize> = (0..cases.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for i in order {
+            if stop::asked() {
+                return;
+            }
+            let (ns, ticks) = turn(&mut cases[i].run, lengths[i]);
+            let c = section.round(&cases[i].name, &cases[i].title, ns);
+            c.more.entry("ticks".into()).or_default().push(ticks);
+        }
+    }
+}
+
+/// Operations that take about `slice_ns`. Warms up by the way.
+fn calibrate(run: &mut dyn FnMut(usize) -> (usize, Spent), slice_ns: u64) -> usize {
+    let mut n = 16;
+    loop {
+        let (done, spent) = run(n);
+        if spent.ns * 4.0 >= slice_ns as f64 || n > 1 << 30 {
+            return (done as f64 * slice_ns as f64 / spent.ns.max(1.0)).max(1.0) as usize;
+        }
+        n *= 2;
+    }
+}
+
+/// The best slice of one turn, per operation.
+fn turn(run: &mut dyn FnMut(usize) -> (usize, Spent), n: usize) -> (f64, f64) {
+    let mut best = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..SLICES {
+        let (done, spent) = run(n);
+        best = (best.0.min(spent.ns / done as f64), best.1.min(spent.ticks / done as f64));
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn twice_the_work_takes_about_twice_as_long() {
+        let work = |n: usize| {
+            let mut x = 1u64;
+            for i in 0..n {
+                x = std::hint::black_box(x.wrapping_mul(6364136223846793005).wrapping_add(i as u64));
+            }
+        };
+        let mut section = Section::new("t", "T", "ns");
+        let mut cases = [Case::new("one", "one", work), Case::new("two", "two", |n| work(2 * n))];
+        alternate(&mut section, &mut cases, Effort { rounds: 5, turn_ns: 400_000 });
+        let ratio = section.ratio("two", "one").unwrap();
+        assert!((1.4..2.8).contains(&ratio), "{ratio}");
+        assert_eq!(section.contenders[0].more["ticks"].len(), 5);
+    }
+}

@@ -1,0 +1,234 @@
+//! softdpu itself as a contender, and the bare loop that is its limit.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use anyhow::{Context, Result, bail};
+
+use softdpu::io::bare::{Touch, forward_loop};
+use softdpu::io::pool::FramePool;
+use softdpu::io::port::PortIo;
+use softdpu::io::steer::{AttachMode, FlowRule, LoadOptions, Steer};
+use softdpu::io::umem::Umem;
+use softdpu::io::xdp::{XdpSpec, open_ports};
+
+use super::contenders::{Running, Start};
+use crate::bpf::programs;
+use crate::bpf::sys::{Program, SocketMap};
+use crate::net::cores;
+use crate::net::namespace::ifindex;
+use crate::net::topology::{FAR_MAC, SINK_MAC, SOURCE_PORT, Topology};
+use crate::steer::flow_key;
+use crate::stop;
+
+/// Frames and batch of the bare loop: a worker's defaults.
+const FRAMES: u32 = 8192;
+const BATCH: usize = 64;
+
+/// A running `softdpu` and its files.
+pub struct Instance {
+    child: Child,
+    directory: std::path::PathBuf,
+}
+
+impl Instance {
+    /// Starts `softdpu run` in the topology's middle, with both ports and one rule that forwards, and waits until it
+    /// answers on its socket.
+    ///
+    /// # Errors
+    /// Where it ends, or says nothing within ten seconds.
+    pub fn start(topology: &Topology, binary: &std::path::Path, core: usize) -> Result<Self> {
+        if !binary.exists() {
+            bail!("{} is not there (build it, or --softdpu)", binary.display());
+        }
+        let directory = std::env::temp_dir().join(format!("softdpu-bench-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        let socket = directory.join("socket");
+        fs::remove_file(&socket).ok();
+        let policy = directory.join("policy.toml");
+        fs::write(&policy, policy_text(topology, &socket, core))?;
+        let log = fs::File::create(directory.join("log"))?;
+        let mut command = topology.dut.command(binary);
+        // SAFETY: one system call between fork and exec; its threads inherit the priority.
+        unsafe {
+            command.pre_exec(|| {
+                cores::prefer(0);
+                Ok(())
+            })
+        };
+        let child = command
+            .args(["run", "-c"])
+            .arg(&policy)
+            .stdin(std::process::Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", binary.display()))?;
+        let mut instance = Self { child, directory };
+        let patience = Instant::now() + Duration::from_secs(10);
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            if let Some(status) = instance.child.try_wait()? {
+                bail!("softdpu ended with {status}: {}", instance.log_tail());
+            }
+            if Instant::now() > patience || stop::asked() {
+                bail!("softdpu does not answer on its socket: {}", instance.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(instance)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().filter(|l| !l.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(4)..].join(" / ")
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // SAFETY: the child is not reaped yet, so the id is its own.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        let patience = Instant::now() + Duration::from_secs(3);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > patience {
+                self.child.kill().ok();
+                self.child.wait().ok();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        match fs::remove_dir_all(&self.directory) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => eprintln!("{}: {e}", self.directory.display()),
+            _ => {}
+        }
+    }
+}
+
+fn policy_text(topology: &Topology, socket: &std::path::Path, core: usize) -> String {
+    let (near, far) = (&topology.near_if, &topology.far_if);
+    let socket = socket.display();
+    format!(
+        r#"name = "bench"
+
+[control]
+socket = "{socket}"
+
+[workers]
+cores = [{core}]
+
+[[port]]
+name = "near"
+kind = "xdp"
+interface = "{near}"
+
+[[port]]
+name = "far"
+kind = "xdp"
+interface = "{far}"
+
+[[steer]]
+name = "udp"
+protocol = "udp"
+action = "worker"
+
+[[rule]]
+name = "all"
+action = "forward"
+"#
+    )
+}
+
+pub fn worker(s: &Start<'_>) -> Result<Running> {
+    Ok(Running::new(Instance::start(s.topology, &s.options.softdpu, s.options.dut_core)?))
+}
+
+/// The bare loop's thread.
+struct Bare {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<u64>>>,
+    /// Puts every packet of the near port into the loop's socket.
+    _redirect: (Program, OwnedFd),
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(Ok(Err(e))) = self.thread.take().map(JoinHandle::join) {
+            eprintln!("bare loop: {e:#}");
+        }
+    }
+}
+
+/// softdpu's own sockets and rings with nothing between: the limit of the worker.
+pub fn bare(s: &Start<'_>) -> Result<Running> {
+    let topology = s.topology;
+    let sockets = SocketMap::new(1).context("making an XSKMAP")?;
+    let program = Program::load("to_socket", &programs::to_socket(sockets.fd()))?;
+    let link = topology.attach_near(&program)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (ready, is_ready) = mpsc::channel();
+    let (core, stop_here, enter) = (s.options.dut_core, stop.clone(), topology.dut.enter_later()?);
+    let (near, far) = (topology.near_if.clone(), topology.far_if.clone());
+    let thread = std::thread::Builder::new().name("bare".into()).spawn(move || {
+        enter()?;
+        cores::pin(0, core)?;
+        cores::prefer(0);
+        // As many frames as a worker has by default.
+        let mut pool = FramePool::new(Umem::map(FRAMES, 2048, false)?);
+        let ports = open_ports(&mut pool, &[XdpSpec::new(&near, 0), XdpSpec::new(&far, 0)])?;
+        let mut ports = ports.into_iter().map(PortIo::Xdp);
+        let (Some(mut a), Some(mut b)) = (ports.next(), ports.next()) else { bail!("two ports were asked for") };
+        ready.send(a.fd().context("the port's socket")?).ok();
+        let moved = forward_loop(&mut a, &mut b, &mut pool, BATCH, Touch::SwapMacs, &stop_here);
+        a.close(&mut pool)?;
+        b.close(&mut pool)?;
+        Ok(moved)
+    })?;
+    let mut bare = Bare { stop, thread: Some(thread), _redirect: (program, link) };
+    match is_ready.recv_timeout(Duration::from_secs(5)) {
+        Ok(socket) => sockets.set(0, socket)?,
+        Err(_) => {
+            bare.stop.store(true, Ordering::Relaxed);
+            match bare.thread.take().map(JoinHandle::join) {
+                Some(Ok(Err(e))) => return Err(e),
+                _ => bail!("the bare loop did not start"),
+            }
+        }
+    }
+    Ok(Running::new((bare, sockets)))
+}
+
+/// softdpu's steer program forwards in the driver: every flow is in its table.
+pub fn xdp(s: &Start<'_>) -> Result<Running> {
+    let topology = s.topology;
+    let flows = s.options.flows;
+    let steer = topology.dut.run(|| {
+        let options = LoadOptions { flow_capacity: u32::from(flows), ..Default::default() };
+        let mut steer = Steer::load(&options).map_err(plain)?;
+        let out = ifindex(&topology.far_if)?;
+        for flow in 0..flows {
+            let forward = FlowRule::Forward { ifindex: out, mtu: 1500, dst_mac: SINK_MAC, src_mac: FAR_MAC };
+            steer.flow_insert(&flow_key(SOURCE_PORT + flow), forward).map_err(plain)?;
+        }
+        steer.attach(ifindex(&topology.near_if)?, AttachMode::Native).map_err(plain)?;
+        Ok(steer)
+    })?;
+    // Its netlink socket belongs to the namespace, so it detaches from wherever it is dropped.
+    Ok(Running::new(steer))
+}
+
+fn plain(e: softdpu::io::steer::SteerError) -> anyhow::Error {
+    anyhow::Error::new(e)
+}
