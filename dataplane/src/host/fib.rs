@@ -44,6 +44,9 @@ pub enum Route {
 pub struct Adjacency {
     pub port: PortId,
     pub addresses: Addresses,
+    /// The kernel has not heard from this neighbour for a while: whoever sends to it asks for it to be confirmed, as its
+    /// packets bypass the kernel, which would otherwise never notice that the neighbour has moved.
+    pub confirm: Option<IpAddr>,
 }
 
 /// What the packet path needs to know of a port's link.
@@ -136,9 +139,18 @@ impl Fib {
     }
 
     pub fn add_neighbour(&mut self, port: PortId, addr: IpAddr, mac: Mac) {
+        self.add(port, addr, mac, None);
+    }
+
+    /// One that should be confirmed before long; it is used meanwhile, as the kernel does.
+    pub fn add_stale_neighbour(&mut self, port: PortId, addr: IpAddr, mac: Mac) {
+        self.add(port, addr, mac, Some(addr));
+    }
+
+    fn add(&mut self, port: PortId, addr: IpAddr, mac: Mac, confirm: Option<IpAddr>) {
         let Some(link) = self.links.get(usize::from(port)) else { return };
         let adjacency = self.adjacencies.len() as u32;
-        self.adjacencies.push(Adjacency { port, addresses: Addresses { dst: mac, src: link.mac } });
+        self.adjacencies.push(Adjacency { port, addresses: Addresses { dst: mac, src: link.mac }, confirm });
         self.neighbours.insert((port, addr), adjacency);
     }
 
@@ -234,7 +246,7 @@ mod tests {
         fib.add_neighbour(1, ip("192.0.2.1"), Mac([6; 6]));
         let Hop::To(adjacency) = fib.look_up(ip("8.8.8.8"), 0) else { panic!("not resolved") };
         let addresses = Addresses { dst: Mac([6; 6]), src: Mac([2, 0, 0, 0, 0, 2]) };
-        assert_eq!(fib.adjacency(adjacency), Some(&Adjacency { port: 1, addresses }));
+        assert_eq!(fib.adjacency(adjacency), Some(&Adjacency { port: 1, addresses, confirm: None }));
     }
 
     #[test]

@@ -147,12 +147,15 @@ async fn neighbours(handle: &Handle, by_index: &HashMap<u32, PortId>, fib: &mut 
     let mut dump = handle.neighbours().get().execute();
     while let Some(message) = dump.try_next().await.context("cannot list the neighbours over netlink")? {
         let Some(port) = by_index.get(&message.header.ifindex) else { continue };
-        // A stale entry still has its address and is used, as the kernel does; `watch` has it confirmed.
         if matches!(message.header.state, NeighbourState::Failed | NeighbourState::Incomplete | NeighbourState::Noarp) {
             continue;
         }
-        if let (Some(address), Some(mac)) = neighbour(&message) {
-            fib.add_neighbour(*port, address, mac);
+        match neighbour(&message) {
+            (Some(address), Some(mac)) if message.header.state == NeighbourState::Stale => {
+                fib.add_stale_neighbour(*port, address, mac);
+            }
+            (Some(address), Some(mac)) => fib.add_neighbour(*port, address, mac),
+            _ => {}
         }
     }
     Ok(())
@@ -169,19 +172,6 @@ fn neighbour(message: &NeighbourMessage) -> (Option<IpAddr>, Option<Mac>) {
         }
     }
     (address, mac)
-}
-
-/// Interface and address of neighbours on the ports that the kernel has not confirmed for a while; at most 1,024.
-pub async fn stale(handle: &Handle, ports: &[Option<u32>]) -> Result<Vec<(u32, IpAddr)>> {
-    let mut found = Vec::new();
-    let mut dump = handle.neighbours().get().execute();
-    while let Some(message) = dump.try_next().await.context("cannot list the neighbours over netlink")? {
-        let ours = ports.contains(&Some(message.header.ifindex));
-        if ours && message.header.state == NeighbourState::Stale && found.len() < 1024 {
-            found.extend(neighbour(&message).0.map(|address| (message.header.ifindex, address)));
-        }
-    }
-    Ok(found)
 }
 
 /// Asks the kernel to resolve (or confirm) a neighbour, as if it had a packet for it (`NTF_USE`, rtnetlink(7)). The answer

@@ -15,10 +15,6 @@ use tokio::sync::Notify;
 
 /// Changes come in bursts (a link going up is a dozen messages): one dump for all that come within this time.
 const SETTLE: Duration = Duration::from_millis(10);
-/// How often stale neighbours are confirmed. Their packets bypass the kernel, which would otherwise never notice that one
-/// has moved.
-const REFRESH: Duration = Duration::from_secs(15);
-
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
@@ -73,7 +69,6 @@ impl Watch {
         self.publish(netlink::dump(&handle, &self.ports).await?);
         self.resolve_peers(&handle).await;
         Ok(async move {
-            let mut refresh = tokio::time::interval(REFRESH);
             loop {
                 tokio::select! {
                     message = messages.next() => {
@@ -89,11 +84,6 @@ impl Watch {
                         }
                     }
                     () = self.asks.wake.notified() => self.answer(&handle).await,
-                    _ = refresh.tick() => {
-                        for (interface, address) in netlink::stale(&handle, &self.ports).await.unwrap_or_default() {
-                            let _ = netlink::resolve(&handle, interface, address).await;
-                        }
-                    }
                 }
             }
             connection.abort();

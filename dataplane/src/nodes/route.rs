@@ -76,9 +76,13 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, Fate> {
         Hop::Refused => return Err(Fate::Drop(DropReason::Refused)),
         Hop::NoRoute => return Err(Fate::Drop(DropReason::NoRoute)),
     };
-    let port = cx.fib.adjacency(adjacency).map_or(0, |a| usize::from(a.port));
-    if !cx.fib.links()[port].up {
-        return Err(Fate::Drop(DropReason::LinkDown));
+    if let Some(found) = cx.fib.adjacency(adjacency) {
+        if !cx.fib.links()[usize::from(found.port)].up {
+            return Err(Fate::Drop(DropReason::LinkDown));
+        }
+        if let Some(address) = found.confirm {
+            cx.neighbours.ask(found.port, address, cx.now);
+        }
     }
     remember(cx, packet, adjacency);
     Ok(adjacency)
