@@ -3,9 +3,7 @@
 use crate::crypto::esp::{LINK_LEN, NEXT_IPCOMP, OpenError};
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::plan::rules::ip;
-use softdpu_ebpf_common::walk::{self, Fragment};
-
-const ESP: u8 = 50;
+use softdpu_ebpf_common::walk::{self, Fragment, proto};
 
 #[derive(Debug, Default)]
 pub struct Open;
@@ -14,7 +12,7 @@ impl Node for Open {
     const NAME: &'static str = "open";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        if batch.packets.iter().any(|packet| packet.headers.spi != 0 || packet.headers.proto == ESP) {
+        if cx.seen.esp {
             each(cx, batch, open);
         }
     }
@@ -23,7 +21,7 @@ impl Node for Open {
 #[inline]
 fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     let headers = &packet.headers;
-    if headers.spi == 0 && headers.proto != ESP {
+    if headers.spi == 0 && headers.proto != proto::ESP {
         return Ok(());
     }
     let local = ip(headers.l3, &headers.dst);
@@ -48,7 +46,11 @@ fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     }
     packet.meta.next_header = opened?;
     packet.meta.tunnel_in = tunnel as u16;
-    if packet.meta.next_header == NEXT_IPCOMP { Ok(()) } else { walk_inner(packet) }
+    if packet.meta.next_header == NEXT_IPCOMP {
+        cx.seen.ipcomp = true;
+        return Ok(());
+    }
+    walk_inner(packet)
 }
 
 #[inline]
@@ -62,7 +64,7 @@ fn open_frame(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
 fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
     let headers = &packet.headers;
     let len = cx.pool.linearise(&packet.frame, cx.scratch).ok_or(DropReason::NoRoom)?;
-    let udp = usize::from(headers.proto != ESP) * 8;
+    let udp = usize::from(headers.proto != proto::ESP) * 8;
     let esp = usize::from(headers.l4_off) + udp..usize::from(headers.end).min(len);
     let Some((_, sa)) = cx.sadb.inbound(headers.spi) else { return Err(DropReason::NoSa) };
     let opened = sa.open_slice(cx.scratch, esp).map_err(reason)?;
@@ -78,10 +80,10 @@ fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
 #[inline]
 pub(super) fn walk_inner(packet: &mut Packet) -> Result<(), DropReason> {
     let total = packet.frame.total_len();
-    let headers = walk::walk_ip(&Part { bytes: packet.frame.bytes(), total }, 0).map_err(|_| DropReason::BadInner)?;
-    packet.headers = headers;
+    let inner = Part { bytes: packet.frame.bytes(), total };
+    walk::walk_ip_into(&inner, 0, &mut packet.headers).map_err(|_| DropReason::BadInner)?;
     // Bytes behind the inner packet are traffic-flow-confidentiality padding (RFC 4303 §2.7).
-    if !packet.frame.is_chain() && !packet.frame.truncate(usize::from(headers.end)) {
+    if !packet.frame.is_chain() && !packet.frame.truncate(usize::from(packet.headers.end)) {
         return Err(DropReason::BadInner);
     }
     Ok(())

@@ -54,6 +54,8 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         Side::Out => {
             packet.meta.tunnel_out = tunnel;
             packet.meta.compress = plan.compress;
+            cx.seen.to_seal = true;
+            cx.seen.to_compress |= plan.compress;
             Ok(())
         }
     }
@@ -85,7 +87,7 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> (u16, Side) {
         rules::look_up(&cx.plan.rules, &packet.headers, &Known::default(), tunnel_in)
     } else {
         let flow = cx.flows.get(FlowIdx(packet.meta.flow));
-        let host = flow.host().and_then(|host| Some(cx.inspector.hosts().get(host)));
+        let host = cx.inspector.host_of(flow);
         let known = Known { class: flow.is_decided().then_some(flow.class), host };
         rules::look_up(&cx.plan.rules, &packet.headers, &known, tunnel_in)
     };

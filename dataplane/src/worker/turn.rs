@@ -7,7 +7,7 @@ use crate::crypto::sadb::Sadb;
 use crate::flow::{FlowTable, Tick};
 use crate::graph::context::{Budget, MAX_HELD, TunnelHop};
 use crate::graph::packet::MAX_BATCH;
-use crate::graph::{Batch, Cx, DropReason, Graph, Meta, Packet};
+use crate::graph::{Batch, Cx, DropReason, Graph, Meta, Packet, Seen};
 use crate::host::fib::{Fib, Hop, PortId};
 use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
@@ -160,6 +160,8 @@ impl Worker {
 
     fn walk(&mut self, at: usize, now: u64) {
         let port = self.ports[at].id;
+        // The first touch of a packet is a miss to memory that another core wrote; asked for together, they overlap.
+        self.received.iter().for_each(Frame::prefetch);
         for frame in self.received.drain(..) {
             self.batch.packets.push(Packet { frame, headers: Headers::default(), meta: Meta::new(port) });
         }
@@ -184,6 +186,7 @@ impl Worker {
             icmp_budget: &mut self.icmp_budget,
             scratch: &mut self.scratch,
             counters: &self.counters,
+            seen: Seen::default(),
         };
         walk(&mut self.graph, &mut cx, &mut self.batch);
         if self.held_since == 0 && !self.held.is_empty() {
