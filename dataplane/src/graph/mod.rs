@@ -3,6 +3,7 @@
 pub mod context;
 pub mod packet;
 pub mod reason;
+mod reason_docs;
 pub mod walk;
 
 pub use crate::flow::Direction;

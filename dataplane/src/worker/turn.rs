@@ -126,6 +126,9 @@ impl Worker {
     pub fn run(&mut self, idler: &mut Idler) {
         while !self.stop.load(Ordering::Relaxed) {
             let packets = self.turn(clock::now());
+            if packets == 0 {
+                self.counters.work.idle.inc();
+            }
             if idler.tired(packets) && !self.sending() {
                 self.counters.work.polls.inc();
                 self.publish();

@@ -350,6 +350,7 @@ impl Reason {
             }
             Reason::FlowDrop => Some("The flow table says drop."),
             Reason::FlowNoDevice => Some("The flow table names a port that is gone."),
+            Reason::Internal => Some("A map of the XDP program was not there. Stays zero unless something is broken."),
             Reason::Truncated
             | Reason::BadIpHeader
             | Reason::TooManyExtensions
