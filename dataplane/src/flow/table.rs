@@ -165,9 +165,9 @@ impl FlowTable {
         } else {
             self.fragments.ports(h, frame, vni, &self.seed, now).ok_or(Refusal::OrphanFragment)?
         };
-        to.swapped = to.key.set(h, ports, vni);
-        to.hash = to.key.hash(&self.seed);
-        to.tcp_flags = if h.proto == tcp::TCP { h.tcp_flags } else { 0 };
+        let (key, swapped) = FlowKey::of(h, ports, vni);
+        let tcp_flags = if h.proto == tcp::TCP { h.tcp_flags } else { 0 };
+        *to = Prepared { key, hash: key.hash(&self.seed), swapped, tcp_flags };
         Ok(())
     }
 
