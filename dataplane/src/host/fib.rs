@@ -150,7 +150,7 @@ impl Fib {
     fn add(&mut self, port: PortId, addr: IpAddr, mac: Mac, confirm: Option<IpAddr>) {
         let Some(link) = self.links.get(usize::from(port)) else { return };
         let adjacency = self.adjacencies.len() as u32;
-        self.adjacencies.push(Adjacency { port, addresses: Addresses { dst: mac, src: link.mac }, confirm });
+        self.adjacencies.push(Adjacency { port, addresses: Addresses::new(mac, link.mac), confirm });
         self.neighbours.insert((port, addr), adjacency);
     }
 
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(fib.next_address(ip("8.8.8.8"), 0), Some(ip("192.0.2.1")));
         fib.add_neighbour(1, ip("192.0.2.1"), Mac([6; 6]));
         let Hop::To(adjacency) = fib.look_up(ip("8.8.8.8"), 0) else { panic!("not resolved") };
-        let addresses = Addresses { dst: Mac([6; 6]), src: Mac([2, 0, 0, 0, 0, 2]) };
+        let addresses = Addresses::new(Mac([6; 6]), Mac([2, 0, 0, 0, 0, 2]));
         assert_eq!(fib.adjacency(adjacency), Some(&Adjacency { port: 1, addresses, confirm: None }));
     }
 

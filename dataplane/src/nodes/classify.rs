@@ -2,7 +2,7 @@
 
 use crate::flow::{FlowIdx, Tick};
 use crate::graph::packet::NO_FLOW;
-use crate::graph::{Batch, Cx, Node};
+use crate::graph::{Batch, Cx, Node, Packet};
 use crate::l7::Class;
 
 #[derive(Debug, Default)]
@@ -13,6 +13,7 @@ impl Node for Classify {
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         let now = Tick::from_nanos(cx.now);
+        let mut run = Run::default();
         for packet in &mut batch.packets {
             if packet.meta.flow == NO_FLOW {
                 continue;
@@ -20,23 +21,50 @@ impl Node for Classify {
             let at = FlowIdx(packet.meta.flow);
             let flow = cx.flows.get_mut(at);
             if !flow.is_decided() {
-                let bytes = packet.frame.bytes();
-                let before = flow.class;
-                cx.inspector.inspect(at, flow, packet.meta.direction, &packet.headers, bytes, now);
-                if flow.is_decided() {
-                    // Rules over classes are asked again now that there is one.
-                    flow.plan_generation = 0;
-                }
-                if flow.class != before
-                    && let Some(counters) = cx.counters.classes.get(Class::place(flow.class))
-                {
-                    counters.flows.inc();
-                }
+                inspect(cx, packet, at, now);
             }
-            if let Some(counters) = cx.counters.classes.get(Class::place(flow.class)) {
-                counters.packets.inc();
-                counters.bytes.add(packet.frame.total_len() as u64);
+            let place = Class::place(cx.flows.get(at).class);
+            if place != run.place {
+                run.count(cx);
+                run = Run { place, ..Run::default() };
             }
+            run.packets += 1;
+            run.bytes += packet.frame.total_len() as u64;
         }
+        run.count(cx);
+    }
+}
+
+/// Packets of one class that follow each other: counted together.
+#[derive(Default)]
+struct Run {
+    place: usize,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Run {
+    #[inline]
+    fn count(&self, cx: &Cx<'_>) {
+        if let Some(counters) = cx.counters.classes.get(self.place) {
+            counters.packets.add(self.packets);
+            counters.bytes.add(self.bytes);
+        }
+    }
+}
+
+#[cold]
+fn inspect(cx: &mut Cx<'_>, packet: &Packet, at: FlowIdx, now: Tick) {
+    let flow = cx.flows.get_mut(at);
+    let before = flow.class;
+    cx.inspector.inspect(at, flow, packet.meta.direction, &packet.headers, packet.frame.bytes(), now);
+    if flow.is_decided() {
+        // Rules over classes are asked again now that there is one.
+        flow.plan_generation = 0;
+    }
+    if flow.class != before
+        && let Some(counters) = cx.counters.classes.get(Class::place(flow.class))
+    {
+        counters.flows.inc();
     }
 }

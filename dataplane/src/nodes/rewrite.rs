@@ -29,6 +29,6 @@ fn rewrite(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     let bytes = packet.frame.bytes_mut();
     // The first nibble, not `headers`: what goes out may be a tunnel's packet of the other family.
     let l3 = if bytes[ethernet::HEADER] >> 4 == 6 { L3::V6 } else { L3::V4 };
-    ethernet::write(&mut bytes[..ethernet::HEADER], &adjacency.addresses, l3);
+    adjacency.addresses.write(&mut bytes[..ethernet::HEADER], l3);
     Ok(())
 }

@@ -34,18 +34,40 @@ impl std::fmt::Debug for Mac {
     }
 }
 
-/// The header that packets to one neighbour get, made once and copied per packet.
+/// The header that packets to one neighbour get, made once and copied per packet: destination, source, and IPv4's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Addresses {
-    pub dst: Mac,
-    pub src: Mac,
+pub struct Addresses([u8; HEADER]);
+
+impl Addresses {
+    pub fn new(dst: Mac, src: Mac) -> Self {
+        let mut header = [0; HEADER];
+        header[..6].copy_from_slice(&dst.0);
+        header[6..12].copy_from_slice(&src.0);
+        header[12..].copy_from_slice(&TYPE_IPV4.to_be_bytes());
+        Self(header)
+    }
+
+    /// Writes the 14 bytes in front of an IP packet. `header` must be [`HEADER`] bytes.
+    #[inline]
+    pub fn write(&self, header: &mut [u8], l3: L3) {
+        header.copy_from_slice(&self.0);
+        if l3 == L3::V6 {
+            header[12..].copy_from_slice(&TYPE_IPV6.to_be_bytes());
+        }
+    }
 }
 
-/// Writes the 14 bytes in front of an IP packet. `header` must be [`HEADER`] bytes.
-#[inline]
-pub fn write(header: &mut [u8], addresses: &Addresses, l3: L3) {
-    header[..6].copy_from_slice(&addresses.dst.0);
-    header[6..12].copy_from_slice(&addresses.src.0);
-    let ethertype = if l3 == L3::V6 { TYPE_IPV6 } else { TYPE_IPV4 };
-    header[12..14].copy_from_slice(&ethertype.to_be_bytes());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_follows_the_family() {
+        let to = Addresses::new(Mac([1; 6]), Mac([2; 6]));
+        for (l3, last) in [(L3::V4, [8, 0]), (L3::V6, [0x86, 0xdd])] {
+            let mut header = [0; HEADER];
+            to.write(&mut header, l3);
+            assert_eq!((&header[..6], &header[6..12], &header[12..]), (&[1; 6][..], &[2; 6][..], &last[..]));
+        }
+    }
 }
