@@ -24,10 +24,14 @@ fn parse(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if headers.l3 == L3::Other {
         return Err(DropReason::NotIp);
     }
-    check_station(cx, packet, bytes)?;
+    check_station(cx, packet, &headers, bytes)?;
     let l3_off = usize::from(headers.l3_off);
-    if headers.l3 == L3::V4 && !checksum::ipv4_header_ok(&bytes[l3_off..l3_off + v4_header_len(&bytes[l3_off..])]) {
-        return Err(DropReason::BadChecksum);
+    if headers.l3 == L3::V4 {
+        // A packet in several frames may have a first one that ends within the options.
+        let header = bytes.get(l3_off..l3_off + v4_header_len(&bytes[l3_off..])).ok_or(DropReason::Truncated)?;
+        if !checksum::ipv4_header_ok(header) {
+            return Err(DropReason::BadChecksum);
+        }
     }
     rebase(&mut headers);
     packet.headers = headers;
@@ -62,11 +66,14 @@ fn finish_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> 
 
 /// A frame for another station is not ours to forward (RFC 1812 §5.2.3 asks the same of link broadcasts).
 #[inline]
-fn check_station(cx: &Cx<'_>, packet: &Packet, bytes: &[u8]) -> Result<(), DropReason> {
+fn check_station(cx: &Cx<'_>, packet: &Packet, headers: &Headers, bytes: &[u8]) -> Result<(), DropReason> {
     let link = &cx.fib.links()[usize::from(packet.meta.port_in)];
     let to = Mac([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
-    if to == link.mac || link.neighbourless {
+    if link.neighbourless {
         Ok(())
+    } else if to == link.mac {
+        // VID 0 is a priority tag: the frame is in no VLAN (IEEE 802.1Q §6.9).
+        if headers.vlan == [0, 0] { Ok(()) } else { Err(DropReason::Tagged) }
     } else if to.is_group() {
         Err(DropReason::Multicast)
     } else {
