@@ -3,9 +3,7 @@
 use crate::crypto::esp::{LINK_LEN, NEXT_IPCOMP, OpenError};
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::plan::rules::ip;
-use softdpu_ebpf_common::walk::{self, Fragment};
-
-const ESP: u8 = 50;
+use softdpu_ebpf_common::walk::{self, ESP_IN_UDP_PORT, Fragment, Headers, proto};
 
 #[derive(Debug, Default)]
 pub struct Open;
@@ -14,21 +12,31 @@ impl Node for Open {
     const NAME: &'static str = "open";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        if batch.packets.iter().any(|packet| packet.headers.spi != 0 || packet.headers.proto == ESP) {
+        if batch.packets.iter().any(|packet| concerns(&packet.headers)) {
             each(cx, batch, open);
         }
     }
 }
 
+/// ESP, bare or in UDP, and what else comes to its UDP port.
+#[inline]
+fn concerns(headers: &Headers) -> bool {
+    headers.spi != 0 || headers.proto == proto::ESP || (headers.dport == ESP_IN_UDP_PORT && headers.proto == proto::UDP)
+}
+
 #[inline]
 fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     let headers = &packet.headers;
-    if headers.spi == 0 && headers.proto != ESP {
+    if !concerns(headers) {
         return Ok(());
     }
     let local = ip(headers.l3, &headers.dst);
     if !cx.plan.tunnels.iter().any(|tunnel| tunnel.local == local) {
         return Ok(()); // somebody else's ESP, to be forwarded
+    }
+    if headers.spi == 0 && headers.proto == proto::UDP {
+        let payload = packet.frame.bytes().get(headers.payload_off.into()..headers.end.into());
+        return if payload == Some(&[0xff]) { Err(DropReason::Keepalive) } else { Ok(()) };
     }
     if headers.fragment != Fragment::No {
         return Err(DropReason::OuterFragment);
@@ -62,7 +70,7 @@ fn open_frame(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
 fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
     let headers = &packet.headers;
     let len = cx.pool.linearise(&packet.frame, cx.scratch).ok_or(DropReason::NoRoom)?;
-    let udp = usize::from(headers.proto != ESP) * 8;
+    let udp = usize::from(headers.proto != proto::ESP) * 8;
     let esp = usize::from(headers.l4_off) + udp..usize::from(headers.end).min(len);
     let Some((_, sa)) = cx.sadb.inbound(headers.spi) else { return Err(DropReason::NoSa) };
     let opened = sa.open_slice(cx.scratch, esp).map_err(reason)?;
