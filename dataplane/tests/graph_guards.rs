@@ -25,10 +25,9 @@ fn routed(edge: char, apps: u8) -> Fib {
     let mut fib = Fib::new(1, vec![link(), link()]);
     fib.add_route(format!("10.{me}.0.0/24").parse().unwrap(), Route::Port { port: apps, gateway: None }, 0);
     for all in ["0.0.0.0/0", "::/0"] {
-        let gateway = if all.contains(':') { "2001:db8::99" } else { "192.0.2.99" };
-        let gateway = Some(gateway.parse().unwrap());
-        fib.add_route(all.parse().unwrap(), Route::Port { port: UPLINK as u8, gateway }, 0);
-        fib.add_neighbour(UPLINK as u8, gateway.unwrap(), Mac([6; 6]));
+        let gateway = if all.contains(':') { "2001:db8::99" } else { "192.0.2.99" }.parse().unwrap();
+        fib.add_route(all.parse().unwrap(), Route::Port { port: UPLINK as u8, gateway: Some(gateway) }, 0);
+        fib.add_neighbour(UPLINK as u8, gateway, Mac([6; 6]));
     }
     for host in [CLIENT, SERVER] {
         fib.add_neighbour(apps, host.into(), Mac([8; 6]));

@@ -351,8 +351,8 @@ pub enum RuleAction {
     Drop,
 }
 
-/// What a worker does with flows. Prefixes and ports are those of the packet that opened the flow; the verdict then holds for
-/// both directions.
+/// What a worker does with flows. A rule holds for both directions: what matches it as written goes into its tunnel, what
+/// matches with sources and destinations exchanged must come out of it. So `from` is this host's side.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {

@@ -205,12 +205,30 @@ fn answers_of_encrypted_flows_fail_closed_too() {
 
 #[test]
 fn what_nothing_steers_is_a_warning() {
-    let text = GOOD.replace("protocol = \"esp\"", "from = [\"198.51.100.0/24\"]");
-    let found = warnings(&text);
-    assert_eq!((found[0].0, found[0].1), (17, Code::NoEffect));
     let text = GOOD
         .replace("from = [\"10.1.0.0/24\"]\n[[steer]]", "from = [\"10.9.0.0/24\"]\nto = [\"10.8.0.0/24\"]\n[[steer]]");
-    assert!(warnings(&text)[0].2.contains("in clear"));
+    let found = warnings(&text);
+    assert_eq!(found[0].1, Code::NoEffect);
+    assert!(found[0].2.contains("in clear"));
+}
+
+#[test]
+fn a_tunnel_needs_no_steering_rule_of_its_own() {
+    let text = GOOD.replace("protocol = \"esp\"", "from = [\"198.51.100.0/24\"]");
+    assert_eq!(warnings(&text), []);
+}
+
+#[test]
+fn more_rules_than_there_is_room_for_are_refused() {
+    let many = |section: &str, n: usize| {
+        (0..n)
+            .map(|i| format!("[[{section}]]\nname = \"r{i}\"\nfrom = [\"10.0.{}.{}\"]\n", i >> 8, i & 255))
+            .collect::<String>()
+    };
+    let base = "[[port]]\nname = \"p\"\ninterface = \"lo\"\n";
+    assert!(parse(&format!("{base}{}", many("steer", 1024)), "x").is_ok());
+    let errors = parse(&format!("{base}{}", many("steer", 1025)), "x").unwrap_err();
+    assert!(errors.problems.iter().any(|p| p.message.contains("`r1024` is one too many")));
 }
 
 #[test]

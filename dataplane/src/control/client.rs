@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
 use hyper::header;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;

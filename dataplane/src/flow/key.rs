@@ -47,6 +47,14 @@ impl FlowKey {
     /// Without a branch: which end is low is as good as random from packet to packet.
     #[inline(always)]
     pub fn of(h: &Headers, ports: (u16, u16), vni: u32) -> (Self, bool) {
+        let mut key = Self::default();
+        let swapped = key.set(h, ports, vni);
+        (key, swapped)
+    }
+
+    /// [`Self::of`] in place; returns whether the packet's source is the `high` end.
+    #[inline(always)]
+    pub fn set(&mut self, h: &Headers, ports: (u16, u16), vni: u32) -> bool {
         let (src, dst) = (halves(&h.src), halves(&h.dst));
         let (sport, dport) = (u64::from(ports.0), u64::from(ports.1));
         let number = |e: (u64, u64)| u128::from(e.0) << 64 | u128::from(e.1);
@@ -64,7 +72,9 @@ impl FlowKey {
             pick(sport, dport) << 48 | pick(dport, sport) << 32 | net,
         ];
         let tags = family | u32::from(h.vlan[0] & 0xfff) << 12 | u32::from(h.vlan[1] & 0xfff);
-        (Self { words: words.map(u64::to_ne_bytes), tags: tags.to_ne_bytes() }, swapped)
+        self.words = words.map(u64::to_ne_bytes);
+        self.tags = tags.to_ne_bytes();
+        swapped
     }
 
     #[inline(always)]

@@ -27,7 +27,7 @@ impl Default for FlowConfig {
 }
 
 /// A packet's key, hashed: made for a whole batch first, so that the memory is on its way when it is looked up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Prepared {
     key: FlowKey,
     hash: u64,
@@ -141,14 +141,34 @@ impl FlowTable {
     /// [`Refusal::OrphanFragment`].
     #[inline(always)]
     pub fn prepare_in(&mut self, vni: u32, h: &Headers, frame: &[u8], now: Tick) -> Result<Prepared, Refusal> {
+        let mut prepared = Prepared::default();
+        self.prepare_into(vni, h, frame, now, &mut prepared)?;
+        Ok(prepared)
+    }
+
+    /// The same into the place where it will stay until it is looked up: a copy of what was just written in small pieces
+    /// stalls.
+    ///
+    /// # Errors
+    /// [`Refusal::OrphanFragment`]; `to` then holds nothing of use.
+    #[inline(always)]
+    pub fn prepare_into(
+        &mut self,
+        vni: u32,
+        h: &Headers,
+        frame: &[u8],
+        now: Tick,
+        to: &mut Prepared,
+    ) -> Result<(), Refusal> {
         let ports = if h.fragment == Fragment::No {
             (h.sport, h.dport)
         } else {
             self.fragments.ports(h, frame, vni, &self.seed, now).ok_or(Refusal::OrphanFragment)?
         };
-        let (key, swapped) = FlowKey::of(h, ports, vni);
-        let tcp_flags = if h.proto == tcp::TCP { h.tcp_flags } else { 0 };
-        Ok(Prepared { key, hash: key.hash(&self.seed), swapped, tcp_flags })
+        to.swapped = to.key.set(h, ports, vni);
+        to.hash = to.key.hash(&self.seed);
+        to.tcp_flags = if h.proto == tcp::TCP { h.tcp_flags } else { 0 };
+        Ok(())
     }
 
     /// Asks for the bucket's cache line.

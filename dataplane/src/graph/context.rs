@@ -22,6 +22,21 @@ pub struct TunnelHop {
 /// Most packets that wait for link addresses, per worker.
 pub const MAX_HELD: usize = 256;
 
+/// What the batch has in it, so that a node with nothing to do need not look at every packet to find that out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// ESP, or ESP in UDP.
+    pub esp: bool,
+    /// Came out of a tunnel compressed.
+    pub ipcomp: bool,
+    /// To be sealed.
+    pub to_seal: bool,
+    /// May be compressed.
+    pub to_compress: bool,
+    /// To be cut into fragments.
+    pub to_cut: bool,
+}
+
 /// Everything a node may touch. Lives for one batch; the parts are the worker's.
 pub struct Cx<'a> {
     /// Monotonic nanoseconds, read once per batch.
@@ -41,6 +56,7 @@ pub struct Cx<'a> {
     /// For packets in several frames: gathered here, worked on, scattered again. 64 KiB and room around them.
     pub scratch: &'a mut [u8],
     pub counters: &'a WorkerCounters,
+    pub seen: Seen,
 }
 
 impl Cx<'_> {

@@ -3,10 +3,11 @@
 pub mod context;
 pub mod packet;
 pub mod reason;
+mod reason_docs;
 pub mod walk;
 
 pub use crate::flow::Direction;
-pub use context::Cx;
+pub use context::{Cx, Seen};
 pub use packet::{Batch, Fate, Meta, Packet};
 pub use reason::DropReason;
 pub use walk::Graph;
@@ -38,14 +39,13 @@ pub fn each(
     }
 }
 
-/// Takes packets that are not to go on out of the batch; the others keep their order.
+/// Takes packets that are not to go on out of the batch; the others keep their order. Those to be fragmented stay.
 #[cold]
 pub fn sweep(cx: &mut Cx<'_>, batch: &mut Batch) {
-    for packet in batch.packets.extract_if(.., |packet| packet.meta.fate != Fate::Go) {
+    for packet in batch.packets.extract_if(.., |packet| matches!(packet.meta.fate, Fate::Drop(_) | Fate::Hold)) {
         match packet.meta.fate {
             Fate::Drop(reason) => cx.drop_packet(packet, reason),
-            Fate::Hold => cx.hold(packet),
-            Fate::Go | Fate::Fragment => cx.drop_packet(packet, DropReason::FragmentRoom),
+            _ => cx.hold(packet),
         }
     }
 }

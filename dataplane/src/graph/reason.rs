@@ -1,5 +1,7 @@
 //! Every reason for which a packet is not delivered. Stable codes: they are metric labels, API values and documentation.
 
+pub use super::reason_docs::markdown;
+
 macro_rules! reasons {
     ($($node:literal { $($variant:ident $code:literal $help:literal,)* })*) => {
         /// Why a packet was not delivered as it came. Documented in `docs/drops.md`, which is generated from this list.

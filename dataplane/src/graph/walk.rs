@@ -1,7 +1,7 @@
 //! The graph itself: the nodes in the order a batch meets them. Adding a node is a field and a line here.
 
 use super::context::Cx;
-use super::packet::Batch;
+use super::packet::{Batch, NONE};
 use super::{Fate, Node};
 use crate::nodes::classify::Classify;
 use crate::nodes::compress::Compress;
@@ -53,6 +53,8 @@ impl Graph {
     pub fn resume(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         for packet in &mut batch.packets {
             packet.meta.fate = Fate::Go;
+            cx.seen.to_seal |= packet.meta.tunnel_out != NONE;
+            cx.seen.to_compress |= packet.meta.compress;
         }
         self.go_out(cx, batch);
     }

@@ -5,6 +5,8 @@ use anyhow::{Context, Result, bail};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 // include/uapi/linux/ethtool.h
 const ETHTOOL_GDRVINFO: u32 = 0x03;
@@ -35,6 +37,27 @@ impl Nic {
         let driver = driver(&socket, name).unwrap_or_default();
         let queues = channels(&socket, name).unwrap_or(1).max(1);
         Ok(Self { name: name.to_owned(), index, driver, queues })
+    }
+
+    /// Claims the interface for this process, until the claim is dropped or the process ends, however it ends.
+    ///
+    /// Two instances on one interface would take its XDP program from each other, and with it the protection of the other's
+    /// flows. The claim is an abstract Unix socket (unix(7)): like interface indices, its name is the network namespace's.
+    ///
+    /// # Errors
+    /// Another instance has it.
+    pub fn claim(&self) -> Result<UnixDatagram> {
+        let name = format!("softdpu/interface/{}", self.index);
+        let address = SocketAddr::from_abstract_name(&name).context("the claim's name")?;
+        UnixDatagram::bind_addr(&address).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                anyhow::anyhow!(
+                    "interface `{}` belongs to a running softdpu instance; `softdpu status` lists them",
+                    self.name
+                )
+            }
+            _ => anyhow::Error::new(error).context(format!("cannot claim interface `{}`", self.name)),
+        })
     }
 
     /// May packets from this interface have an L4 checksum that was left to offload? Only where no wire is in between: the
@@ -100,6 +123,16 @@ fn ethtool(socket: &OwnedFd, name: &str, data: *mut libc::c_char) -> io::Result<
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn an_interface_has_one_owner() {
+        // An index that no interface has: other tests may run instances on real ones.
+        let nic = Nic { name: "x0".to_owned(), index: u32::MAX - std::process::id(), driver: String::new(), queues: 1 };
+        let claim = nic.claim().unwrap();
+        assert!(nic.claim().unwrap_err().to_string().contains("x0"));
+        drop(claim);
+        nic.claim().unwrap();
+    }
 
     #[test]
     fn loopback_is_there_and_a_wrong_name_is_explained() {

@@ -202,7 +202,7 @@ impl FramePool {
     }
 
     /// Makes the token of a chunk that nobody has now.
-    #[inline]
+    #[inline(always)]
     fn token(&mut self, index: u32, off: u32, len: u32) -> Frame {
         self.place[index as usize] = OUT;
         self.out += 1;
@@ -225,15 +225,31 @@ impl FramePool {
     /// The token for a received descriptor. `None`, counted, where the chunk is not one this port lent.
     #[inline]
     pub(super) fn received(&mut self, port: PortId, addr: u64, len: u32) -> Option<Frame> {
+        if !self.take_back(port, addr, len) {
+            self.refused += 1;
+            return None;
+        }
+        Some(self.token_at(addr, len))
+    }
+
+    /// Ends the loan of the chunk at `addr` to the port's fill ring. `false`, and nothing happens, where there is none, or
+    /// the packet would not be inside the chunk. What follows is [`Self::token_at`].
+    #[inline]
+    pub(super) fn take_back(&mut self, port: PortId, addr: u64, len: u32) -> bool {
         let index = addr >> self.shift;
         let off = addr as u32 & (self.chunk_size - 1);
         let lent = self.place.get(index as usize).is_some_and(|p| *p == port.fill());
         if !lent || len > self.chunk_size - off {
-            self.refused += 1;
-            return None;
+            return false;
         }
         self.ports[port.0 as usize].fill -= 1;
-        Some(self.token(index as u32, off, len))
+        true
+    }
+
+    /// The token of a chunk just taken back.
+    #[inline(always)]
+    pub(super) fn token_at(&mut self, addr: u64, len: u32) -> Frame {
+        self.token((addr >> self.shift) as u32, addr as u32 & (self.chunk_size - 1), len)
     }
 
     /// Hands a chunk (a token's, or a chain's part) to a transmit ring.

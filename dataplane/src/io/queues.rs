@@ -50,17 +50,16 @@ impl Queues {
         while out.len() - before < max {
             let Some(desc) = self.ends.rx.take() else { break };
             let last = desc.options & CONTD == 0;
-            match pool.received(self.id, desc.addr, desc.len) {
-                Some(frame) if last && self.partial.is_none() && !self.skipping => {
-                    bytes += frame.len();
-                    out.push(frame);
-                }
-                part => {
-                    if let Some(packet) = self.chain(pool, part, last) {
-                        bytes += packet.total_len();
-                        out.push(packet);
-                    }
-                }
+            if last && self.partial.is_none() && !self.skipping && pool.take_back(self.id, desc.addr, desc.len) {
+                // Made where it stays: a token that is made and then moved stalls the load of what was just stored.
+                bytes += desc.len as usize;
+                out.push(pool.token_at(desc.addr, desc.len));
+                continue;
+            }
+            let part = pool.received(self.id, desc.addr, desc.len);
+            if let Some(packet) = self.chain(pool, part, last) {
+                bytes += packet.total_len();
+                out.push(packet);
             }
         }
         let n = out.len() - before;

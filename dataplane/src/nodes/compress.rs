@@ -22,6 +22,9 @@ impl Node for Compress {
     const NAME: &'static str = "compress";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        if !cx.seen.to_compress {
+            return;
+        }
         for packet in &mut batch.packets {
             if packet.meta.compress {
                 self.compress(cx, packet);

@@ -26,7 +26,7 @@ impl Node for Decompress {
     const NAME: &'static str = "decompress";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        if batch.packets.iter().any(|packet| packet.meta.next_header == NEXT_IPCOMP) {
+        if cx.seen.ipcomp {
             each(cx, batch, |cx, packet| match packet.meta.next_header {
                 NEXT_IPCOMP => self.decompress(cx, packet),
                 _ => Ok(()),

@@ -3,19 +3,21 @@
 
 use crate::flow::{Prepared, Refusal, Tick};
 use crate::graph::packet::MAX_BATCH;
-use crate::graph::{Batch, Cx, Node};
+use crate::graph::{Batch, Cx, Node, Packet};
 
 /// How many packets ahead of the look-up a flow's own cache lines are asked for.
 const AHEAD: usize = 4;
 
 #[derive(Debug)]
 pub struct Flow {
-    prepared: Vec<Option<Prepared>>,
+    prepared: Box<[Prepared]>,
+    /// Whether the packet at this place has a key.
+    keyed: Box<[bool]>,
 }
 
 impl Default for Flow {
     fn default() -> Self {
-        Self { prepared: Vec::with_capacity(2 * MAX_BATCH) }
+        Self { prepared: vec![Prepared::default(); MAX_BATCH].into(), keyed: vec![false; MAX_BATCH].into() }
     }
 }
 
@@ -24,38 +26,41 @@ impl Node for Flow {
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         let now = Tick::from_nanos(cx.now);
-        self.prepared.clear();
-        for packet in &mut batch.packets {
-            let prepared = cx.flows.prepare(&packet.headers, packet.frame.bytes(), now);
-            match prepared {
-                Ok(prepared) => {
-                    cx.flows.prefetch(&prepared);
-                    self.prepared.push(Some(prepared));
-                }
-                // A later fragment whose first was not seen: judged by itself, and rules over ports hold for it.
-                Err(_) => self.prepared.push(None),
+        for ((packet, prepared), keyed) in batch.packets.iter().zip(&mut self.prepared).zip(&mut self.keyed) {
+            // A later fragment whose first was not seen has none: it is judged by itself, and rules over ports hold for it.
+            let bytes = packet.frame.bytes();
+            *keyed = cx.flows.prepare_into(0, &packet.headers, bytes, now, prepared).is_ok();
+            if *keyed {
+                cx.flows.prefetch(prepared);
             }
         }
-        for prepared in self.prepared.iter().take(AHEAD).flatten() {
+        let len = batch.len().min(MAX_BATCH);
+        let (prepared, keyed) = (&self.prepared[..len], &self.keyed[..len]);
+        for (prepared, _) in prepared.iter().zip(keyed).take(AHEAD).filter(|(_, keyed)| **keyed) {
             cx.flows.prefetch_flow(prepared);
         }
-        for (at, packet) in batch.packets.iter_mut().enumerate() {
-            if let Some(Some(later)) = self.prepared.get(at + AHEAD) {
-                cx.flows.prefetch_flow(later);
+        for (at, packet) in batch.packets.iter_mut().enumerate().take(len) {
+            if keyed.get(at + AHEAD) == Some(&true) {
+                cx.flows.prefetch_flow(&prepared[at + AHEAD]);
             }
-            let Some(Some(prepared)) = self.prepared.get(at) else { continue };
-            let inspector = &mut *cx.inspector;
-            match cx.flows.lookup_or_insert(prepared, now, |at, ended| inspector.release(at, ended)) {
-                Ok(hit) => {
-                    cx.flows.touch(hit, prepared, packet.frame.total_len() as u32, now);
-                    packet.meta.flow = hit.idx.0;
-                    packet.meta.direction = hit.dir;
-                }
-                // Without a flow the packet is judged by itself, each time: slower, and stricter where a rule waits for
-                // a class.
-                Err(Refusal::TableFull) => cx.counters.flows_refused.inc(),
-                Err(Refusal::OrphanFragment) => {}
+            if keyed[at] {
+                find(cx, packet, &prepared[at], now);
             }
         }
+    }
+}
+
+#[inline(always)]
+fn find(cx: &mut Cx<'_>, packet: &mut Packet, prepared: &Prepared, now: Tick) {
+    let inspector = &mut *cx.inspector;
+    match cx.flows.lookup_or_insert(prepared, now, |at, ended| inspector.release(at, ended)) {
+        Ok(hit) => {
+            cx.flows.touch(hit, prepared, packet.frame.total_len() as u32, now);
+            packet.meta.flow = hit.idx.0;
+            packet.meta.direction = hit.dir;
+        }
+        // Without a flow the packet is judged by itself, each time: slower, and stricter where a rule waits for a class.
+        Err(Refusal::TableFull) => cx.counters.flows_refused.inc(),
+        Err(Refusal::OrphanFragment) => {}
     }
 }

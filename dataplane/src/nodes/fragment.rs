@@ -16,7 +16,7 @@ impl Node for Fragment {
     const NAME: &'static str = "fragment";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        if batch.packets.iter().any(|packet| packet.meta.fate == Fate::Fragment) {
+        if cx.seen.to_cut {
             self.large.extend(batch.packets.extract_if(.., |packet| packet.meta.fate == Fate::Fragment));
             for packet in self.large.drain(..) {
                 if !cut(cx, batch, &packet) {

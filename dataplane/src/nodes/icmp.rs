@@ -18,31 +18,22 @@ impl Node for Icmp {
     const NAME: &'static str = "icmp";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        let mut stopped = false;
+        let mut ended = false;
         for packet in &mut batch.packets {
-            let Err(complaint) = check(cx, packet) else {
-                stopped |= packet.meta.fate != Fate::Go;
-                continue;
-            };
-            packet.meta.fate = complain(cx, packet, complaint);
-            stopped |= packet.meta.fate != Fate::Go;
+            if let Err(complaint) = check(cx, packet) {
+                packet.meta.fate = complain(cx, packet, complaint);
+                ended |= packet.meta.fate != Fate::Go;
+            }
         }
-        if stopped {
-            // Fragments are made by the next node; only what ends here goes now.
-            sweep_all_but_fragments(cx, batch);
+        if ended {
+            sweep(cx, batch);
         }
-    }
-}
-
-fn sweep_all_but_fragments(cx: &mut Cx<'_>, batch: &mut Batch) {
-    if batch.packets.iter().any(|packet| !matches!(packet.meta.fate, Fate::Go | Fate::Fragment)) {
-        sweep(cx, batch);
     }
 }
 
 /// TTL first, as a router does (RFC 1812 §5.3.1), then size.
 #[inline]
-fn check(cx: &Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
+fn check(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
     let l3 = packet.headers.l3;
     decrement_ttl(packet.frame.bytes_mut(), l3).map_err(|_| Complaint::TimeExceeded)?;
     let mtu = cx.mtu_of(packet);
@@ -53,6 +44,7 @@ fn check(cx: &Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
         return Err(Complaint::TooBig(mtu as u16));
     }
     packet.meta.fate = Fate::Fragment;
+    cx.seen.to_cut = true;
     Ok(())
 }
 
@@ -70,7 +62,6 @@ fn complain(cx: &mut Cx<'_>, packet: &mut Packet, complaint: Complaint) -> Fate 
     if !cx.icmp_budget.take(cx.now) || !turn(packet, complaint, from) {
         return Fate::Drop(reason);
     }
-    cx.counters.icmp_sent.inc();
     cx.pool_drop_continuation(&mut packet.frame);
     let (came_by, secret) = (packet.meta.port_in, packet.meta.tunnel_out != NONE && packet.meta.tunnel_in == NONE);
     // Where two ports are simply each other's way out, the answer's way out is the port it came by.
@@ -78,12 +69,16 @@ fn complain(cx: &mut Cx<'_>, packet: &mut Packet, complaint: Complaint) -> Fate 
     packet.meta.flow = NO_FLOW;
     packet.meta.compress = false;
     packet.meta.tunnel_out = packet.meta.tunnel_in;
+    cx.seen.to_seal |= packet.meta.tunnel_out != NONE;
     packet.meta.tunnel_in = NONE;
     match route(cx, packet) {
         // It quotes what was to be sealed: in clear it may be seen only where that came from.
         Fate::Go if secret && packet.meta.port_out != came_by => Fate::Drop(reason),
         Fate::Hold if secret && !waits_at(cx, packet, came_by) => Fate::Drop(reason),
-        fate => fate,
+        fate => {
+            cx.counters.icmp_sent.inc();
+            fate
+        }
     }
 }
 

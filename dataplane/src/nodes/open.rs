@@ -12,7 +12,7 @@ impl Node for Open {
     const NAME: &'static str = "open";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        if batch.packets.iter().any(|packet| concerns(&packet.headers)) {
+        if cx.seen.esp {
             each(cx, batch, open);
         }
     }
@@ -20,7 +20,7 @@ impl Node for Open {
 
 /// ESP, bare or in UDP, and what else comes to its UDP port.
 #[inline]
-fn concerns(headers: &Headers) -> bool {
+pub(super) fn concerns(headers: &Headers) -> bool {
     headers.spi != 0 || headers.proto == proto::ESP || (headers.dport == ESP_IN_UDP_PORT && headers.proto == proto::UDP)
 }
 
@@ -56,7 +56,11 @@ fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     }
     packet.meta.next_header = opened?;
     packet.meta.tunnel_in = tunnel as u16;
-    if packet.meta.next_header == NEXT_IPCOMP { Ok(()) } else { walk_inner(packet) }
+    if packet.meta.next_header == NEXT_IPCOMP {
+        cx.seen.ipcomp = true;
+        return Ok(());
+    }
+    walk_inner(packet)
 }
 
 #[inline]
@@ -86,10 +90,10 @@ fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
 #[inline]
 pub(super) fn walk_inner(packet: &mut Packet) -> Result<(), DropReason> {
     let total = packet.frame.total_len();
-    let headers = walk::walk_ip(&Part { bytes: packet.frame.bytes(), total }, 0).map_err(|_| DropReason::BadInner)?;
-    packet.headers = headers;
+    let inner = Part { bytes: packet.frame.bytes(), total };
+    walk::walk_ip_into(&inner, 0, &mut packet.headers).map_err(|_| DropReason::BadInner)?;
     // Bytes behind the inner packet are traffic-flow-confidentiality padding (RFC 4303 §2.7).
-    if !packet.frame.is_chain() && !packet.frame.truncate(usize::from(headers.end)) {
+    if !packet.frame.is_chain() && !packet.frame.truncate(usize::from(packet.headers.end)) {
         return Err(DropReason::BadInner);
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! `parse`: what the frame is. Cuts the link header off, so that every later node finds the IP header first.
 
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
-use crate::nodes::open::Part;
+use crate::host::fib::PortId;
+use crate::nodes::open::{self, Part};
 use crate::wire::checksum::{self, L4Sum};
 use crate::wire::ethernet::Mac;
 use crate::wire::ip::v4_header_len;
@@ -18,23 +19,27 @@ impl Node for Parse {
     }
 }
 
+#[inline]
 fn parse(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     let bytes = packet.frame.bytes();
-    let mut headers = walk::walk(&Part { bytes, total: packet.frame.total_len() }).map_err(reason)?;
-    if headers.l3 == L3::Other {
-        return Err(DropReason::NotIp);
-    }
-    check_station(cx, packet, &headers, bytes)?;
+    let headers = &mut packet.headers;
+    walk::walk_into(&Part { bytes, total: packet.frame.total_len() }, headers).map_err(reason)?;
     let l3_off = usize::from(headers.l3_off);
-    if headers.l3 == L3::V4 {
-        // A packet in several frames may have a first one that ends within the options.
-        let header = bytes.get(l3_off..l3_off + v4_header_len(&bytes[l3_off..])).ok_or(DropReason::Truncated)?;
-        if !checksum::ipv4_header_ok(header) {
-            return Err(DropReason::BadChecksum);
+    match headers.l3 {
+        L3::V4 => {
+            // A packet in several frames may have a first one that ends within the options.
+            let header = bytes.get(l3_off..l3_off + v4_header_len(&bytes[l3_off..])).ok_or(DropReason::Truncated)?;
+            if !checksum::ipv4_header_ok(header) {
+                return Err(DropReason::BadChecksum);
+            }
         }
+        L3::V6 => {}
+        L3::Other => return Err(DropReason::NotIp),
     }
-    rebase(&mut headers);
-    packet.headers = headers;
+    check_station(cx, packet.meta.port_in, headers, bytes)?;
+    rebase(headers);
+    cx.seen.esp |= open::concerns(headers);
+    let end = usize::from(headers.end);
     if !packet.frame.trim_front(l3_off) {
         return Err(DropReason::Truncated);
     }
@@ -43,11 +48,11 @@ fn parse(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         return if finish { finish_chain(cx, packet) } else { Ok(()) };
     }
     // Ethernet pads short packets to 60 bytes; what is behind the IP packet is not part of it.
-    if !packet.frame.truncate(usize::from(headers.end)) {
+    if !packet.frame.truncate(end) {
         return Err(DropReason::Truncated);
     }
     if finish {
-        checksum::finish_l4(packet.frame.bytes_mut(), &headers);
+        checksum::finish_l4(packet.frame.bytes_mut(), &packet.headers);
     }
     Ok(())
 }
@@ -66,8 +71,8 @@ fn finish_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> 
 
 /// A frame for another station is not ours to forward (RFC 1812 §5.2.3 asks the same of link broadcasts).
 #[inline]
-fn check_station(cx: &Cx<'_>, packet: &Packet, headers: &Headers, bytes: &[u8]) -> Result<(), DropReason> {
-    let link = &cx.fib.links()[usize::from(packet.meta.port_in)];
+fn check_station(cx: &Cx<'_>, port: PortId, headers: &Headers, bytes: &[u8]) -> Result<(), DropReason> {
+    let link = &cx.fib.links()[usize::from(port)];
     let to = Mac([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
     if link.neighbourless {
         Ok(())

@@ -58,6 +58,8 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         Side::Out => {
             packet.meta.tunnel_out = tunnel;
             packet.meta.compress = plan.compress;
+            cx.seen.to_seal = true;
+            cx.seen.to_compress |= plan.compress;
             Ok(())
         }
     }
@@ -116,7 +118,7 @@ fn tunnel_in(packet: &Packet) -> Option<u16> {
 fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let Some(flow) = flow else { return Known::default() };
     let flow = cx.flows.get(flow);
-    let host = flow.host().and_then(|host| Some(cx.inspector.hosts().get(host)));
+    let host = cx.inspector.host_of(flow);
     Known { class: flow.is_decided().then_some(flow.class), host }
 }
 

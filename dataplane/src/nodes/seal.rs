@@ -13,7 +13,7 @@ impl Node for Seal {
     const NAME: &'static str = "seal";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        if batch.packets.iter().any(|packet| packet.meta.tunnel_out != NONE) {
+        if cx.seen.to_seal {
             each(cx, batch, seal);
         }
     }
@@ -31,7 +31,7 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     let next_header = if packet.meta.compress && packet.meta.next_header != 0 { packet.meta.next_header } else { own };
     let inner = Inner { place: 0..len, next_header, tos: packet.headers.tos };
     if packet.frame.is_chain() {
-        seal_chain(cx, packet, inner, plan)?;
+        seal_chain(cx, packet, &inner, plan)?;
     } else {
         plan.outbound.seal(&mut packet.frame, &inner).map_err(reason)?;
         if !packet.frame.trim_front(LINK_LEN) {
@@ -48,13 +48,13 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
 fn seal_chain(
     cx: &mut Cx<'_>,
     packet: &mut Packet,
-    inner: Inner,
+    inner: &Inner,
     plan: &crate::plan::Tunnel,
 ) -> Result<(), DropReason> {
     const FRONT: usize = LINK_LEN + V6_HEADER + 64;
     const _: () = assert!(V6_HEADER > V4_HEADER);
     let len = cx.pool.linearise(&packet.frame, &mut cx.scratch[FRONT..]).ok_or(DropReason::NoRoom)?;
-    let inner = Inner { place: FRONT..FRONT + len, ..inner };
+    let inner = Inner { place: FRONT..FRONT + len, next_header: inner.next_header, tos: inner.tos };
     let sealed = plan.outbound.sealer(0).seal_slice(cx.scratch, &inner).map_err(reason)?;
     let fresh = cx.pool.scatter(&cx.scratch[sealed.start + LINK_LEN..sealed.end]).ok_or(DropReason::NoRoom)?;
     cx.pool.free(std::mem::replace(&mut packet.frame, fresh));

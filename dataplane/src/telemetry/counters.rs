@@ -144,7 +144,7 @@ pub struct WorkerCounters {
     pub flows_refused: Counter,
     /// ICMP errors sent in place of packets that could not go on.
     pub icmp_sent: Counter,
-    /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
+    /// Bytes that came to the link header unsealed although a rule encrypts their flow; they are held back there. Stays zero.
     pub escaped_bytes: Counter,
     names: Arc<Names>,
 }

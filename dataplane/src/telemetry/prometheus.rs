@@ -96,7 +96,7 @@ impl Collector for Scrape {
         counters(e, "class_bytes", "Bytes of flows of a class.", classes(|c| c.bytes))?;
         let drops = s.drops.iter().map(|d| (vec![("reason", d.reason.as_str())], d.packets));
         counters(e, "drop_packets", "Packets dropped, by reason.", drops)?;
-        let escaped = "Bytes sent in clear although a rule encrypts their flow. Stays zero.";
+        let escaped = "Bytes held back at the last step because they were in clear although a rule encrypts their flow. Stays zero.";
         let total = ConstCounter::new(s.escaped_bytes);
         total.encode(e.encode_descriptor("escaped_bytes", escaped, None, MetricType::Counter)?)?;
         workers(e, s)

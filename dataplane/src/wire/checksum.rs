@@ -50,7 +50,24 @@ pub fn of(bytes: &[u8]) -> [u8; 2] {
 /// `true` where the IPv4 header (20 to 60 bytes) sums up.
 #[inline]
 pub fn ipv4_header_ok(header: &[u8]) -> bool {
-    fold(add(0, header)) == 0xffff
+    // Without options, which is nearly always, five words are added faster than a loop starts.
+    let sum = match header.first_chunk::<20>() {
+        Some(plain) if header.len() == 20 => words(plain),
+        _ => add(0, header),
+    };
+    fold(sum) == 0xffff
+}
+
+/// The sum of whole 32-bit words, not folded. `N` is a multiple of 4, and small: the loop is unrolled.
+#[inline(always)]
+fn words<const N: usize>(bytes: &[u8; N]) -> u64 {
+    let mut sum = 0;
+    let mut at = 0;
+    while at + 4 <= N {
+        sum += u64::from(u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
+        at += 4;
+    }
+    sum
 }
 
 /// Updates the checksum at `at` for one 16-bit word changed from `old` to `new` (RFC 1624, equation 3).
@@ -66,10 +83,8 @@ pub fn patch(header: &mut [u8], at: usize, old: [u8; 2], new: [u8; 2]) {
 /// Pseudo-header sum (RFC 9293 §3.1, RFC 768, RFC 8200 §8.1), not folded. `len`: bytes of the transport segment.
 #[inline]
 fn pseudo(headers: &Headers, len: usize) -> u64 {
-    let addresses = match headers.l3 {
-        L3::V6 => add(add(0, &headers.src), &headers.dst),
-        _ => add(add(0, &headers.src[..4]), &headers.dst[..4]),
-    };
+    // IPv4 addresses are followed by zeros, which add nothing.
+    let addresses = words(&headers.src) + words(&headers.dst);
     addresses
         + u64::from((len as u32).to_be() & 0xffff)
         + u64::from((len as u32).to_be() >> 16)

@@ -15,7 +15,7 @@ use crate::graph::DropReason;
 use crate::io::steer::Steer;
 use crate::plan::Plan;
 use crate::telemetry::counters::{Names, WorkerCounters};
-use crate::telemetry::snapshot::{Snapshot, TunnelTraffic};
+use crate::telemetry::snapshot::{DropTraffic, Snapshot, TunnelTraffic};
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
@@ -260,8 +260,14 @@ impl ControlSource for Instance {
         }
     }
 
+    /// The workers' counters, and behind their drops those of the XDP program, as `steer_` and the reason.
     fn counters(&self) -> Snapshot {
-        Snapshot::take(&self.names, self.workers.iter().map(|worker| &*worker.counters))
+        let mut counters = Snapshot::take(&self.names, self.workers.iter().map(|worker| &*worker.counters));
+        let (_, _, drops) = self.steer_status();
+        counters.drops.extend(
+            drops.into_iter().map(|drop| DropTraffic { reason: format!("steer_{}", drop.reason), packets: drop.count }),
+        );
+        counters
     }
 
     fn flows(&self, filter: FlowFilter) -> BoxFuture<'_, Result<Vec<FlowInfo>>> {

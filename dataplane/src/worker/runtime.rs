@@ -25,6 +25,7 @@ use crate::io::xdp::{XdpSpec, open_ports};
 use crate::plan::steering;
 use anyhow::{Context, Result};
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -95,6 +96,8 @@ struct Host {
     blueprint: Blueprint,
     /// Per port of the policy; `None` for ports without an interface.
     nics: Vec<Option<Nic>>,
+    /// Held as long as the instance lives.
+    _claims: Vec<UnixDatagram>,
     facts: Vec<PortFacts>,
     steer: Option<Steer>,
 }
@@ -120,7 +123,8 @@ impl Host {
         }
         let fib = if nics.iter().any(Option::is_some) { Fib::default() } else { wire_fib(&policy) };
         let blueprint = Blueprint::new(policy, fib, |at, _| nics[at].as_ref().is_none_or(Nic::may_leave_checksums))?;
-        let mut host = Self { blueprint, nics, facts: Vec::new(), steer: None };
+        let claims = nics.iter().flatten().map(Nic::claim).collect::<Result<_>>()?;
+        let mut host = Self { blueprint, nics, _claims: claims, facts: Vec::new(), steer: None };
         host.attach(options)?;
         Ok(host)
     }

@@ -7,7 +7,7 @@ use crate::crypto::sadb::Sadb;
 use crate::flow::{FlowTable, Tick};
 use crate::graph::context::{Budget, MAX_HELD, TunnelHop};
 use crate::graph::packet::MAX_BATCH;
-use crate::graph::{Batch, Cx, DropReason, Graph, Meta, Packet};
+use crate::graph::{Batch, Cx, DropReason, Graph, Meta, Packet, Seen};
 use crate::host::fib::{Fib, Hop, PortId};
 use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
@@ -126,6 +126,9 @@ impl Worker {
     pub fn run(&mut self, idler: &mut Idler) {
         while !self.stop.load(Ordering::Relaxed) {
             let packets = self.turn(clock::now());
+            if packets == 0 {
+                self.counters.work.idle.inc();
+            }
             if idler.tired(packets) {
                 // What the kernel does not take now (the link is down, its queue full) is tried again soon, not at once
                 // and for ever.
@@ -163,6 +166,8 @@ impl Worker {
 
     fn walk(&mut self, at: usize, now: u64) {
         let port = self.ports[at].id;
+        // The first touch of a packet is a miss to memory that another core wrote; asked for together, they overlap.
+        self.received.iter().for_each(Frame::prefetch);
         for frame in self.received.drain(..) {
             self.batch.packets.push(Packet { frame, headers: Headers::default(), meta: Meta::new(port) });
         }
@@ -187,6 +192,7 @@ impl Worker {
             icmp_budget: &mut self.icmp_budget,
             scratch: &mut self.scratch,
             counters: &self.counters,
+            seen: Seen::default(),
         };
         // Of the table that was walked with: a newer one may have what they wait for.
         let generation = cx.fib.generation();

@@ -339,6 +339,34 @@ const fn lowest_bit(mut word: u64) -> u32 {
     at
 }
 
+impl Reason {
+    /// What it means and what to do, where a packet counted under this reason was dropped. `malformed`: the program was told
+    /// to drop what it cannot walk.
+    pub const fn drop_help(self, malformed: bool) -> Option<&'static str> {
+        match self {
+            Reason::RuleDrop => Some("A steering rule with `action = \"drop\"`."),
+            Reason::NoSocketDrop => {
+                Some("For a worker that is not there, under a rule with `on_loss = \"drop\"`: nothing passes in clear.")
+            }
+            Reason::FlowDrop => Some("The flow table says drop."),
+            Reason::FlowNoDevice => Some("The flow table names a port that is gone."),
+            Reason::Internal => Some("A map of the XDP program was not there. Stays zero unless something is broken."),
+            Reason::Truncated
+            | Reason::BadIpHeader
+            | Reason::TooManyExtensions
+            | Reason::BadTransport
+            | Reason::TooManyTags
+                if malformed =>
+            {
+                Some(
+                    "Malformed, so that no rule can be held against it; the policy has flows that must not leave in clear.",
+                )
+            }
+            _ => None,
+        }
+    }
+}
+
 #[cfg(feature = "user")]
 mod pod {
     macro_rules! pod {
@@ -392,32 +420,5 @@ mod tests {
         assert_eq!(first_match(4, [&all, &all, &one, &all, &all, &all]), Some(197));
         assert_eq!(first_match(3, [&all, &all, &one, &all, &all, &all]), None);
         assert_eq!(first_match(0, [&all; 6]), None);
-    }
-}
-
-impl Reason {
-    /// What it means and what to do, where a packet counted under this reason was dropped. `malformed`: the program was told
-    /// to drop what it cannot walk.
-    pub const fn drop_help(self, malformed: bool) -> Option<&'static str> {
-        match self {
-            Reason::RuleDrop => Some("A steering rule with `action = \"drop\"`."),
-            Reason::NoSocketDrop => {
-                Some("For a worker that is not there, under a rule with `on_loss = \"drop\"`: nothing passes in clear.")
-            }
-            Reason::FlowDrop => Some("The flow table says drop."),
-            Reason::FlowNoDevice => Some("The flow table names a port that is gone."),
-            Reason::Truncated
-            | Reason::BadIpHeader
-            | Reason::TooManyExtensions
-            | Reason::BadTransport
-            | Reason::TooManyTags
-                if malformed =>
-            {
-                Some(
-                    "Malformed, so that no rule can be held against it; the policy has flows that must not leave in clear.",
-                )
-            }
-            _ => None,
-        }
     }
 }

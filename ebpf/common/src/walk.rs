@@ -181,8 +181,17 @@ impl Headers {
 /// Walks a frame from its Ethernet header. What is neither IPv4 nor IPv6 is `L3::Other`, not an error.
 #[inline(always)]
 pub fn walk<B: Bytes + ?Sized>(bytes: &B) -> Result<Headers, WalkError> {
+    let mut h = Headers::default();
+    walk_into(bytes, &mut h)?;
+    Ok(h)
+}
+
+/// The same into the place where the headers will stay: a copy of 72 bytes just written in small pieces stalls the load.
+/// After an error `h` holds nothing of use.
+#[inline(always)]
+pub fn walk_into<B: Bytes + ?Sized>(bytes: &B, h: &mut Headers) -> Result<(), WalkError> {
     let Some(ethernet) = bytes.array::<ETHERNET_LEN>(0) else { return Err(WalkError::Truncated) };
-    let mut h = Headers { ethertype: u16::from_be_bytes([ethernet[12], ethernet[13]]), ..Headers::default() };
+    *h = Headers { ethertype: u16::from_be_bytes([ethernet[12], ethernet[13]]), ..Headers::default() };
     let mut off = ETHERNET_LEN;
     // Written out, not a loop: the verifier then knows `off` at every step.
     if is_tag(h.ethertype) {
@@ -207,7 +216,7 @@ pub fn walk<B: Bytes + ?Sized>(bytes: &B) -> Result<Headers, WalkError> {
         _ => {
             h.l4_off = off as u16;
             h.payload_off = off as u16;
-            Ok(h)
+            Ok(())
         }
     }
 }
@@ -215,11 +224,19 @@ pub fn walk<B: Bytes + ?Sized>(bytes: &B) -> Result<Headers, WalkError> {
 /// Walks from an IP header at `l3_off`: decrypted inner packets, captures of raw IP. The version nibble decides.
 #[inline(always)]
 pub fn walk_ip<B: Bytes + ?Sized>(bytes: &B, l3_off: usize) -> Result<Headers, WalkError> {
+    let mut h = Headers::default();
+    walk_ip_into(bytes, l3_off, &mut h)?;
+    Ok(h)
+}
+
+/// The same into the place where the headers will stay; see [`walk_into`].
+#[inline(always)]
+pub fn walk_ip_into<B: Bytes + ?Sized>(bytes: &B, l3_off: usize, h: &mut Headers) -> Result<(), WalkError> {
     if l3_off > usize::from(u16::MAX) {
         return Err(WalkError::Truncated);
     }
     let Some(first) = bytes.u8(l3_off) else { return Err(WalkError::Truncated) };
-    let mut h = Headers { l3_off: l3_off as u16, ..Headers::default() };
+    *h = Headers { l3_off: l3_off as u16, ..Headers::default() };
     match first >> 4 {
         4 => {
             h.ethertype = ETHERTYPE_V4;
@@ -240,7 +257,7 @@ const fn is_tag(ethertype: u16) -> bool {
 
 /// RFC 791 §3.1.
 #[inline(always)]
-fn v4<B: Bytes + ?Sized>(bytes: &B, off: usize, mut h: Headers) -> Result<Headers, WalkError> {
+fn v4<B: Bytes + ?Sized>(bytes: &B, off: usize, h: &mut Headers) -> Result<(), WalkError> {
     let Some(ip) = bytes.array::<20>(off) else { return Err(WalkError::Truncated) };
     let header = usize::from(ip[0] & 0x0f) * 4;
     let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
@@ -268,7 +285,7 @@ fn v4<B: Bytes + ?Sized>(bytes: &B, off: usize, mut h: Headers) -> Result<Header
 
 /// RFC 8200 §3, §4.
 #[inline(always)]
-fn v6<B: Bytes + ?Sized>(bytes: &B, off: usize, mut h: Headers) -> Result<Headers, WalkError> {
+fn v6<B: Bytes + ?Sized>(bytes: &B, off: usize, h: &mut Headers) -> Result<(), WalkError> {
     let Some(ip) = bytes.array::<40>(off) else { return Err(WalkError::Truncated) };
     if ip[0] >> 4 != 6 {
         return Err(WalkError::BadIpHeader);
@@ -343,7 +360,7 @@ fn copy(to: &mut [u8; 16], from: &[u8]) {
 }
 
 #[inline(always)]
-fn transport<B: Bytes + ?Sized>(bytes: &B, at: usize, mut h: Headers) -> Result<Headers, WalkError> {
+fn transport<B: Bytes + ?Sized>(bytes: &B, at: usize, h: &mut Headers) -> Result<(), WalkError> {
     let end = usize::from(h.end);
     if at > end {
         return Err(WalkError::Truncated);
@@ -351,7 +368,7 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, at: usize, mut h: Headers) -> Result<
     h.l4_off = at as u16;
     h.payload_off = at as u16;
     if h.fragment as u8 == Fragment::Later as u8 {
-        return Ok(h);
+        return Ok(());
     }
     let room = end - at;
     match h.proto {
@@ -398,8 +415,8 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, at: usize, mut h: Headers) -> Result<
             h.sport = u16::from_be_bytes([sctp[0], sctp[1]]);
             h.dport = u16::from_be_bytes([sctp[2], sctp[3]]);
         }
-        proto::ICMP if h.l3 as u8 == L3::V4 as u8 => echo(bytes, at, room, [8, 0], &mut h)?,
-        proto::ICMPV6 if h.l3 as u8 == L3::V6 as u8 => echo(bytes, at, room, [128, 129], &mut h)?,
+        proto::ICMP if h.l3 as u8 == L3::V4 as u8 => echo(bytes, at, room, [8, 0], h)?,
+        proto::ICMPV6 if h.l3 as u8 == L3::V6 as u8 => echo(bytes, at, room, [128, 129], h)?,
         proto::ESP => {
             // RFC 4303 §2: SPI and sequence number.
             let Some(esp) = bytes.array::<8>(at) else { return Err(WalkError::Truncated) };
@@ -410,7 +427,7 @@ fn transport<B: Bytes + ?Sized>(bytes: &B, at: usize, mut h: Headers) -> Result<
         }
         _ => {}
     }
-    Ok(h)
+    Ok(())
 }
 
 /// ICMP: an echo's identifier stands for both ports (RFC 792, RFC 4443 §4).

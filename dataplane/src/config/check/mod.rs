@@ -123,8 +123,9 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
     let rules = rules::rules(&file.rule, &file.tunnel, &mut check);
     let steer = rules::steer(&file.steer, &file.port, &rules, &mut check);
+    rules::limits(file, &mut check);
     if check.problems.iter().all(|p| p.warning) {
-        rules::reach(file, &steer, &rules, &tunnels, &mut check);
+        rules::reach(file, &steer, &rules, &mut check);
     }
     let source = Source::default();
     Some(Policy { name, control, workers, flows, ports, steer, tunnels, rules, warnings: Vec::new(), source })

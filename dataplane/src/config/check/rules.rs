@@ -4,14 +4,12 @@ use super::Check;
 use crate::config::at::At;
 use crate::config::cover::{covers, overlaps};
 use crate::config::known_classes;
-use crate::config::policy::{Match, Rule, Steer, Tunnel};
+use crate::config::policy::{Match, Rule, Steer};
 use crate::config::problem::{Code, Problem};
-use crate::config::schema::{self, Compress, Encapsulation, File, OnLoss, RuleAction, SteerAction};
+use crate::config::schema::{self, Compress, File, OnLoss, RuleAction, SteerAction};
 use crate::config::suggest::{listed, nearest};
 use crate::config::values::{PortRange, Prefix, Protocol};
-
-/// UDP port of encapsulated ESP (RFC 3948 section 2.1).
-const ESP_UDP_PORT: u16 = 4500;
+use crate::plan::rules::MAX_RULES;
 
 pub fn steer(raw: &[schema::Steer], ports: &[schema::Port], rules: &[Rule], check: &mut Check<'_>) -> Vec<Steer> {
     check.unique("steering rule", raw.iter().map(|s| &s.name));
@@ -205,8 +203,24 @@ fn shadowed(
     );
 }
 
-/// Rules and tunnels that no packet can come to, because nothing steers it to a worker. For a policy that is otherwise sound.
-pub fn reach(file: &File, steer: &[Steer], rules: &[Rule], tunnels: &[Tunnel], check: &mut Check<'_>) {
+/// More rules than the XDP program's bitmaps or a flow's memory of its rule have room for. A tunnel takes a steering rule.
+pub fn limits(file: &File, check: &mut Check<'_>) {
+    let steering = softdpu_ebpf_common::maps::MAX_RULES.saturating_sub(file.tunnel.len());
+    let beyond_steering = file.steer.get(steering).map(|rule| (&rule.name, "steering rules", steering));
+    let beyond_rules = file.rule.get(MAX_RULES).map(|rule| (&rule.name, "rules", MAX_RULES));
+    for (name, what, most) in beyond_steering.into_iter().chain(beyond_rules) {
+        check.error(
+            Code::ImpossibleValue,
+            name.span(),
+            format!("`{}` is one too many: there can be {most} {what}", **name),
+            "join rules that differ in a prefix or a port only: `from`, `to` and `ports` take lists",
+        );
+    }
+}
+
+/// Rules that no packet can come to, because nothing steers it to a worker. For a policy that is otherwise sound. Tunnels
+/// need none: what arrives through them is steered by itself (`plan::steering`).
+pub fn reach(file: &File, steer: &[Steer], rules: &[Rule], check: &mut Check<'_>) {
     // Ports that are not interfaces have no XDP program: all their packets come to the worker.
     let unsteered = file.port.iter().any(|p| p.kind.as_ref().is_some_and(|k| **k != schema::Kind::Xdp));
     if unsteered {
@@ -227,26 +241,6 @@ pub fn reach(file: &File, steer: &[Steer], rules: &[Rule], tunnels: &[Tunnel], c
                 raw.name.span(),
                 format!("no steering rule takes flows of rule `{}`: they stay with the kernel{risk}", rule.name),
                 "add a [[steer]] with the same prefixes",
-            ));
-        }
-    }
-    for (tunnel, raw) in tunnels.iter().zip(&file.tunnel) {
-        let udp = tunnel.encapsulation == Encapsulation::Udp;
-        let port = PortRange { first: ESP_UDP_PORT, last: ESP_UDP_PORT };
-        let arriving = Match {
-            from: vec![Prefix::host(tunnel.remote)],
-            to: vec![Prefix::host(tunnel.local)],
-            protocol: if udp { Protocol::UDP } else { Protocol::ESP },
-            source_ports: Vec::new(),
-            ports: if udp { vec![port] } else { Vec::new() },
-        };
-        if !taken(&arriving) {
-            let what = if udp { "protocol = \"udp\" ports = [4500]" } else { "protocol = \"esp\"" };
-            check.problems.push(Problem::warning(
-                Code::NoEffect,
-                raw.name.span(),
-                format!("no steering rule takes what arrives through tunnel `{}`", tunnel.name),
-                format!("add [[steer]] from = [\"{}\"] to = [\"{}\"] {what}", tunnel.remote, tunnel.local),
             ));
         }
     }
