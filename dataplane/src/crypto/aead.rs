@@ -112,6 +112,16 @@ impl fmt::Debug for KeyMaterial {
     }
 }
 
+/// The part of the nonce that is keying material (RFC 4106 §4). It is never printed.
+#[derive(Clone, Copy)]
+pub(crate) struct Salt(pub [u8; SALT_LEN]);
+
+impl fmt::Debug for Salt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Salt(…)")
+    }
+}
+
 /// A digest of keying material, to compare only: it is never printed.
 ///
 /// The same key must never serve both directions of a tunnel, or two tunnels: their nonces would meet.

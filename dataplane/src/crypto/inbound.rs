@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
-use super::aead::{Aead, KeyId, KeyMaterial, SALT_LEN, new_aead};
+use super::aead::{Aead, KeyId, KeyMaterial, Salt, new_aead};
 use super::ecn;
 use super::esp::{
     AssociatedData, ESP_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICV_LEN, IV_LEN, LINK_LEN, NEXT_IPCOMP, NEXT_IPV4,
@@ -59,7 +59,7 @@ pub struct InboundStats {
 pub struct InboundSa {
     aead: Box<dyn Aead>,
     spi: u32,
-    salt: [u8; SALT_LEN],
+    salt: Salt,
     sequence: Sequence,
     window: ReplayWindow,
     stats: InboundStats,
@@ -74,7 +74,7 @@ impl InboundSa {
         Ok(Self {
             aead: new_aead(config.material),
             spi: config.spi,
-            salt: config.material.salt(),
+            salt: Salt(config.material.salt()),
             sequence: config.sequence,
             window: ReplayWindow::new(config.window),
             stats: InboundStats::default(),
@@ -198,7 +198,7 @@ impl InboundSa {
         let text = &mut packet[ESP_LEN + IV_LEN..];
         let Some((text, &mut icv)) = text.split_last_chunk_mut::<ICV_LEN>() else { return Err(OpenError::Short) };
         let aad = AssociatedData::new(self.spi, seq, self.sequence != Sequence::Short);
-        self.aead.open(nonce(self.salt, iv), aad.as_slice(), text, icv).map_err(|_| OpenError::BadIcv)?;
+        self.aead.open(nonce(self.salt.0, iv), aad.as_slice(), text, icv).map_err(|_| OpenError::BadIcv)?;
         self.window.accept(seq);
 
         // From here on the peer itself wrote what we read.

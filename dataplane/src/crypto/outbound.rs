@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::aead::{Aead, KeyId, KeyMaterial, SALT_LEN, new_aead};
+use super::aead::{Aead, KeyId, KeyMaterial, Salt, new_aead};
 use super::esp::{
     AssociatedData, ESP_LEN, ICV_LEN, IV_LEN, Inner, LINK_LEN, SaError, SealError, TRAILER_LEN, check_spi, nonce,
 };
@@ -50,7 +50,7 @@ pub struct OutboundSa {
     aead: Box<dyn Aead>,
     prefix: Prefix,
     spi: u32,
-    salt: [u8; SALT_LEN],
+    salt: Salt,
     extended: bool,
     /// Added to the sequence number to make the IV.
     iv_offset: u64,
@@ -80,7 +80,7 @@ impl OutboundSa {
             aead: new_aead(config.material),
             prefix: Prefix::new(config.endpoints, config.encapsulation, config.spi),
             spi: config.spi,
-            salt: config.material.salt(),
+            salt: Salt(config.material.salt()),
             extended: config.extended,
             iv_offset,
             last: if config.extended { u64::MAX } else { u32::MAX.into() },
@@ -176,7 +176,7 @@ impl OutboundSa {
         self.prefix.write(prefix, at.back - at.front - LINK_LEN, inner.tos, seq as u32, iv);
         let aad = AssociatedData::new(self.spi, seq, self.extended);
         // The AEAD's own limit is 64 GiB; `check_len` has refused that long ago.
-        let tag = self.aead.seal(nonce(self.salt, iv), aad.as_slice(), text).map_err(|_| SealError::TooLong)?;
+        let tag = self.aead.seal(nonce(self.salt.0, iv), aad.as_slice(), text).map_err(|_| SealError::TooLong)?;
         icv.copy_from_slice(&tag);
         self.prefix.finish(frame);
         Ok(())

@@ -84,9 +84,9 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Room for a full batch and the fragments of its packets; nothing is allocated later.
+    /// Room for a full batch of which every packet is cut in four; nothing is allocated later.
     pub fn new() -> Self {
-        Self { packets: Vec::with_capacity(MAX_BATCH + crate::wire::fragment::MAX_FRAGMENTS) }
+        Self { packets: Vec::with_capacity(4 * MAX_BATCH) }
     }
 
     pub fn len(&self) -> usize {

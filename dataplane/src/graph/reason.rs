@@ -49,6 +49,7 @@ reasons! {
         TooManyTags "too_many_tags" "More VLAN tags than two.",
         NotIp "not_ip" "Neither IPv4 nor IPv6, yet steered to a worker: such frames are the kernel's.",
         WrongMac "wrong_mac" "The frame is for another station: the link floods, or a neighbour's table is out of date.",
+        Tagged "tagged" "In a VLAN, on a port whose routes and neighbours are the untagged link's: forwarding it would join the two. Make the VLAN's own interface a port, or leave the VLAN to the kernel.",
         Multicast "multicast" "Multicast and broadcast are the kernel's; a steering rule is too wide.",
     }
     "open" {
@@ -73,6 +74,7 @@ reasons! {
     "policy" {
         PolicyDrop "policy_drop" "A rule with `action = \"drop\"`.",
         ClearOnProtected "clear_on_protected" "In clear, though a rule says this flow is encrypted (RFC 4301 §5.2).",
+        Martian "martian" "From or to an address that no router forwards: unspecified, loopback, multicast, broadcast or IPv6 link-local (RFC 1812 §5.3.7, RFC 4291 §2.5.6).",
         WrongTunnel "wrong_tunnel" "From a tunnel that no rule allows this flow to come by (RFC 4301 §5.2).",
     }
     "icmp" {
@@ -88,6 +90,7 @@ reasons! {
         NoRoom "no_room" "The packet and its tunnel headers do not fit the frame.",
     }
     "rewrite" {
+        SamePort "same_port" "Protected on one side of this host and in clear on the other, yet both sides are the same port: the route to the clear side is gone (its link is down?), or a stranger on the uplink sends as if from within. Not checked where there is only one port.",
         NotSealed "not_sealed" "For a tunnel, yet not sealed when it reached the link header: a bug, held back and reported as escaped bytes.",
     }
     "route" {
@@ -103,7 +106,7 @@ reasons! {
         TxFull "tx_full" "The port's transmit ring stayed full.",
     }
     "worker" {
-        Shutdown "shutdown" "Still waiting for a next hop when the worker stopped.",
+        Shutdown "shutdown" "Still with the worker when it stopped, most likely waiting for a next hop.",
     }
 }
 

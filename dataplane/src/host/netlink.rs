@@ -11,7 +11,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHopFlags, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use std::collections::HashMap;
@@ -108,12 +108,14 @@ fn route(message: &RouteMessage, by_index: &HashMap<u32, PortId>) -> Option<(Pre
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Oif(index) => oif = Some(*index),
             RouteAttribute::Gateway(address) => gateway = ip(address),
+            RouteAttribute::Via(address) => gateway = via(address),
             // The first of several next hops: spreading over them would need the kernel's own hash to agree with it.
             RouteAttribute::MultiPath(hops) => {
-                let first = hops.first()?;
+                let first = hops.iter().find(|hop| !hop.flags.contains(RouteNextHopFlags::Dead))?;
                 oif = Some(first.interface_index);
                 gateway = first.attributes.iter().find_map(|a| match a {
                     RouteAttribute::Gateway(address) => ip(address),
+                    RouteAttribute::Via(address) => via(address),
                     _ => None,
                 });
             }
@@ -133,6 +135,15 @@ fn route(message: &RouteMessage, by_index: &HashMap<u32, PortId>) -> Option<(Pre
         _ => return None,
     };
     Some((Prefix::new(destination, message.header.destination_prefix_length)?, route, metric))
+}
+
+/// A gateway of the other family (RFC 8950 routes, `ip route add … via inet6 …`).
+fn via(address: &RouteVia) -> Option<IpAddr> {
+    match address {
+        RouteVia::Inet(a) => Some(IpAddr::V4(*a)),
+        RouteVia::Inet6(a) => Some(IpAddr::V6(*a)),
+        _ => None,
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

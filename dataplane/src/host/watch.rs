@@ -1,20 +1,29 @@
 //! Keeps the forwarding table true: listens to the kernel's changes, dumps again, and hands workers a new table. Resolves
 //! the neighbours that workers miss.
 
-use super::fib::{Fib, PortId};
+use super::fib::{Fib, Link, PortId};
 use super::netlink;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use futures::StreamExt;
+use netlink_packet_core::NetlinkMessage;
+use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::MulticastGroup;
+use rtnetlink::sys::SocketAddr;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Changes come in bursts (a link going up is a dozen messages): one dump for all that come within this time.
 const SETTLE: Duration = Duration::from_millis(10);
+/// After a dump that failed, or the end of a connection.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The kernel answers at once; what takes longer was lost (an acknowledgement that met a full socket buffer).
+const ANSWER: Duration = Duration::from_secs(5);
 const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
@@ -62,32 +71,63 @@ pub struct Watch {
 
 impl Watch {
     /// Dumps once, publishes the table, and returns the task that keeps it true.
+    ///
+    /// # Errors
+    /// The kernel's tables cannot be read.
     pub async fn start(self) -> Result<impl Future<Output = ()>> {
-        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&GROUPS)
-            .context("cannot open a netlink socket for routes and neighbours")?;
-        let connection = tokio::spawn(connection);
-        self.publish(netlink::dump(&handle, &self.ports).await?);
-        self.resolve_peers(&handle).await;
+        let mut kernel = Kernel::open()?;
+        self.publish(self.dump(&kernel.handle).await?);
+        self.resolve_peers(&kernel.handle).await;
         Ok(async move {
             loop {
-                tokio::select! {
-                    message = messages.next() => {
-                        if message.is_none() {
-                            tracing::error!("the netlink connection ended; routes and neighbours are no longer followed");
-                            break;
-                        }
-                        tokio::time::sleep(SETTLE).await;
-                        while messages.next().now_or_never_ready() {}
-                        match netlink::dump(&handle, &self.ports).await {
-                            Ok(fib) => self.publish(fib),
-                            Err(error) => tracing::warn!("keeping the old routes: {error:#}"),
-                        }
+                self.follow(&mut kernel).await;
+                tracing::error!("the netlink connection ended; opening another");
+                kernel = loop {
+                    tokio::time::sleep(AGAIN).await;
+                    match Kernel::open() {
+                        Ok(kernel) => break kernel,
+                        Err(error) => tracing::error!("routes and neighbours are not followed: {error:#}"),
                     }
-                    () = self.asks.wake.notified() => self.answer(&handle).await,
-                }
+                };
             }
-            connection.abort();
         })
+    }
+
+    /// Dumps, and again whenever something has changed, until the connection ends. A message lost to a full socket buffer is
+    /// a message here too.
+    async fn follow(&self, kernel: &mut Kernel) {
+        // Whatever happened while nobody listened.
+        let mut due = Some(Instant::now());
+        let mut took = Duration::ZERO;
+        loop {
+            tokio::select! {
+                message = kernel.messages.next() => match message {
+                    // However many changes there are, dumps take no more than half of this thread, which answers the API too.
+                    Some(_) => due = due.or_else(|| Some(Instant::now() + SETTLE.max(took))),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    let began = Instant::now();
+                    due = match self.dump(&kernel.handle).await {
+                        Ok(fib) => {
+                            self.publish(fib);
+                            None
+                        }
+                        Err(error) => {
+                            tracing::warn!("keeping the old routes: {error:#}");
+                            Some(Instant::now() + AGAIN)
+                        }
+                    };
+                    took = began.elapsed();
+                }
+                () = self.asks.wake.notified() => self.answer(&kernel.handle).await,
+            }
+        }
+    }
+
+    async fn dump(&self, handle: &rtnetlink::Handle) -> Result<Fib> {
+        let dump = tokio::time::timeout(ANSWER, netlink::dump(handle, &self.ports));
+        dump.await.context("the kernel does not answer over netlink")?
     }
 
     fn publish(&self, mut fib: Fib) {
@@ -96,9 +136,21 @@ impl Watch {
         if fib == **old && old.generation() != 0 {
             return;
         }
+        self.report_lost(&old, &fib);
         fib.set_generation(old.generation().wrapping_add(1).max(1));
         self.fib.store(Arc::new(fib));
         (self.changed)();
+    }
+
+    /// An interface that was deleted took its XDP program and sockets along; one of the same name is another one.
+    fn report_lost(&self, old: &Fib, new: &Fib) {
+        for ((index, old), new) in self.ports.iter().zip(old.links()).zip(new.links()) {
+            if let (Some(index), true, true) = (index, *old != Link::default(), *new == Link::default()) {
+                tracing::error!(
+                    "interface {index} is gone: its port carries nothing, and what replaces it is not protected, until softdpu is restarted"
+                );
+            }
+        }
     }
 
     async fn resolve_peers(&self, handle: &rtnetlink::Handle) {
@@ -120,22 +172,60 @@ impl Watch {
 
     async fn resolve(&self, handle: &rtnetlink::Handle, port: PortId, address: IpAddr) {
         let Some(Some(interface)) = self.ports.get(usize::from(port)) else { return };
-        if let Err(error) = netlink::resolve(handle, *interface, address).await {
-            tracing::debug!("{error:#}");
+        match tokio::time::timeout(ANSWER, netlink::resolve(handle, *interface, address)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!("{error:#}"),
+            Err(_) => tracing::debug!("the kernel does not answer for {address}"),
         }
     }
 }
 
-/// Takes what is there without waiting.
-trait Ready {
-    fn now_or_never_ready(self) -> bool;
+/// A netlink connection that hears of changes.
+struct Kernel {
+    connection: JoinHandle<()>,
+    handle: rtnetlink::Handle,
+    messages: Messages,
 }
 
-impl<F, T> Ready for F
-where
-    F: Future<Output = Option<T>> + Unpin,
-{
-    fn now_or_never_ready(self) -> bool {
-        futures::FutureExt::now_or_never(self).flatten().is_some()
+type Messages = futures::channel::mpsc::UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+impl Kernel {
+    fn open() -> Result<Self> {
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&GROUPS)
+            .context("cannot open a netlink socket for routes and neighbours")?;
+        Ok(Self { connection: tokio::spawn(connection), handle, messages })
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::host::nic::Nic;
+
+    #[tokio::test]
+    async fn the_end_of_the_connection_is_noticed_and_survived() {
+        let lo = Nic::look_up("lo").unwrap().index;
+        let fib = Arc::new(ArcSwap::from_pointee(Fib::default()));
+        let watch = Watch {
+            ports: vec![Some(lo)],
+            peers: Vec::new(),
+            fib: fib.clone(),
+            asks: AskQueue::new(),
+            changed: Box::new(|| {}),
+        };
+        let mut kernel = Kernel::open().unwrap();
+        kernel.connection.abort();
+        tokio::time::timeout(ANSWER, watch.follow(&mut kernel)).await.expect("the end is noticed");
+        let mut kernel = Kernel::open().unwrap();
+        let follow = tokio::time::timeout(Duration::from_millis(500), watch.follow(&mut kernel));
+        assert!(follow.await.is_err(), "a connection that lives is followed");
+        assert!(fib.load().generation() > 0 && fib.load().links()[0].mtu > 0, "and read first");
     }
 }

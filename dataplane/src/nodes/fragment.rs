@@ -37,7 +37,9 @@ fn cut(cx: &mut Cx<'_>, batch: &mut Batch, packet: &Packet) -> bool {
     let header = v4_header_len(bytes);
     let mtu = cx.mtu_of(packet);
     let (offset, more) = place(bytes);
-    let Some(pieces) = pieces(header, packet.frame.total_len() - header, mtu) else { return false };
+    // By its own length: what is behind the end of a packet in several frames would become part of its payload.
+    let Some(payload) = usize::from(packet.headers.end).checked_sub(header) else { return false };
+    let Some(pieces) = pieces(header, payload, mtu) else { return false };
     for piece in pieces {
         let made = if batch.packets.len() < batch.packets.capacity() { copy(cx, packet, header, piece) } else { None };
         let Some(mut fragment) = made else {

@@ -3,6 +3,7 @@
 
 use crate::graph::packet::{NO_FLOW, NONE};
 use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
+use crate::host::fib::{Hop, PortId};
 use crate::nodes::route::route;
 use crate::plan::rules::ip;
 use crate::wire::icmp::{Complaint, V4_OVERHEAD, V6_OVERHEAD, may_complain, quoted, write};
@@ -61,8 +62,8 @@ fn complain(cx: &mut Cx<'_>, packet: &mut Packet, complaint: Complaint) -> Fate 
     if !cx.icmp_budget.take(cx.now) || !turn(packet, complaint, from) {
         return Fate::Drop(reason);
     }
-    cx.counters.icmp_sent.inc();
     cx.pool_drop_continuation(&mut packet.frame);
+    let (came_by, secret) = (packet.meta.port_in, packet.meta.tunnel_out != NONE && packet.meta.tunnel_in == NONE);
     // Where two ports are simply each other's way out, the answer's way out is the port it came by.
     packet.meta.port_in = packet.meta.port_out;
     packet.meta.flow = NO_FLOW;
@@ -70,7 +71,21 @@ fn complain(cx: &mut Cx<'_>, packet: &mut Packet, complaint: Complaint) -> Fate 
     packet.meta.tunnel_out = packet.meta.tunnel_in;
     cx.seen.to_seal |= packet.meta.tunnel_out != NONE;
     packet.meta.tunnel_in = NONE;
-    route(cx, packet)
+    match route(cx, packet) {
+        // It quotes what was to be sealed: in clear it may be seen only where that came from.
+        Fate::Go if secret && packet.meta.port_out != came_by => Fate::Drop(reason),
+        Fate::Hold if secret && !waits_at(cx, packet, came_by) => Fate::Drop(reason),
+        fate => {
+            cx.counters.icmp_sent.inc();
+            fate
+        }
+    }
+}
+
+/// Whether the next hop that the packet waits for is behind `port`.
+fn waits_at(cx: &Cx<'_>, packet: &Packet, port: PortId) -> bool {
+    let dst = ip(packet.headers.l3, &packet.headers.dst);
+    cx.fib.look_up(dst, packet.meta.port_in) == Hop::Unresolved { port }
 }
 
 /// An address of the side that the sender knows us by: the port it sent to or, for what came out of a tunnel, the port

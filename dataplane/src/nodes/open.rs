@@ -3,7 +3,7 @@
 use crate::crypto::esp::{LINK_LEN, NEXT_IPCOMP, OpenError};
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::plan::rules::ip;
-use softdpu_ebpf_common::walk::{self, Fragment, proto};
+use softdpu_ebpf_common::walk::{self, ESP_IN_UDP_PORT, Fragment, Headers, proto};
 
 #[derive(Debug, Default)]
 pub struct Open;
@@ -18,15 +18,25 @@ impl Node for Open {
     }
 }
 
+/// ESP, bare or in UDP, and what else comes to its UDP port.
+#[inline]
+pub(super) fn concerns(headers: &Headers) -> bool {
+    headers.spi != 0 || headers.proto == proto::ESP || (headers.dport == ESP_IN_UDP_PORT && headers.proto == proto::UDP)
+}
+
 #[inline]
 fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     let headers = &packet.headers;
-    if headers.spi == 0 && headers.proto != proto::ESP {
+    if !concerns(headers) {
         return Ok(());
     }
     let local = ip(headers.l3, &headers.dst);
     if !cx.plan.tunnels.iter().any(|tunnel| tunnel.local == local) {
         return Ok(()); // somebody else's ESP, to be forwarded
+    }
+    if headers.spi == 0 && headers.proto == proto::UDP {
+        let payload = packet.frame.bytes().get(headers.payload_off.into()..headers.end.into());
+        return if payload == Some(&[0xff]) { Err(DropReason::Keepalive) } else { Ok(()) };
     }
     if headers.fragment != Fragment::No {
         return Err(DropReason::OuterFragment);

@@ -2,11 +2,11 @@
 
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::host::fib::PortId;
-use crate::nodes::open::Part;
+use crate::nodes::open::{self, Part};
 use crate::wire::checksum::{self, L4Sum};
 use crate::wire::ethernet::Mac;
 use crate::wire::ip::v4_header_len;
-use softdpu_ebpf_common::walk::{self, Headers, L3, WalkError, proto};
+use softdpu_ebpf_common::walk::{self, Headers, L3, WalkError};
 
 #[derive(Debug, Default)]
 pub struct Parse;
@@ -26,15 +26,19 @@ fn parse(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     walk::walk_into(&Part { bytes, total: packet.frame.total_len() }, headers).map_err(reason)?;
     let l3_off = usize::from(headers.l3_off);
     match headers.l3 {
-        L3::V4 if !checksum::ipv4_header_ok(&bytes[l3_off..l3_off + v4_header_len(&bytes[l3_off..])]) => {
-            return Err(DropReason::BadChecksum);
+        L3::V4 => {
+            // A packet in several frames may have a first one that ends within the options.
+            let header = bytes.get(l3_off..l3_off + v4_header_len(&bytes[l3_off..])).ok_or(DropReason::Truncated)?;
+            if !checksum::ipv4_header_ok(header) {
+                return Err(DropReason::BadChecksum);
+            }
         }
-        L3::V4 | L3::V6 => {}
+        L3::V6 => {}
         L3::Other => return Err(DropReason::NotIp),
     }
-    check_station(cx, packet.meta.port_in, bytes)?;
+    check_station(cx, packet.meta.port_in, headers, bytes)?;
     rebase(headers);
-    cx.seen.esp |= headers.spi != 0 || headers.proto == proto::ESP;
+    cx.seen.esp |= open::concerns(headers);
     let end = usize::from(headers.end);
     if !packet.frame.trim_front(l3_off) {
         return Err(DropReason::Truncated);
@@ -67,11 +71,14 @@ fn finish_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> 
 
 /// A frame for another station is not ours to forward (RFC 1812 §5.2.3 asks the same of link broadcasts).
 #[inline]
-fn check_station(cx: &Cx<'_>, port: PortId, bytes: &[u8]) -> Result<(), DropReason> {
+fn check_station(cx: &Cx<'_>, port: PortId, headers: &Headers, bytes: &[u8]) -> Result<(), DropReason> {
     let link = &cx.fib.links()[usize::from(port)];
     let to = Mac([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);
-    if to == link.mac || link.neighbourless {
+    if link.neighbourless {
         Ok(())
+    } else if to == link.mac {
+        // VID 0 is a priority tag: the frame is in no VLAN (IEEE 802.1Q §6.9).
+        if headers.vlan == [0, 0] { Ok(()) } else { Err(DropReason::Tagged) }
     } else if to.is_group() {
         Err(DropReason::Multicast)
     } else {

@@ -1,17 +1,18 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
-use crate::flow::{Flow, FlowIdx};
+use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
 use crate::plan::Plan;
 use crate::plan::rules::{self, Known, Match, Side};
+use crate::wire::{icmp, ip};
+use softdpu_ebpf_common::walk::{Fragment, proto};
 
 /// In [`Flow::rule`]: the initiator's packets are on the rule's `In` side.
 const INITIATOR_IN: u16 = 1 << 15;
 /// No rule, in the 15 bits that [`Flow::rule`] has for it.
 const NO_RULE: u16 = INITIATOR_IN - 1;
-/// Most rules of a policy; config refuses more.
-pub const MAX_RULES: usize = NO_RULE as usize;
+const _: () = assert!(rules::MAX_RULES <= NO_RULE as usize);
 
 #[derive(Debug, Default)]
 pub struct Policy;
@@ -26,10 +27,13 @@ impl Node for Policy {
 
 #[inline]
 fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
-    let (rule, side) = match cached(cx, packet) {
+    let (mut rule, mut side) = match cached(cx, packet) {
         Some(found) => found,
-        None => look_up(cx, packet),
+        None => look_up(cx, packet)?,
     };
+    if matches!(packet.headers.proto, proto::ICMP | proto::ICMPV6) {
+        (rule, side) = of_quoted(cx, packet, (rule, side));
+    }
     packet.meta.rule = rule;
     let len = packet.frame.total_len() as u64;
     let Some(plan) = cx.plan.rules.get(usize::from(rule)) else {
@@ -43,13 +47,13 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         return Err(DropReason::PolicyDrop);
     }
     let tunnel = plan.tunnel.unwrap_or(NONE);
-    if tunnel == packet.meta.tunnel_in {
+    if tunnel == packet.meta.tunnel_in && (tunnel == NONE || side == Side::In || plan.lets_in(&packet.headers)) {
         return Ok(());
     }
     match side {
         Side::In if packet.meta.tunnel_in == NONE => Err(DropReason::ClearOnProtected),
         Side::In => Err(DropReason::WrongTunnel),
-        Side::Out if tunnel == NONE => Err(DropReason::WrongTunnel),
+        Side::Out if tunnel == NONE || tunnel == packet.meta.tunnel_in => Err(DropReason::WrongTunnel),
         // From one tunnel into another is forwarding between two protected links.
         Side::Out => {
             packet.meta.tunnel_out = tunnel;
@@ -80,21 +84,62 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<(u16, Side)> {
     Some((if rule == NO_RULE { NONE } else { rule }, side))
 }
 
+/// Once per flow, so this is also where addresses are refused that are not to be forwarded.
 #[cold]
-fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> (u16, Side) {
-    let tunnel_in = (packet.meta.tunnel_in != NONE).then_some(packet.meta.tunnel_in);
-    let Match { rule, side, provisional } = if packet.meta.flow == NO_FLOW {
-        rules::look_up(&cx.plan.rules, &packet.headers, &Known::default(), tunnel_in)
-    } else {
-        let flow = cx.flows.get(FlowIdx(packet.meta.flow));
-        let host = cx.inspector.host_of(flow);
-        let known = Known { class: flow.is_decided().then_some(flow.class), host };
-        rules::look_up(&cx.plan.rules, &packet.headers, &known, tunnel_in)
-    };
-    if !provisional && packet.meta.flow != NO_FLOW {
-        remember(cx.flows.get_mut(FlowIdx(packet.meta.flow)), cx.plan.generation, rule, side, packet.meta.direction);
+fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> {
+    let mut headers = packet.headers;
+    let martian = ip::is_martian(headers.l3, &headers.src) || ip::is_martian(headers.l3, &headers.dst);
+    // A port without neighbours is a wire, and forwards what it is given.
+    if martian && !cx.fib.links()[usize::from(packet.meta.port_in)].neighbourless {
+        return Err(DropReason::Martian);
     }
-    (rule, side)
+    let flow = (packet.meta.flow != NO_FLOW).then_some(FlowIdx(packet.meta.flow));
+    if let Some(flow) = flow.filter(|_| headers.fragment == Fragment::Later) {
+        // The flow knows the ports that the fragment itself does not have.
+        let flow = cx.flows.get(flow);
+        let (src, dst) = match packet.meta.direction {
+            Direction::FromInitiator => (flow.initiator(), flow.responder()),
+            Direction::FromResponder => (flow.responder(), flow.initiator()),
+        };
+        (headers.sport, headers.dport, headers.fragment) = (src.port, dst.port, Fragment::First);
+    }
+    let Match { rule, side, provisional } =
+        rules::look_up(&cx.plan.rules, &headers, &known(cx, flow), tunnel_in(packet));
+    if let Some(flow) = flow.filter(|_| !provisional) {
+        remember(cx.flows.get_mut(flow), cx.plan.generation, rule, side, packet.meta.direction);
+    }
+    Ok((rule, side))
+}
+
+fn tunnel_in(packet: &Packet) -> Option<u16> {
+    (packet.meta.tunnel_in != NONE).then_some(packet.meta.tunnel_in)
+}
+
+fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
+    let Some(flow) = flow else { return Known::default() };
+    let flow = cx.flows.get(flow);
+    let host = cx.inspector.host_of(flow);
+    Known { class: flow.is_decided().then_some(flow.class), host }
+}
+
+/// An ICMP error quotes packets of another flow: where that one is protected, so is the error (RFC 4301 §6.2), whatever
+/// rule its own addresses and protocol fall under.
+#[cold]
+fn of_quoted(cx: &mut Cx<'_>, packet: &Packet, own: (u16, Side)) -> (u16, Side) {
+    if cx.plan.rules.get(usize::from(own.0)).is_some_and(|rule| rule.tunnel.is_some() || rule.drop) {
+        return own;
+    }
+    let Some(about) = icmp::quoted_flow(packet.frame.bytes(), &packet.headers) else { return own };
+    let flow = match about.fragment {
+        Fragment::No => cx.flows.prepare(&about, &[], Tick::from_nanos(cx.now)).ok(),
+        Fragment::First | Fragment::Later => None,
+    };
+    let flow = flow.and_then(|flow| Some(cx.flows.lookup(&flow)?.0));
+    let found = rules::look_up(&cx.plan.rules, &about, &known(cx, flow), tunnel_in(packet));
+    match cx.plan.rules.get(usize::from(found.rule)) {
+        Some(rule) if rule.tunnel.is_some() => (found.rule, found.side),
+        _ => own,
+    }
 }
 
 /// The rule that a flow was settled under in this plan.

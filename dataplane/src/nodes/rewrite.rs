@@ -22,6 +22,12 @@ fn rewrite(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         cx.counters.escaped_bytes.add(packet.frame.total_len() as u64);
         return Err(DropReason::NotSealed);
     }
+    // What leaves the protected side must not come back to it in clear when a route fails, and nobody out there may have
+    // packets sealed.
+    let crosses = (packet.meta.tunnel_in == NONE) != (packet.meta.tunnel_out == NONE);
+    if crosses && packet.meta.port_in == packet.meta.port_out && cx.plan.ports.len() > 1 {
+        return Err(DropReason::SamePort);
+    }
     let adjacency = cx.fib.adjacency(packet.meta.adjacency).ok_or(DropReason::NeighbourUnresolved)?;
     if !packet.frame.grow_front(ethernet::HEADER) {
         return Err(DropReason::NoRoom);

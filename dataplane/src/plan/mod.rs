@@ -10,6 +10,7 @@ use crate::crypto::outbound::Start;
 use crate::crypto::outer::{Encapsulation, Endpoints};
 use crate::crypto::sadb::Sadb;
 use crate::crypto::{Cipher, InboundConfig, InboundSa, KeyMaterial, OutboundConfig, OutboundSa, keyfile};
+use crate::io::pool::MAX_PORTS;
 use crate::l7::Class;
 use anyhow::{Context, Result, bail};
 use rules::Rule;
@@ -69,8 +70,18 @@ pub struct Inbound {
 /// Builds the plan of a policy, and reads the keys it names.
 ///
 /// # Errors
-/// A key file that is missing, readable by others or of the wrong size; a key that serves two associations.
+/// A key file that is missing, readable by others or of the wrong size; a key that serves two associations; more rules,
+/// tunnels or ports than can be numbered.
 pub fn build(policy: &Policy, generation: u32) -> Result<(Plan, Vec<Inbound>)> {
+    for (what, count, most) in [
+        ("rules", policy.rules.len(), rules::MAX_RULES),
+        ("tunnels", policy.tunnels.len(), usize::from(u16::MAX)),
+        ("ports", policy.ports.len(), MAX_PORTS),
+    ] {
+        if count > most {
+            bail!("{count} {what} are more than the {most} there can be");
+        }
+    }
     let mut inbound = Vec::with_capacity(policy.tunnels.len());
     let mut tunnels = Vec::with_capacity(policy.tunnels.len());
     let mut keys = std::collections::HashMap::new();

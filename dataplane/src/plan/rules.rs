@@ -3,8 +3,11 @@
 use crate::config::policy::{HostPattern, PortRange};
 use crate::graph::packet::NONE;
 use crate::wire::prefix::Prefix;
-use softdpu_ebpf_common::walk::{Fragment, Headers, L3};
+use softdpu_ebpf_common::walk::{Fragment, Headers, L3, proto};
 use std::net::IpAddr;
+
+/// Most rules of a plan: a flow remembers its rule in 15 bits, one value of which says "none".
+pub const MAX_RULES: usize = (1 << 15) - 1;
 
 /// A rule of the policy, names resolved to indices.
 #[derive(Clone, Debug, Default)]
@@ -70,23 +73,35 @@ impl Rule {
         Some(class_holds && host_holds)
     }
 
-    fn side(&self, packet: &Ends) -> Option<Side> {
-        if self.protocol.is_some_and(|proto| proto != packet.proto) {
+    fn has_port_terms(&self) -> bool {
+        !self.source_ports.is_empty() || !self.ports.is_empty()
+    }
+
+    /// `tunnel_in` settles the side where the rule holds both ways.
+    fn side(&self, packet: &Ends, tunnel_in: Option<u16>) -> Option<Side> {
+        if let (Some(wanted), Some(proto)) = (self.protocol, packet.proto)
+            && wanted != proto
+        {
             return None;
         }
-        if self.fits(packet.src, packet.dst, packet.sport, packet.dport) {
-            Some(Side::Out)
-        } else if self.fits(packet.dst, packet.src, packet.dport, packet.sport) {
-            Some(Side::In)
-        } else {
-            None
+        let out = self.fits(packet.src, packet.dst, packet.sport, packet.dport);
+        if out && (self.tunnel.is_none() || self.tunnel != tunnel_in) {
+            return Some(Side::Out);
         }
+        let back = self.fits(packet.dst, packet.src, packet.dport, packet.sport);
+        if back { Some(Side::In) } else { out.then_some(Side::Out) }
+    }
+
+    /// Whether the rule lets this packet come out of its tunnel (RFC 4301 §5.2): one that goes `from → to` has no business
+    /// there, and would leave again in clear.
+    pub fn lets_in(&self, headers: &Headers) -> bool {
+        self.side(&Ends::of(headers), self.tunnel) == Some(Side::In)
     }
 
     fn fits(&self, src: IpAddr, dst: IpAddr, sport: Option<u16>, dport: Option<u16>) -> bool {
         let within = |prefixes: &[Prefix], addr| prefixes.is_empty() || prefixes.iter().any(|p| p.contains(addr));
         let among = |ranges: &[PortRange], port: Option<u16>| {
-            // A later fragment has no ports: whether the rule holds cannot be seen, and the stricter reading is that it does.
+            // A later fragment has no ports: the rule may hold, see `look_up`.
             ranges.is_empty() || port.is_none_or(|port| ranges.iter().any(|range| range.contains(port)))
         };
         within(&self.from, src)
@@ -101,7 +116,8 @@ struct Ends {
     dst: IpAddr,
     sport: Option<u16>,
     dport: Option<u16>,
-    proto: u8,
+    /// `None`: a later fragment whose transport is behind further extension headers, in its first.
+    proto: Option<u8>,
 }
 
 impl Ends {
@@ -112,9 +128,19 @@ impl Ends {
             dst: ip(headers.l3, &headers.dst),
             sport: if headers.fragment == Fragment::Later { None } else { Some(if ports { headers.sport } else { 0 }) },
             dport: if headers.fragment == Fragment::Later { None } else { Some(if ports { headers.dport } else { 0 }) },
-            proto: headers.proto,
+            proto: (headers.fragment != Fragment::Later || !is_extension(headers.proto)).then_some(headers.proto),
         }
     }
+
+    /// Whether all is known that the rule asks for.
+    fn suffice_for(&self, rule: &Rule) -> bool {
+        (self.dport.is_some() || !rule.has_port_terms()) && (self.proto.is_some() || rule.protocol.is_none())
+    }
+}
+
+/// IPv6 extension headers that may stand between a fragment header and the transport's (RFC 8200 §4.1, RFC 7045 §2).
+fn is_extension(number: u8) -> bool {
+    matches!(number, proto::HOP_BY_HOP | proto::ROUTING | proto::FRAGMENT | proto::DEST_OPTS | 51 | 135 | 139 | 140)
 }
 
 /// An address as [`Headers`] holds it.
@@ -126,24 +152,23 @@ pub fn ip(l3: L3, bytes: &[u8; 16]) -> IpAddr {
     }
 }
 
-/// First match wins. While the class is open, a rule that might still win and encrypts does so at once: what must be
-/// encrypted never leaves in clear because its name was not known yet.
+/// First match wins. While it is open whether a rule holds (the class is not known yet, a fragment has no ports), one that
+/// encrypts does so at once, and one that lets pass in clear does not count: what must be encrypted never leaves in clear
+/// because too little was known of it.
 ///
 /// `tunnel_in`: the tunnel the packet came by; it settles the side where a rule's `from` and `to` overlap.
 pub fn look_up(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: Option<u16>) -> Match {
     let ends = Ends::of(headers);
     let mut open = false;
     for (at, rule) in rules.iter().enumerate() {
-        let Some(mut side) = rule.side(&ends) else { continue };
-        if rule.tunnel.is_some() && rule.tunnel == tunnel_in {
-            side = Side::In;
-        }
+        let Some(side) = rule.side(&ends, tunnel_in) else { continue };
         let found = Match { rule: at as u16, side, provisional: open };
         match rule.payload_terms_hold(known) {
             Some(false) => {}
-            Some(true) => return found,
-            None if rule.tunnel.is_some() => return Match { provisional: true, ..found },
-            None => open = true,
+            Some(true) if ends.suffice_for(rule) => return found,
+            Some(true) if rule.drop => return Match { provisional: true, ..found },
+            _ if rule.tunnel.is_some() => return Match { provisional: true, ..found },
+            _ => open = true,
         }
     }
     Match { provisional: open, ..Match::NOTHING }
@@ -225,5 +250,34 @@ mod tests {
         let rules = [Rule { ports: vec![PortRange { first: 443, last: 443 }], ..protect() }];
         let fragment = Headers { fragment: Fragment::Later, sport: 0, dport: 0, ..tcp(CLIENT, SERVER, 0, 0) };
         assert_eq!(look_up(&rules, &fragment, &Known::default(), None).rule, 0);
+    }
+
+    #[test]
+    fn a_later_fragment_does_not_slip_through_a_clear_port_rule() {
+        let dns = Rule { name: "dns".into(), ports: vec![PortRange { first: 53, last: 53 }], ..Rule::default() };
+        let rules = [dns.clone(), protect()];
+        let fragment = Headers { fragment: Fragment::Later, ..tcp(CLIENT, SERVER, 0, 0) };
+        let found = look_up(&rules, &fragment, &Known::default(), None);
+        assert_eq!(found, Match { rule: 1, side: Side::Out, provisional: true });
+        let drop = [Rule { drop: true, ..dns }, protect()];
+        assert_eq!(look_up(&drop, &fragment, &Known::default(), None).rule, 0, "dropping is as strict");
+        let tcp_only = [Rule { protocol: Some(6), ..protect() }, Rule::default()];
+        let hidden = Headers { proto: proto::DEST_OPTS, ..fragment };
+        assert_eq!(
+            look_up(&tcp_only, &hidden, &Known::default(), None).rule,
+            0,
+            "what is behind the options may be TCP"
+        );
+        let icmp = Headers { proto: proto::ICMP, ..fragment };
+        assert_eq!(look_up(&tcp_only, &icmp, &Known::default(), None).rule, 1);
+    }
+
+    #[test]
+    fn a_tunnel_does_not_bring_packets_of_the_way_out() {
+        let rules = [protect()];
+        let outward = tcp(CLIENT, SERVER, 40000, 443);
+        assert_eq!(look_up(&rules, &outward, &Known::default(), Some(0)).side, Side::Out);
+        assert!(!rules[0].lets_in(&outward));
+        assert!(rules[0].lets_in(&tcp(SERVER, CLIENT, 443, 40000)));
     }
 }

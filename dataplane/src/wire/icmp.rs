@@ -4,7 +4,7 @@
 
 use super::checksum::{self, ICMP, ICMPV6};
 use super::ip::{self, V4_HEADER, V6_HEADER, V6_MIN_MTU};
-use softdpu_ebpf_common::walk::{Fragment, Headers, L3};
+use softdpu_ebpf_common::walk::{self, Fragment, Headers, L3};
 
 /// What went wrong with a packet, in the sender's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,20 +32,73 @@ pub fn may_complain(packet: &[u8], headers: &Headers) -> bool {
     if headers.fragment == Fragment::Later {
         return false;
     }
-    let kind = packet.get(headers.l4_off as usize).copied();
-    match headers.l3 {
+    let single = match headers.l3 {
         L3::V4 => {
-            let (src, dst) = (headers.src, headers.dst);
             let single = |a: [u8; 16]| a[0] != 0 && a[0] != 127 && a[0] < 224;
-            let error = headers.proto == ICMP && !matches!(kind, Some(0 | 8 | 13 | 14 | 17 | 18));
-            single(src) && single(dst) && !error
+            single(headers.src) && single(headers.dst)
         }
-        L3::V6 => {
-            let error = headers.proto == ICMPV6 && kind.is_none_or(|k| k < 128);
-            headers.dst[0] != 0xff && headers.src[0] != 0xff && headers.src != [0; 16] && !error
-        }
+        L3::V6 => headers.dst[0] != 0xff && headers.src[0] != 0xff && headers.src != [0; 16],
+        L3::Other => false,
+    };
+    single && !is_error(packet, headers)
+}
+
+/// Every ICMP message that is not known to be a question or an answer.
+fn is_error(packet: &[u8], headers: &Headers) -> bool {
+    let kind = packet.get(usize::from(headers.l4_off)).copied();
+    match headers.l3 {
+        L3::V4 => headers.proto == ICMP && !matches!(kind, Some(0 | 8 | 13 | 14 | 17 | 18)),
+        L3::V6 => headers.proto == ICMPV6 && kind.is_none_or(|kind| kind < 128),
         L3::Other => false,
     }
+}
+
+/// What an ICMP error is about: the headers of the packet that it quotes, turned round (source for destination), so that
+/// they are those of a packet of that flow that goes the error's own way. Without ports where too little is quoted to see
+/// them ([`Fragment::Later`]). `None`: not an error, or not even addresses are quoted. Offsets count from the quotation.
+pub fn quoted_flow(packet: &[u8], headers: &Headers) -> Option<Headers> {
+    if headers.fragment == Fragment::Later || !is_error(packet, headers) {
+        return None;
+    }
+    let quote = packet.get(usize::from(headers.l4_off) + 8..)?;
+    let mut about = walk::walk_ip(&Quote(quote), 0).ok().or_else(|| addresses(quote))?;
+    std::mem::swap(&mut about.src, &mut about.dst);
+    std::mem::swap(&mut about.sport, &mut about.dport);
+    Some(about)
+}
+
+/// The start of a packet: its length fields speak of more than there is.
+struct Quote<'a>(&'a [u8]);
+
+impl walk::Bytes for Quote<'_> {
+    fn array<const N: usize>(&self, off: usize) -> Option<&[u8; N]> {
+        walk::Bytes::array(self.0, off)
+    }
+
+    fn holds(&self, _len: usize) -> bool {
+        true
+    }
+}
+
+/// Addresses and protocol of a packet whose transport header was cut off (RFC 792 asks for 64 bits of it only).
+fn addresses(quote: &[u8]) -> Option<Headers> {
+    let mut headers = Headers { fragment: Fragment::Later, ..Headers::default() };
+    match quote.first()? >> 4 {
+        4 => {
+            headers.l3 = L3::V4;
+            headers.proto = *quote.get(9)?;
+            headers.src[..4].copy_from_slice(quote.get(12..16)?);
+            headers.dst[..4].copy_from_slice(quote.get(16..20)?);
+        }
+        6 => {
+            headers.l3 = L3::V6;
+            headers.proto = *quote.get(6)?;
+            headers.src.copy_from_slice(quote.get(8..24)?);
+            headers.dst.copy_from_slice(quote.get(24..40)?);
+        }
+        _ => return None,
+    }
+    Some(headers)
 }
 
 /// How many bytes of the offending packet (of `len` bytes) an error quotes.
@@ -94,6 +147,7 @@ pub fn write(message: &mut [u8], l3: L3, complaint: Complaint, from: &[u8; 16], 
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn headers(l3: L3, proto: u8) -> Headers {
@@ -116,6 +170,28 @@ mod tests {
         multicast.dst[0] = 239;
         assert!(!may_complain(&packet, &multicast));
         assert!(may_complain(&packet, &headers(L3::V4, 17)));
+    }
+
+    /// Whatever is cut off, the flow that an error is about is found, or at least its ends.
+    #[test]
+    fn an_error_is_about_the_flow_it_quotes() {
+        let mut quote = [0u8; 40];
+        ip::write_v4(&mut quote, [10, 1, 0, 2], [10, 2, 0, 2], 6, 60, 1500);
+        quote[20..24].copy_from_slice(&[0x9c, 0x40, 1, 0xbb]);
+        quote[32] = 0x50;
+        for (quoted, ports) in [(40, (443, 40000)), (28, (0, 0)), (20, (0, 0))] {
+            let mut packet = vec![0u8; V4_OVERHEAD];
+            packet.extend(&quote[..quoted]);
+            write(&mut packet, L3::V4, Complaint::TooBig(1400), &[9; 16], &[10; 16]);
+            let error = walk::walk_ip(&packet[..], 0).unwrap();
+            let about = quoted_flow(&packet, &error).unwrap();
+            assert_eq!((&about.src[..4], &about.dst[..4]), (&[10, 2, 0, 2][..], &[10, 1, 0, 2][..]));
+            assert_eq!((about.proto, about.sport, about.dport), (6, ports.0, ports.1), "{quoted} bytes quoted");
+            assert_eq!(about.fragment == Fragment::Later, quoted < 40);
+            packet[20] = 8;
+            assert!(quoted_flow(&packet, &error).is_none(), "an echo request quotes nothing");
+        }
+        assert!(addresses(&quote[..19]).is_none());
     }
 
     #[test]

@@ -35,6 +35,20 @@ pub fn decrement_ttl(packet: &mut [u8], l3: L3) -> Result<(), Expired> {
     Ok(())
 }
 
+/// Whether no router may forward packets from or to this address: unspecified (with IPv4's 0/8), loopback, multicast,
+/// limited broadcast, and IPv6 link-local (RFC 1812 §4.2.2.11 and §5.3.7, RFC 4291 §2.5). Multicast is routed by nobody
+/// here.
+pub fn is_martian(l3: L3, address: &[u8; 16]) -> bool {
+    match l3 {
+        L3::V4 => matches!(address[0], 0 | 127 | 224..=239) || address[..4] == [255; 4],
+        L3::V6 => {
+            let local = address[0] == 0xfe && address[1] & 0xc0 == 0x80;
+            local || address[0] == 0xff || (address[..15] == [0; 15] && address[15] <= 1)
+        }
+        L3::Other => false,
+    }
+}
+
 /// IPv4's DF bit; IPv6 is never fragmented by a router (RFC 8200 §5).
 #[inline]
 pub fn dont_fragment(packet: &[u8], l3: L3) -> bool {
@@ -68,6 +82,7 @@ pub fn write_v6(header: &mut [u8], src: &[u8; 16], dst: &[u8; 16], next: u8, hop
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -82,6 +97,22 @@ mod tests {
         }
         assert_eq!(decrement_ttl(&mut packet, L3::V4), Err(Expired));
         assert_eq!(packet[8], 1, "an expired packet is quoted as it came");
+    }
+
+    #[test]
+    fn martians() {
+        let v4 = |a: [u8; 4]| {
+            let mut address = [0; 16];
+            address[..4].copy_from_slice(&a);
+            is_martian(L3::V4, &address)
+        };
+        assert!(
+            [[0, 0, 0, 0], [0, 1, 2, 3], [127, 0, 0, 1], [224, 0, 0, 1], [239, 1, 1, 1], [255; 4]].into_iter().all(v4)
+        );
+        assert!(![[1, 0, 0, 1], [10, 0, 0, 255], [126, 1, 1, 1], [223, 1, 1, 1], [240, 0, 0, 1]].into_iter().any(v4));
+        let v6 = |text: &str| is_martian(L3::V6, &text.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        assert!(["::", "::1", "fe80::1", "febf::1", "ff02::1"].into_iter().all(v6));
+        assert!(!["2001:db8::1", "fec0::1", "fd00::1", "::2", "64:ff9b::1"].into_iter().any(v6));
     }
 
     #[test]

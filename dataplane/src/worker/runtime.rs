@@ -170,9 +170,27 @@ impl Host {
     }
 
     fn workers(&mut self) -> Result<Vec<Ready>> {
-        let count = self.blueprint.policy.workers.cores.workers();
+        let wanted = self.blueprint.policy.workers.cores.workers();
+        let ports = &self.blueprint.policy.ports;
+        let queues: Vec<usize> = (0..ports.len()).map(|at| self.queues(at) as usize).collect();
+        let count = worker_count(wanted, &queues);
+        if count < wanted {
+            let fewest =
+                ports.iter().zip(&queues).min_by_key(|(_, queues)| **queues).map_or("", |(port, _)| &port.name);
+            tracing::warn!(
+                "{count} of {wanted} workers: port `{fewest}` has {count} queues, and a worker without one could not send there"
+            );
+        }
         let wires = self.wires();
         (0..count).map(|index| self.worker(index, count, &wires)).collect()
+    }
+
+    /// Queues of a port that are served. Files and wires have one.
+    fn queues(&self, at: usize) -> u32 {
+        match (&self.blueprint.policy.ports[at].kind, &self.nics[at]) {
+            (PortKind::Xdp(xdp), Some(nic)) => xdp.queues.map_or(nic.queues, |wanted| wanted.min(nic.queues)),
+            _ => 1,
+        }
     }
 
     /// One wire per loopback port: what is received there.
@@ -192,8 +210,7 @@ impl Host {
             match &port.kind {
                 PortKind::Xdp(xdp) => {
                     let Some(nic) = &self.nics[at] else { continue };
-                    let queues = xdp.queues.map_or(nic.queues, |wanted| wanted.min(nic.queues));
-                    for queue in (0..queues).filter(|queue| *queue as usize % count == index) {
+                    for queue in (0..self.queues(at)).filter(|queue| *queue as usize % count == index) {
                         specs.push(XdpSpec { socket: socket_spec(xdp, queue), fill: 0 });
                         of_port.push((at, nic.index, queue));
                     }
@@ -275,10 +292,10 @@ impl Host {
                 if ended == WorkerState::Failed {
                     tracing::error!(worker = index, "the worker panicked; its queues are no longer served");
                 }
-                close(worker, index);
                 if let Ok(mut state) = state.lock() {
                     *state = ended;
                 }
+                close(worker, index);
             })?);
         }
         Ok((handles, threads))
@@ -287,6 +304,7 @@ impl Host {
 
 /// Closes the ports, and says so if a frame is missing.
 fn close(mut worker: Worker, index: usize) {
+    worker.finish();
     for port in std::mem::take(&mut worker.ports) {
         if let Err(error) = port.io.close(&mut worker.pool) {
             tracing::warn!(worker = index, "{error}");
@@ -312,6 +330,11 @@ fn socket_spec(xdp: &XdpPort, queue: u32) -> SocketSpec {
     }
 }
 
+/// How many workers there can be: a packet leaves by its worker's own queues, so each worker needs one of every port.
+fn worker_count(wanted: usize, queues: &[usize]) -> usize {
+    queues.iter().fold(wanted, |count, queues| count.min(*queues)).max(1)
+}
+
 /// The cores that this process may use, in order.
 fn allowed_cores() -> Vec<usize> {
     // SAFETY: an all-zero set is valid, and the call fills at most its size.
@@ -335,5 +358,18 @@ fn pin(core: usize) {
     };
     if result != 0 {
         tracing::warn!(core, "cannot pin the worker: {}", std::io::Error::last_os_error());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_worker_has_a_queue_of_every_port() {
+        assert_eq!(worker_count(4, &[4, 8]), 4);
+        assert_eq!(worker_count(4, &[8, 1]), 1);
+        assert_eq!(worker_count(2, &[4, 3]), 2);
+        assert_eq!(worker_count(1, &[0, 1]), 1);
     }
 }

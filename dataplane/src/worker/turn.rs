@@ -129,10 +129,13 @@ impl Worker {
             if packets == 0 {
                 self.counters.work.idle.inc();
             }
-            if idler.tired(packets) && !self.sending() {
+            if idler.tired(packets) {
+                // What the kernel does not take now (the link is down, its queue full) is tried again soon, not at once
+                // and for ever.
+                let longest = if self.sending() { 1 } else { i32::MAX };
                 self.counters.work.polls.inc();
                 self.publish();
-                idler.sleep(if self.held.is_empty() { i32::MAX } else { 50 });
+                idler.sleep(longest.min(if self.held.is_empty() { i32::MAX } else { 50 }));
             }
         }
         self.finish();
@@ -191,10 +194,12 @@ impl Worker {
             counters: &self.counters,
             seen: Seen::default(),
         };
+        // Of the table that was walked with: a newer one may have what they wait for.
+        let generation = cx.fib.generation();
         walk(&mut self.graph, &mut cx, &mut self.batch);
         if self.held_since == 0 && !self.held.is_empty() {
             self.held_since = now;
-            self.held_generation = self.fib.load().generation();
+            self.held_generation = generation;
         }
     }
 
@@ -309,11 +314,14 @@ impl Worker {
         }
     }
 
-    /// Gives back every frame the worker itself still has; the ports keep theirs until they are closed.
+    /// Gives back every frame the worker itself still has (after a panic, those of the batch too); the ports keep theirs
+    /// until they are closed.
     pub fn finish(&mut self) {
-        for packet in self.held.drain(..) {
+        let walking = self.held.drain(..).chain(self.batch.packets.drain(..)).map(|packet| packet.frame);
+        let lists = self.received.drain(..).chain(self.tx.iter_mut().flat_map(|frames| frames.drain(..)));
+        for frame in walking.chain(lists) {
             self.counters.drop_packet(DropReason::Shutdown as usize);
-            self.pool.free(packet.frame);
+            self.pool.free(frame);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::config::problem::{Code, Problem};
 use crate::config::schema::{self, Compress, File, OnLoss, RuleAction, SteerAction};
 use crate::config::suggest::{listed, nearest};
 use crate::config::values::{PortRange, Prefix, Protocol};
-use crate::nodes::policy::MAX_RULES;
+use crate::plan::rules::MAX_RULES;
 
 pub fn steer(raw: &[schema::Steer], ports: &[schema::Port], rules: &[Rule], check: &mut Check<'_>) -> Vec<Steer> {
     check.unique("steering rule", raw.iter().map(|s| &s.name));
