@@ -112,6 +112,45 @@ fn a_second_instance_on_the_same_ports_is_refused_and_the_first_goes_on() {
     assert!(world.edge(At::A).alive());
 }
 
+/// Edge A's policy with a change, in a file beside it; runs it and says how it ended.
+fn run_changed(world: &World, from: &str, to: &str) -> softdpu_testbed::process::Said {
+    let policy = &world.files(At::A).policy;
+    let text = std::fs::read_to_string(policy).unwrap();
+    assert!(text.contains(from), "{text}");
+    let changed = policy.with_file_name("changed.toml");
+    std::fs::write(&changed, text.replace(from, to)).unwrap();
+    let mut command = world.topology.edge_a.exec(common::binary());
+    command.arg("run").arg("-c").arg(&changed);
+    softdpu_testbed::process::run(&mut command, common::PATIENCE).expect("it ends by itself")
+}
+
+#[test]
+fn an_instance_of_another_name_does_not_take_an_interface_over() {
+    let Some(mut world) = World::running("e2e-other", |_| {}) else { return };
+    let socket = world.files(At::A).socket.display().to_string();
+    let other = run_changed(&world, &socket, &format!("{socket}.other"));
+    assert!(!other.status.success() && other.err.contains("belongs to a running softdpu"), "{other:?}");
+    assert!(!world.no_xdp(At::A), "the first one's program is still there");
+    world.topology.reachable(SERVER[0], common::PATIENCE).unwrap();
+    world.assert_sound();
+}
+
+#[test]
+fn a_start_that_fails_leaves_the_protection_it_found() {
+    let Some(mut world) = World::running("e2e-failed", |setup| setup.policy.on_loss = "drop") else { return };
+    let clear = world.watch_for_clear();
+    world.take(At::A).kill();
+    // No veth can do zero-copy: the start fails after the program was replaced.
+    let failed = run_changed(&world, "name = \"uplink\"\n", "name = \"uplink\"\nzero_copy = \"require\"\n");
+    assert!(!failed.status.success(), "{failed:?}");
+    assert!(!world.no_xdp(At::A), "the program stays: {failed:?}");
+    let said = world.ping(&["-c", "2", "-i", "0.1", "-W", "0.5", SERVER[0]]);
+    assert!(!said.status.success(), "nothing may pass: {}", said.out);
+    assert_nothing_in_clear(&clear.stop().unwrap());
+    world.start(At::A);
+    world.topology.reachable(SERVER[0], common::PATIENCE).unwrap();
+}
+
 #[test]
 fn an_edge_without_traffic_sleeps() {
     let Some(mut world) = World::running("e2e-idle", |_| {}) else { return };

@@ -273,7 +273,11 @@ impl ControlSource for Instance {
     fn flows(&self, filter: FlowFilter) -> BoxFuture<'_, Result<Vec<FlowInfo>>> {
         Box::pin(async move {
             let mut found = Vec::new();
-            for index in 0..self.workers.len() {
+            for (index, worker) in self.workers.iter().enumerate() {
+                // One that is gone took its flows along; `status` says so.
+                if worker.state.lock().is_ok_and(|state| *state != WorkerState::Running) {
+                    continue;
+                }
                 found.extend(self.flows_of(index, &filter).await?);
                 if found.len() >= filter.limit {
                     break;

@@ -99,7 +99,21 @@ struct Host {
     /// Held as long as the instance lives.
     _claims: Vec<UnixDatagram>,
     facts: Vec<PortFacts>,
+    /// Until the instance has it.
     steer: Option<Steer>,
+    /// The program took over from one that a killed instance had left to protect its flows.
+    took_over: bool,
+}
+
+impl Drop for Host {
+    /// A start that fails must not take away the protection that it found: the new program stays, without sockets, and the
+    /// rules' `on_loss` hold as they did before.
+    fn drop(&mut self) {
+        if let Some(steer) = self.steer.take().filter(|_| self.took_over) {
+            tracing::warn!("not started; the XDP program stays attached in place of the killed instance's");
+            steer.leave_attached();
+        }
+    }
 }
 
 /// A worker that has not started yet.
@@ -124,7 +138,7 @@ impl Host {
         let fib = if nics.iter().any(Option::is_some) { Fib::default() } else { wire_fib(&policy) };
         let blueprint = Blueprint::new(policy, fib, |at, _| nics[at].as_ref().is_none_or(Nic::may_leave_checksums))?;
         let claims = nics.iter().flatten().map(Nic::claim).collect::<Result<_>>()?;
-        let mut host = Self { blueprint, nics, _claims: claims, facts: Vec::new(), steer: None };
+        let mut host = Self { blueprint, nics, _claims: claims, facts: Vec::new(), steer: None, took_over: false };
         host.attach(options)?;
         Ok(host)
     }
@@ -132,7 +146,6 @@ impl Host {
     fn attach(&mut self, options: &RunOptions) -> Result<()> {
         let policy = &self.blueprint.policy;
         let interfaces: Vec<Option<u32>> = self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect();
-        let mut steer = None;
         if interfaces.iter().any(Option::is_some) {
             let load =
                 LoadOptions { debug: options.steer_log, flow_capacity: 0, drop_malformed: instance::protects(policy) };
@@ -142,12 +155,12 @@ impl Host {
                 let log = loaded.take_debug_log()?;
                 tokio::spawn(log.run());
             }
-            steer = Some(loaded);
+            self.steer = Some(loaded);
         }
         for (at, port) in policy.ports.iter().enumerate() {
             let mut facts =
                 PortFacts { name: port.name.clone(), kind: port.kind.as_str().to_owned(), ..PortFacts::default() };
-            if let (PortKind::Xdp(xdp), Some(nic), Some(steer)) = (&port.kind, &mut self.nics[at], &mut steer) {
+            if let (PortKind::Xdp(xdp), Some(nic), Some(steer)) = (&port.kind, &mut self.nics[at], &mut self.steer) {
                 let mode = match xdp.mode {
                     policy::Mode::Auto => AttachMode::Auto,
                     policy::Mode::Native => AttachMode::Native,
@@ -160,12 +173,12 @@ impl Host {
                 facts.mode = Some(attached.mode.name().to_owned());
                 facts.notes.extend(attached.native_refused.map(|why| format!("native XDP refused: {why}")));
                 if let Some(id) = attached.replaced {
+                    self.took_over = true;
                     facts.notes.push(format!("replaced program {id} of an instance that had died"));
                 }
             }
             self.facts.push(facts);
         }
-        self.steer = steer;
         Ok(())
     }
 
