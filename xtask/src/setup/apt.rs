@@ -1,22 +1,13 @@
 //! Debian packages, installed quietly and without starting services.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    process::Command,
-    time::{Duration, SystemTime},
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, sync::Once};
 
 use anyhow::{Result, ensure};
 
 use super::say;
 use crate::run;
 
-const LISTS: &str = "/var/lib/apt/lists";
 const POLICY: &str = "/usr/sbin/policy-rc.d";
-/// Older lists name versions that mirrors no longer have.
-const FRESH: Duration = Duration::from_secs(24 * 3600);
 
 /// Whether packages can be installed here: root, and apt is there.
 pub fn usable() -> bool {
@@ -32,25 +23,18 @@ pub fn offers(package: &str) -> bool {
     })
 }
 
-/// Fetches the lists when there are none or they are old.
-///
-/// # Errors
-/// When apt-get fails.
-pub fn update() -> Result<()> {
-    let entries = fs::read_dir(LISTS).into_iter().flatten().flatten();
-    let newest = entries
-        .filter(|entry| entry.file_name().to_string_lossy().contains("Release"))
-        .filter_map(|entry| entry.metadata().ok()?.modified().ok())
-        .max();
-    // A folder's own time says when lists were last fetched, a list's when the mirror made it.
-    let fetched = fs::metadata(LISTS).and_then(|meta| meta.modified()).ok();
-    let age = fetched.and_then(|time| SystemTime::now().duration_since(time).ok());
-    if newest.is_some() && age.is_some_and(|age| age < FRESH) {
-        return Ok(());
-    }
-    say("apt-get update: the package lists are missing or old");
-    ensure!(run::loud(Command::new("apt-get").args(["-qq", "update"]))?, "apt-get update failed");
-    Ok(())
+/// Fetches the package lists, once in the life of this process. Called only when something is to be installed: a list that is
+/// there may be of another day (names versions that mirrors no longer have) or of fewer sources than are configured by now,
+/// and nothing on disk says so.
+pub fn update() {
+    static DONE: Once = Once::new();
+    DONE.call_once(|| {
+        say("apt-get update");
+        let fetched = run::loud(Command::new("apt-get").args(["-qq", "update"]));
+        if !fetched.is_ok_and(|fetched| fetched) {
+            say("apt-get update failed; going on with the lists that are there");
+        }
+    });
 }
 
 /// Installs packages without what they only recommend. No service is started, now or at the next boot.

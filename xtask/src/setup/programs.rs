@@ -61,6 +61,6 @@ pub fn install(need: Need) -> Result<()> {
         say(&format!("as root: apt-get install --no-install-recommends {}", wanted.join(" ")));
         return Ok(());
     }
-    apt::update()?;
+    apt::update();
     apt::install(&wanted, "programs that the demo and the tests talk to")
 }

@@ -85,7 +85,7 @@ pub fn install(need: Need) -> Result<()> {
     }
     if let (Err(_), Ok(toolchain)) = (ebpf::linker(), ebpf::toolchain()) {
         if let (Toolchain::System(_), Some(llvm), true) = (&toolchain, llvm(), apt::usable()) {
-            apt::update()?;
+            apt::update();
             // The last two are what LLVM itself links.
             apt::install(&[&format!("llvm-{llvm}-dev"), "libzstd-dev", "zlib1g-dev"], "bpf-linker is built on LLVM")?;
         }
@@ -103,7 +103,7 @@ pub fn install(need: Need) -> Result<()> {
 
 fn install_core() -> Result<()> {
     if apt::usable() {
-        apt::update()?;
+        apt::update();
         if apt::offers("libstd-rust-web-dev-bpf") {
             return apt::install(&["rustc-web", "libstd-rust-web-dev-bpf"], "a ready-made core for the BPF target");
         }
