@@ -246,3 +246,13 @@ fn more_rules_than_a_flow_can_remember_are_refused() {
     let refused = Harness::new(policy).map(|_| ()).unwrap_err();
     assert!(refused.to_string().contains("rules"), "{refused:#}");
 }
+
+#[test]
+fn one_key_for_both_directions_is_refused_by_content_and_not_shown() {
+    let keys = Keys::new();
+    support::write_key(&keys.dir().join("ba.key"), 0x11, 36);
+    let refused = Harness::new(keys.policy('a', "", "")).err().expect("the two files hold the same key");
+    let said = format!("{refused:?}");
+    assert!(said.contains("`to-b.out`") && said.contains("`to-b.in`") && said.contains("same key"), "{said}");
+    assert!(!said.contains("1111"), "{said}");
+}

@@ -183,10 +183,6 @@ pub enum SaError {
     #[error("SPI {0:#x} is used twice for inbound traffic")]
     DuplicateSpi(u32),
     #[error(
-        "SPI {0:#x} and SPI {1:#x} use the same key; each direction of each tunnel needs one of its own, or a nonce would be used twice"
-    )]
-    SharedKey(u32, u32),
-    #[error(
         "the clock says it is before 2025; with keys from files it must be right before anything is sent, since the IVs that are used once only start from it"
     )]
     ClockNotSet,

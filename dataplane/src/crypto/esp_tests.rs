@@ -376,7 +376,6 @@ fn what_the_walk_says_is_not_trusted_blindly() {
 fn the_table_finds_the_association_and_names_the_tunnel() {
     let out = std::sync::Arc::new(outbound(Cipher::Aes256Gcm, V4, UDP, true, 1));
     let mut sadb = Sadb::new(vec![(3, inbound(Cipher::Aes256Gcm, Sequence::InIv))], [None, Some(out)]).unwrap();
-    assert_eq!(sadb.check_keys(), Err(SaError::SharedKey(SPI, SPI)), "a tunnel to itself has one key both ways");
     let packet = ipv4(60, 0);
     let mut f = TestFrame::new(2048, &packet);
     sadb.outbound(1).unwrap().sa.seal(f.frame(), &whole(&packet, NEXT_IPV4, 0)).unwrap();

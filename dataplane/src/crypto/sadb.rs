@@ -1,6 +1,5 @@
 //! One worker's security associations: inbound ones by SPI, outbound ones by tunnel.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::esp::{OpenError, Opened, SaError};
@@ -46,23 +45,6 @@ impl Sadb {
         let outbound =
             outbound.into_iter().map(|sa| sa.map(|sa| Outbound { sa, stats: OutboundStats::default() })).collect();
         Ok(Self { inbound, index, outbound })
-    }
-
-    /// That no key serves two associations. Both ends count from their clocks, so with one key for both directions the
-    /// same nonce would come sooner or later, and with it the end of all secrecy.
-    ///
-    /// # Errors
-    /// [`SaError::SharedKey`].
-    pub fn check_keys(&self) -> Result<(), SaError> {
-        let inbound = self.inbound.iter().map(|(_, sa)| (sa.key_id(), sa.spi()));
-        let outbound = self.outbound.iter().flatten().map(|o| (o.sa.key_id(), o.sa.spi()));
-        let mut seen = HashMap::new();
-        for (key, spi) in inbound.chain(outbound) {
-            if let Some(other) = seen.insert(key, spi) {
-                return Err(SaError::SharedKey(other, spi));
-            }
-        }
-        Ok(())
     }
 
     /// Goes on where the plan before was: windows and counters of associations with the same SPI and key are kept.
@@ -209,14 +191,6 @@ mod tests {
         assert_eq!(twice.map(|_| ()), Err(SaError::DuplicateSpi(300)));
         let mut empty = Sadb::new(vec![], [None]).unwrap();
         assert!(empty.inbound(300).is_none() && empty.outbound(0).is_none() && empty.outbound(9).is_none());
-    }
-
-    #[test]
-    fn one_key_for_two_associations_is_found() {
-        let apart = Sadb::new(vec![(0, inbound(300, 1, 64)), (1, inbound(301, 2, 64))], []).unwrap();
-        assert_eq!(apart.check_keys(), Ok(()));
-        let shared = Sadb::new(vec![(0, inbound(300, 1, 64)), (1, inbound(301, 1, 64))], []).unwrap();
-        assert_eq!(shared.check_keys(), Err(SaError::SharedKey(300, 301)));
     }
 
     #[test]
