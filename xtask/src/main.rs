@@ -5,6 +5,7 @@ mod ebpf;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Check everything: format, lints, all tests, a short fuzz run
     Test(test::Arguments),
+    /// Run the tests that need a kernel of their own, in a virtual machine
+    Vm(vm::Arguments),
     /// Run the benches (release build)
     Bench(BenchArguments),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         }),
         Verb::Demo(arguments) => demo::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
+        Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Bench(arguments) => bench(&arguments),
     };
     match done {

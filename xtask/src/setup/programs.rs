@@ -8,7 +8,7 @@ use super::{Item, Need, apt, say};
 use crate::run;
 
 /// Program (or a file, where the path is absolute), Debian package, need, why.
-const PROGRAMS: [(&str, &str, Need, &str); 17] = [
+const PROGRAMS: [(&str, &str, Need, &str); 26] = [
     ("ip", "iproute2", Need::Run, "makes namespaces and links"),
     ("ethtool", "ethtool", Need::Run, "sets offloads of links"),
     ("bpftool", "bpftool", Need::Run, "finds XDP programs left behind"),
@@ -26,6 +26,20 @@ const PROGRAMS: [(&str, &str, Need, &str); 17] = [
     ("/usr/bin/python3", "python3-minimal", Need::Test, "runs Scapy"),
     ("nft", "nftables", Need::Test, "filters in tests"),
     ("g++", "g++", Need::Test, "builds libFuzzer"),
+    ("qemu-system-x86_64", "qemu-system-x86", Need::Vm, "the virtual machine"),
+    ("busybox", "busybox-static", Need::Vm, "the VM's shell"),
+    ("kmod", "kmod", Need::Vm, "loads the VM's modules"),
+    ("xz", "xz-utils", Need::Vm, "unpacks the VM's modules"),
+    ("wg", "wireguard-tools", Need::Vm, "sets up the kernel's WireGuard"),
+    ("/usr/lib/ipsec/charon", "strongswan-charon", Need::Vm, "speaks IKE in the VM"),
+    ("/usr/sbin/swanctl", "strongswan-swanctl", Need::Vm, "tells charon what to do"),
+    ("/usr/lib/ipsec/plugins/libstrongswan-gcm.so", "libstrongswan-standard-plugins", Need::Vm, "charon's GCM"),
+    (
+        "/usr/lib/ipsec/plugins/libstrongswan-chapoly.so",
+        "libstrongswan-extra-plugins",
+        Need::Vm,
+        "charon's ChaCha20-Poly1305",
+    ),
 ];
 
 /// Looks for each.
@@ -53,7 +67,7 @@ pub fn look() -> Vec<Item> {
 pub fn install(need: Need) -> Result<()> {
     let items = look();
     let wanted: Vec<&str> =
-        items.iter().filter(|item| item.need <= need && item.found.is_none()).map(|item| item.what.as_str()).collect();
+        items.iter().filter(|item| need.includes(item.need) && item.found.is_none()).map(|item| item.what.as_str()).collect();
     if wanted.is_empty() {
         return Ok(());
     }
