@@ -66,8 +66,11 @@ pub fn look() -> Vec<Item> {
 /// When apt fails.
 pub fn install(need: Need) -> Result<()> {
     let items = look();
-    let wanted: Vec<&str> =
-        items.iter().filter(|item| need.includes(item.need) && item.found.is_none()).map(|item| item.what.as_str()).collect();
+    let wanted: Vec<&str> = items
+        .iter()
+        .filter(|item| need.includes(item.need) && item.found.is_none())
+        .map(|item| item.what.as_str())
+        .collect();
     if wanted.is_empty() {
         return Ok(());
     }

@@ -2,8 +2,8 @@
 # Process 1 of the VM. Runs the jobs of /etc/vm/jobs and says on the second serial line how each went; the lines it says
 # itself begin with @@vm, all others are what a test says. What the kernel says goes to the first line.
 export PATH=/usr/sbin:/usr/bin:/opt/busybox HOME=/root SOFTDPU_VM=1 RUST_BACKTRACE=1
-busybox mkdir -p /opt/busybox
-busybox --install -s /opt/busybox
+/usr/bin/busybox mkdir -p /opt/busybox
+/usr/bin/busybox --install -s /opt/busybox
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -21,7 +21,7 @@ uptime() { cut -d' ' -f1 /proc/uptime; }
 say() { echo "@@vm $*" >/dev/ttyS1; }
 
 # What the kernel would not load by itself when it is asked for the first time; what it has built in is no error.
-for module in virtio_pci virtio_net veth bridge tun esp4 esp6 xfrm_user xfrm_interface wireguard nf_tables; do
+for module in virtio_net veth bridge tun esp4 esp6 xfrm_user xfrm_interface wireguard nf_tables; do
 	modprobe -q "$module" || say lack "$module"
 done
 ip link set lo up

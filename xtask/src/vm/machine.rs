@@ -22,7 +22,8 @@ const HUBS: u8 = 3;
 
 /// What a driver needs to hand its buffers to AF_XDP without a copy: no offload that puts a packet together from several buffers
 /// or leaves its checksum open, a modern device, and one whose addresses go through the kernel's DMA interface.
-const ZERO_COPY: &str = "guest_tso4=off,guest_tso6=off,guest_ufo=off,guest_ecn=off,guest_csum=off,disable-legacy=on,iommu_platform=on";
+const ZERO_COPY: &str =
+    "guest_tso4=off,guest_tso6=off,guest_ufo=off,guest_ecn=off,guest_csum=off,disable-legacy=on,iommu_platform=on";
 
 /// A machine to be started.
 #[derive(Debug)]
@@ -52,7 +53,9 @@ impl Machine<'_> {
             for end in 1..=2 {
                 let name = format!("h{hub}e{end}");
                 command.arg("-netdev").arg(format!("hubport,id={name},hubid={hub}"));
-                command.arg("-device").arg(format!("virtio-net-pci,netdev={name},mac=52:54:00:00:{hub:02x}:{end:02x},{ZERO_COPY}"));
+                command
+                    .arg("-device")
+                    .arg(format!("virtio-net-pci,netdev={name},mac=52:54:00:00:{hub:02x}:{end:02x},{ZERO_COPY}"));
             }
         }
         // SAFETY: one system call between fork and exec.
@@ -107,7 +110,11 @@ impl Machine<'_> {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("the VM was stopped after {} s; its kernel's last words:\n{}", self.limit.as_secs(), last_words(&console))
+                    bail!(
+                        "the VM was stopped after {} s; its kernel's last words:\n{}",
+                        self.limit.as_secs(),
+                        last_words(&console)
+                    )
                 }
             }
         }
@@ -115,7 +122,11 @@ impl Machine<'_> {
         let status = child.0.wait()?;
         if !done {
             let said = fs::read_to_string(&errors).unwrap_or_default();
-            bail!("the VM ended before it was done ({status}). {}\nIts kernel's last words:\n{}", said.trim(), last_words(&console));
+            bail!(
+                "the VM ended before it was done ({status}). {}\nIts kernel's last words:\n{}",
+                said.trim(),
+                last_words(&console)
+            );
         }
         Ok(())
     }

@@ -116,7 +116,11 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
         let kernel = kernel::get(line)?;
         let image = image::make(&kernel, &built.softdpu, &jobs, Duration::from_secs(arguments.test_time))?;
         let size = std::fs::metadata(&image)?.len() >> 20;
-        say(&format!("Linux {}, initramfs of {size} MiB, made in {:.0} s", kernel.release, start.elapsed().as_secs_f64()));
+        say(&format!(
+            "Linux {}, initramfs of {size} MiB, made in {:.0} s",
+            kernel.release,
+            start.elapsed().as_secs_f64()
+        ));
         let machine = machine::Machine { kernel: &kernel, image: &image, limit: Duration::from_secs(arguments.time) };
         if arguments.shell {
             machine.shell()?;

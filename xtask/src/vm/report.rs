@@ -93,7 +93,8 @@ pub fn follow(machine: &Machine<'_>, jobs: &[Job], verbose: bool) -> Result<Run>
             show_test(&test);
             run.tests.push(test);
         }
-        let left: Vec<String> = jobs.iter().map(Job::name).filter(|name| run.tests.iter().all(|t| t.name != *name)).collect();
+        let left: Vec<String> =
+            jobs.iter().map(Job::name).filter(|name| run.tests.iter().all(|t| t.name != *name)).collect();
         let left = if left.is_empty() { String::new() } else { format!("\nnot run: {}", left.join(", ")) };
         run.error = Some(format!("{error:#}{left}"));
     }
@@ -130,7 +131,8 @@ impl Run {
             Word::End(code, took) => {
                 let mut test = current.take()?;
                 test.seconds = took.as_secs_f64();
-                let skipped = test.said.iter().find_map(|line| line.split_once("SKIPPED: ").map(|(_, why)| why.to_owned()));
+                let skipped =
+                    test.said.iter().find_map(|line| line.split_once("SKIPPED: ").map(|(_, why)| why.to_owned()));
                 (test.outcome, test.why) = match (code, skipped, test.why.take()) {
                     (0, Some(why), _) => (Outcome::Skipped, Some(why)),
                     (0, None, None) => (Outcome::Passed, None),
