@@ -17,6 +17,7 @@ pub mod replay;
 pub mod sadb;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod wg;
 
 pub use aead::{Cipher, KeyMaterial};
 pub use esp::{Inner, OpenError, Opened, SealError};
