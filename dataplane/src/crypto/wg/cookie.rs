@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 
 use super::keys::{Identity, NoRandom, Remote};
 use super::message::{CookieReply, MAC_LEN};
-use super::symmetric::{Key, mac};
+use super::symmetric::mac;
+use crate::crypto::secret::Secret;
 
 /// How long a cookie is worth something; after that its secret changes (the paper §5.4.7).
 pub const COOKIE_LIFE_NS: u64 = 120_000_000_000;
@@ -95,7 +96,7 @@ pub enum Proof {
 
 /// The secret that cookies are made from, and the check. One per device.
 pub struct Checker {
-    secret: Key,
+    secret: Secret<32>,
     made: u64,
 }
 
@@ -103,13 +104,13 @@ impl Checker {
     /// # Errors
     /// Where the system has no random numbers.
     pub fn new(now: u64) -> Result<Self, NoRandom> {
-        let mut checker = Self { secret: Key::default(), made: now };
+        let mut checker = Self { secret: Secret::zeroed(), made: now };
         checker.renew(now)?;
         Ok(checker)
     }
 
     fn renew(&mut self, now: u64) -> Result<(), NoRandom> {
-        SystemRandom::new().fill(&mut *self.secret).map_err(|_| NoRandom)?;
+        SystemRandom::new().fill(self.secret.expose_mut()).map_err(|_| NoRandom)?;
         self.made = now;
         Ok(())
     }
@@ -170,8 +171,8 @@ impl Checker {
     fn cookie(&self, from: SocketAddr) -> Cookie {
         let port = from.port().to_be_bytes();
         Zeroizing::new(match from.ip() {
-            IpAddr::V4(ip) => mac(&*self.secret, &[&ip.octets(), &port]),
-            IpAddr::V6(ip) => mac(&*self.secret, &[&ip.octets(), &port]),
+            IpAddr::V4(ip) => mac(self.secret.expose(), &[&ip.octets(), &port]),
+            IpAddr::V6(ip) => mac(self.secret.expose(), &[&ip.octets(), &port]),
         })
     }
 }

@@ -6,19 +6,20 @@ use ring::rand::{SecureRandom, SystemRandom};
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
-use super::symmetric::{Key, hash};
+use super::symmetric::hash;
+use crate::crypto::secret::{Secret, scrub_stack};
 
-/// An X25519 private key (RFC 7748 §5), clamped. Zeroed when dropped; never printed.
-pub struct Secret(StaticSecret);
+/// An X25519 private key (RFC 7748 §5), clamped. In secret pages, zeroed when dropped; never printed.
+pub struct PrivateKey(Secret<32>);
 
-impl Secret {
+impl PrivateKey {
     /// Clamps `bytes`: three low bits and the highest clear, the second highest set (RFC 7748 §5).
-    pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
-        bytes[0] &= 0xf8;
-        bytes[31] = bytes[31] & 0x7f | 0x40;
-        let secret = Self(StaticSecret::from(bytes));
-        zeroize::Zeroize::zeroize(&mut bytes);
-        secret
+    pub fn from_bytes(bytes: &[u8; 32]) -> Self {
+        let mut key = Secret::new(bytes);
+        let own = key.expose_mut();
+        own[0] &= 0xf8;
+        own[31] = own[31] & 0x7f | 0x40;
+        Self(key)
     }
 
     /// A new one, of the system's random numbers.
@@ -28,36 +29,47 @@ impl Secret {
     pub fn generate() -> Result<Self, NoRandom> {
         let mut bytes = Zeroizing::new([0; 32]);
         SystemRandom::new().fill(&mut *bytes).map_err(|_| NoRandom)?;
-        Ok(Self::from_bytes(*bytes))
+        Ok(Self::from_bytes(&bytes))
     }
 
     /// The clamped key, for those who configured it and ask for it again.
-    pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.0.to_bytes())
+    pub fn expose(&self) -> &[u8; 32] {
+        self.0.expose()
     }
 
     pub fn public(&self) -> PublicKey {
-        PublicKey(x25519_dalek::PublicKey::from(&self.0).to_bytes())
+        let public = x25519_dalek::PublicKey::from(&StaticSecret::from(*self.0.expose()));
+        scrub_stack();
+        PublicKey(public.to_bytes())
     }
 
     /// The shared secret with `other`. `None` where that is all zeros: `other` is one of the points of low order, and the
     /// result is known to everyone (RFC 7748 §6.1).
-    pub(super) fn agree(&self, other: &PublicKey) -> Option<Key> {
-        let shared = self.0.diffie_hellman(&other.0.into());
-        shared.was_contributory().then(|| Zeroizing::new(shared.to_bytes()))
+    pub(super) fn agree(&self, other: &PublicKey) -> Option<Secret<32>> {
+        let shared = StaticSecret::from(*self.0.expose()).diffie_hellman(&other.0.into());
+        shared.was_contributory().then(|| Secret::new(shared.as_bytes()))
     }
 }
 
-impl Clone for Secret {
-    /// For a device that rebuilds its [`Identity`]; an ephemeral key is moved instead, so that it is used once.
+impl Clone for PrivateKey {
+    /// For a device that makes its [`Identity`] anew; an ephemeral key is moved instead, so that it is used once.
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl fmt::Debug for Secret {
+/// In constant time.
+impl PartialEq for PrivateKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for PrivateKey {}
+
+impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
+        f.write_str("PrivateKey(…)")
     }
 }
 
@@ -100,19 +112,25 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A preshared key; all zeros where there is none. Zeroed when dropped; never printed.
-#[derive(Clone, Default)]
-pub struct Psk(Key);
+/// A preshared key; all zeros where there is none (the paper §5.4). In secret pages, zeroed when dropped; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Psk(Secret<32>);
 
 impl Psk {
-    pub fn from_bytes(mut bytes: [u8; 32]) -> Self {
-        let psk = Self(Zeroizing::new(bytes));
-        zeroize::Zeroize::zeroize(&mut bytes);
-        psk
+    pub fn from_bytes(bytes: &[u8; 32]) -> Self {
+        Self(Secret::new(bytes))
     }
 
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    /// For those who configured it and ask for it again.
+    pub fn expose(&self) -> &[u8; 32] {
+        self.0.expose()
+    }
+}
+
+impl Default for Psk {
+    /// None.
+    fn default() -> Self {
+        Self(Secret::zeroed())
     }
 }
 
@@ -138,13 +156,13 @@ impl Labels {
 
 /// This host: its static key and what follows from it.
 pub struct Identity {
-    secret: Secret,
+    secret: PrivateKey,
     public: PublicKey,
     pub(super) labels: Labels,
 }
 
 impl Identity {
-    pub fn new(secret: Secret) -> Self {
+    pub fn new(secret: PrivateKey) -> Self {
         let public = secret.public();
         Self { secret, public, labels: Labels::new(&public) }
     }
@@ -153,7 +171,7 @@ impl Identity {
         &self.public
     }
 
-    pub fn secret(&self) -> &Secret {
+    pub fn secret(&self) -> &PrivateKey {
         &self.secret
     }
 }
@@ -172,7 +190,7 @@ pub struct Remote {
     psk: Psk,
     /// Made once: two of the four products of a handshake depend on nothing that changes. `None` for a public key of low
     /// order, with which no handshake succeeds.
-    pub(super) static_static: Option<Key>,
+    pub(super) static_static: Option<Secret<32>>,
     pub(super) labels: Labels,
 }
 

@@ -14,7 +14,7 @@ pub mod noise;
 mod symmetric;
 pub mod timestamp;
 
-pub use keys::{Identity, Psk, PublicKey, Remote, Secret};
+pub use keys::{Identity, PrivateKey, Psk, PublicKey, Remote};
 pub use message::Message;
 pub use noise::{Initiator, Keys, NoiseError, Opening, Responder};
 pub use timestamp::Tai64n;

@@ -13,10 +13,11 @@
 
 use std::fmt;
 
-use super::keys::{Identity, PublicKey, Remote, Secret};
+use super::keys::{Identity, PrivateKey, PublicKey, Remote};
 use super::message::{Initiation, MAC_LEN, Response};
-use super::symmetric::{Key, Transcript};
+use super::symmetric::Transcript;
 use super::timestamp::Tai64n;
+use crate::crypto::secret::{Secret, scrub_stack};
 
 /// Why a handshake message was refused. Each is a drop reason of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,8 +54,8 @@ impl NoiseError {
 pub struct Keys {
     pub(super) local_index: u32,
     pub(super) remote_index: u32,
-    pub(super) send: Key,
-    pub(super) receive: Key,
+    pub(super) send: Secret<32>,
+    pub(super) receive: Secret<32>,
     pub(super) initiator: bool,
 }
 
@@ -88,7 +89,7 @@ impl fmt::Debug for Keys {
 /// An initiation is out; the response is awaited.
 pub struct Initiator {
     transcript: Transcript,
-    ephemeral: Secret,
+    ephemeral: PrivateKey,
     index: u32,
 }
 
@@ -102,7 +103,7 @@ impl Initiator {
         local: &Identity,
         remote: &Remote,
         index: u32,
-        ephemeral: Secret,
+        ephemeral: PrivateKey,
         timestamp: Tai64n,
     ) -> Result<(Self, Initiation), NoiseError> {
         let mut transcript = Transcript::new(remote.public().as_bytes());
@@ -117,11 +118,12 @@ impl Initiator {
             mac2: [0; MAC_LEN],
         };
         let shared = ephemeral.agree(remote.public()).ok_or(NoiseError::LowOrder)?;
-        let key = transcript.mix_key_and_cipher(&shared);
+        let key = transcript.mix_key_and_cipher(shared.expose());
         transcript.seal(&key, local.public().as_bytes(), &mut message.sealed_static);
         let static_static = remote.static_static.as_ref().ok_or(NoiseError::LowOrder)?;
-        let key = transcript.mix_key_and_cipher(static_static);
+        let key = transcript.mix_key_and_cipher(static_static.expose());
         transcript.seal(&key, &timestamp.to_bytes(), &mut message.sealed_timestamp);
+        scrub_stack();
         Ok((Self { transcript, ephemeral, index }, message))
     }
 
@@ -141,11 +143,12 @@ impl Initiator {
         let mut transcript = self.transcript.clone();
         transcript.mix_ephemeral(&response.ephemeral);
         let theirs = PublicKey::from_bytes(response.ephemeral);
-        transcript.mix_key(&*self.ephemeral.agree(&theirs).ok_or(NoiseError::LowOrder)?);
-        transcript.mix_key(&*local.secret().agree(&theirs).ok_or(NoiseError::LowOrder)?);
-        let key = transcript.mix_psk(remote.psk().as_bytes());
+        transcript.mix_key(self.ephemeral.agree(&theirs).ok_or(NoiseError::LowOrder)?.expose());
+        transcript.mix_key(local.secret().agree(&theirs).ok_or(NoiseError::LowOrder)?.expose());
+        let key = transcript.mix_psk(remote.psk().expose());
         transcript.open(&key, &response.sealed_empty, &mut []).ok_or(NoiseError::Unauthentic)?;
         let [send, receive] = transcript.split();
+        scrub_stack();
         Ok(Keys { local_index: self.index, remote_index: response.sender, send, receive, initiator: true })
     }
 }
@@ -176,7 +179,7 @@ impl Opening {
         transcript.mix_ephemeral(&initiation.ephemeral);
         let ephemeral = PublicKey::from_bytes(initiation.ephemeral);
         let shared = local.secret().agree(&ephemeral).ok_or(NoiseError::LowOrder)?;
-        let key = transcript.mix_key_and_cipher(&shared);
+        let key = transcript.mix_key_and_cipher(shared.expose());
         let mut claimed = [0; 32];
         transcript.open(&key, &initiation.sealed_static, &mut claimed).ok_or(NoiseError::Unauthentic)?;
         Ok(Self {
@@ -203,7 +206,7 @@ impl Opening {
             return Err(NoiseError::WrongPeer);
         }
         let mut transcript = self.transcript;
-        let key = transcript.mix_key_and_cipher(remote.static_static.as_ref().ok_or(NoiseError::LowOrder)?);
+        let key = transcript.mix_key_and_cipher(remote.static_static.as_ref().ok_or(NoiseError::LowOrder)?.expose());
         let mut label = [0; 12];
         transcript.open(&key, &self.sealed_timestamp, &mut label).ok_or(NoiseError::Unauthentic)?;
         let timestamp = Tai64n::from_bytes(label);
@@ -254,16 +257,16 @@ impl Responder {
     ///
     /// # Errors
     /// [`NoiseError::LowOrder`]; [`NoiseError::WrongPeer`] where `remote` is not the peer of the opening.
-    pub fn respond(self, remote: &Remote, index: u32, ephemeral: Secret) -> Result<(Response, Keys), NoiseError> {
+    pub fn respond(self, remote: &Remote, index: u32, ephemeral: PrivateKey) -> Result<(Response, Keys), NoiseError> {
         if self.public != *remote.public() {
             return Err(NoiseError::WrongPeer);
         }
         let mut transcript = self.transcript;
         let public = ephemeral.public();
         transcript.mix_ephemeral(public.as_bytes());
-        transcript.mix_key(&*ephemeral.agree(&self.ephemeral).ok_or(NoiseError::LowOrder)?);
-        transcript.mix_key(&*ephemeral.agree(remote.public()).ok_or(NoiseError::LowOrder)?);
-        let key = transcript.mix_psk(remote.psk().as_bytes());
+        transcript.mix_key(ephemeral.agree(&self.ephemeral).ok_or(NoiseError::LowOrder)?.expose());
+        transcript.mix_key(ephemeral.agree(remote.public()).ok_or(NoiseError::LowOrder)?.expose());
+        let key = transcript.mix_psk(remote.psk().expose());
         let mut response = Response {
             sender: index,
             receiver: self.remote_index,
@@ -274,6 +277,7 @@ impl Responder {
         };
         transcript.seal(&key, &[], &mut response.sealed_empty);
         let [receive, send] = transcript.split();
+        scrub_stack();
         Ok((response, Keys { local_index: index, remote_index: self.remote_index, send, receive, initiator: false }))
     }
 }

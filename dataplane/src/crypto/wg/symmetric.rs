@@ -7,12 +7,14 @@ use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::crypto::secret::Secret;
+
 /// Bytes of the cipher's tag.
 pub(super) const TAG_LEN: usize = 16;
 /// What BLAKE2s compresses at once.
 const BLOCK_LEN: usize = 64;
 
-/// 32 secret bytes, zeroed when dropped.
+/// A key of one step, zeroed when dropped. What is kept between messages is a [`Secret`].
 pub(super) type Key = Zeroizing<[u8; 32]>;
 
 /// HASH of the paper, of the parts one after the other.
@@ -64,7 +66,7 @@ fn kdf<const N: usize>(chain: &[u8; 32], input: &[u8]) -> [Key; N] {
 
 /// A handshake's chaining key and transcript hash. Prints nothing of itself.
 pub(super) struct Transcript {
-    chain: Key,
+    chain: Secret<32>,
     hash: [u8; 32],
 }
 
@@ -73,7 +75,7 @@ impl Transcript {
     pub(super) fn new(responder: &[u8; 32]) -> Self {
         let chain = hash(&[b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"]);
         let start = hash(&[&chain, b"WireGuard v1 zx2c4 Jason@zx2c4.com"]);
-        Self { chain: Zeroizing::new(chain), hash: hash(&[&start, responder]) }
+        Self { chain: Secret::new(&chain), hash: hash(&[&start, responder]) }
     }
 
     pub(super) fn mix_hash(&mut self, data: &[u8]) {
@@ -87,27 +89,28 @@ impl Transcript {
     }
 
     pub(super) fn mix_key(&mut self, input: &[u8; 32]) {
-        [self.chain] = kdf(&self.chain, input);
+        let [chain] = kdf(self.chain.expose(), input);
+        *self.chain.expose_mut() = *chain;
     }
 
     /// Mixes `input` in and yields a key for one message.
     pub(super) fn mix_key_and_cipher(&mut self, input: &[u8; 32]) -> Key {
-        let [chain, key] = kdf(&self.chain, input);
-        self.chain = chain;
+        let [chain, key] = kdf(self.chain.expose(), input);
+        *self.chain.expose_mut() = *chain;
         key
     }
 
     /// The preshared key goes into both, and yields a key for one message.
     pub(super) fn mix_psk(&mut self, psk: &[u8; 32]) -> Key {
-        let [chain, hash, key] = kdf(&self.chain, psk);
-        self.chain = chain;
+        let [chain, hash, key] = kdf(self.chain.expose(), psk);
+        *self.chain.expose_mut() = *chain;
         self.mix_hash(&*hash);
         key
     }
 
     /// The initiator's sending and receiving keys.
-    pub(super) fn split(&self) -> [Key; 2] {
-        kdf(&self.chain, &[])
+    pub(super) fn split(&self) -> [Secret<32>; 2] {
+        kdf::<2>(self.chain.expose(), &[]).map(|key| Secret::new(&key))
     }
 
     /// Fills `out` with `text`, encrypted, and its tag. `out` is longer than `text` by [`TAG_LEN`].
