@@ -74,13 +74,8 @@ fn open_frame(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
 fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
     let headers = &packet.headers;
     let len = cx.pool.linearise(&packet.frame, cx.scratch).ok_or(DropReason::NoRoom)?;
-    let udp = usize::from(headers.proto != proto::ESP) * 8;
-    let esp = usize::from(headers.l4_off) + udp..usize::from(headers.end).min(len);
     let Some((_, sa)) = cx.sadb.inbound(headers.spi) else { return Err(DropReason::NoSa) };
-    let opened = sa.open_slice(cx.scratch, esp).map_err(reason)?;
-    if opened.next_header != NEXT_IPCOMP {
-        crate::crypto::ecn::decapsulate(&mut cx.scratch[opened.place.clone()], headers.tos).map_err(reason)?;
-    }
+    let opened = sa.opener_at(cx.now).open_packet(&mut cx.scratch[..len], headers).map_err(reason)?;
     let fresh = cx.pool.scatter(&cx.scratch[opened.place]).ok_or(DropReason::NoRoom)?;
     cx.pool.free(std::mem::replace(&mut packet.frame, fresh));
     Ok(opened.next_header)
@@ -123,7 +118,7 @@ fn reason(error: OpenError) -> DropReason {
         OpenError::Chained => DropReason::NoRoom,
         OpenError::NotEsp | OpenError::Short => DropReason::EspShort,
         OpenError::Keepalive => DropReason::Keepalive,
-        OpenError::NoSa => DropReason::NoSa,
+        OpenError::NoSa | OpenError::Expired => DropReason::NoSa,
         OpenError::Replay | OpenError::TooOld => DropReason::Replay,
         OpenError::BadIv => DropReason::BadIv,
         OpenError::BadIcv => DropReason::BadIcv,

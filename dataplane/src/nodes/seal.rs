@@ -63,8 +63,9 @@ fn seal_chain(
 
 fn reason(error: SealError) -> DropReason {
     match error {
-        SealError::SeqExhausted => DropReason::SequenceExhausted,
+        SealError::SeqExhausted | SealError::Expired => DropReason::SequenceExhausted,
         SealError::TooLong => DropReason::TooLong,
         SealError::NoRoom | SealError::Chained | SealError::BadPlace => DropReason::NoRoom,
+        SealError::Fragment | SealError::BadInner => DropReason::BadInner,
     }
 }

@@ -9,7 +9,9 @@ use crate::crypto::inbound::Sequence;
 use crate::crypto::outbound::Start;
 use crate::crypto::outer::{Encapsulation, Endpoints};
 use crate::crypto::sadb::Sadb;
-use crate::crypto::{Cipher, InboundConfig, InboundSa, KeyMaterial, OutboundConfig, OutboundSa, keyfile};
+use crate::crypto::{
+    Cipher, InboundConfig, InboundOptions, InboundSa, KeyMaterial, OutboundConfig, OutboundOptions, OutboundSa, keyfile,
+};
 use crate::io::pool::MAX_PORTS;
 use crate::l7::Class;
 use anyhow::{Context, Result, bail};
@@ -127,6 +129,7 @@ fn build_tunnel(tunnel: &policy::Tunnel) -> Result<(Tunnel, KeyMaterial)> {
         encapsulation,
         extended: true,
         start: Start::Clock,
+        options: OutboundOptions::default(),
     })?;
     let built = Tunnel {
         name: tunnel.name.clone(),
@@ -150,6 +153,7 @@ pub fn sadb(plan: &Plan, inbound: &[Inbound]) -> Result<Sadb> {
             material: &inbound.material,
             sequence: Sequence::InIv,
             window: inbound.window,
+            options: InboundOptions::default(),
         };
         associations.push((tunnel, InboundSa::new(&config)?));
     }
