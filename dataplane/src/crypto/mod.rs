@@ -9,6 +9,8 @@ pub mod aead;
 pub mod ecn;
 pub mod esp;
 #[cfg(test)]
+mod esp_mode_tests;
+#[cfg(test)]
 mod esp_tests;
 pub mod inbound;
 pub mod keyfile;
