@@ -191,8 +191,11 @@ mod tests {
             (0u32..16, 0u32..4, 0u8..=32)
                 .prop_map(|(a, b, len)| Prefix::new(IpAddr::V4((a << 28 | b).into()), len).unwrap()),
             (12u32..16).prop_map(|a| Prefix::new(IpAddr::V4((a << 28 | 0x0fff_ffff).into()), 32).unwrap()),
-            (0u128..16, 0u128..4, 0u8..=128)
-                .prop_map(|(a, b, len)| Prefix::new(IpAddr::V6((a << 124 | b).into()), len).unwrap()),
+            (0u128..16, 0u128..4, 0u8..=128).prop_map(|(a, b, len)| Prefix::new(
+                IpAddr::V6((a << 124 | b).into()),
+                len
+            )
+            .unwrap()),
             Just(Prefix::new(IpAddr::V6(u128::MAX.into()), 128).unwrap()),
         ]
     }

@@ -1,1 +1,4 @@
 pub mod allowed;
+pub mod uapi;
+#[cfg(test)]
+mod uapi_tests;
