@@ -8,8 +8,9 @@ use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
+use crate::crypto::secret::Secret;
 use crate::wire::prefix::Prefix;
 
 /// Longest line, in bytes. The longest a client has reason to send is a key with its name: 78.
@@ -17,32 +18,6 @@ pub const MAX_LINE: usize = 512;
 /// Most peers, and most allowed IPs, in one request.
 pub const MAX_PEERS: usize = 1 << 17;
 pub const MAX_ALLOWED: usize = 1 << 20;
-
-/// 32 secret bytes: never shown, zeroed when dropped. All zeros mean "none".
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<[u8; 32]>);
-
-impl Secret {
-    pub fn new(mut bytes: [u8; 32]) -> Self {
-        let secret = Self(Zeroizing::new(bytes));
-        bytes.zeroize();
-        secret
-    }
-
-    pub fn bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    pub fn is_none(&self) -> bool {
-        self.0.iter().all(|b| *b == 0)
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// Why a request is refused, as the number that the client gets. `wg` shows the system's text for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -89,8 +64,8 @@ pub enum Request {
 /// Changes to a device. `None` leaves as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SetDevice {
-    /// [`Secret::is_none`] takes the key away.
-    pub private_key: Option<Secret>,
+    /// All zeros take the key away.
+    pub private_key: Option<Secret<32>>,
     /// 0: any.
     pub listen_port: Option<u16>,
     /// 0: none.
@@ -108,7 +83,8 @@ pub struct SetPeer {
     pub remove: bool,
     /// Not made where it is not there.
     pub update_only: bool,
-    pub preshared_key: Option<Secret>,
+    /// All zeros: none.
+    pub preshared_key: Option<Secret<32>>,
     pub endpoint: Option<SocketAddr>,
     /// Seconds, 0: off.
     pub persistent_keepalive: Option<u16>,
@@ -128,7 +104,7 @@ pub struct AllowedIp {
 /// A device as `get` shows it.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    pub private_key: Option<Secret>,
+    pub private_key: Option<Secret<32>>,
     pub listen_port: u16,
     pub fwmark: u32,
     pub peers: Vec<PeerState>,
@@ -137,7 +113,7 @@ pub struct State {
 #[derive(Debug, Clone)]
 pub struct PeerState {
     pub public_key: [u8; 32],
-    pub preshared_key: Option<Secret>,
+    pub preshared_key: Option<Secret<32>>,
     pub endpoint: Option<SocketAddr>,
     /// Wall clock since 1970; zero: none yet.
     pub last_handshake: Duration,
@@ -201,13 +177,13 @@ impl Parser {
             if self.set.peers.len() == MAX_PEERS {
                 return Err(Errno::TooLarge);
             }
-            let public_key = *hex32(value)?;
+            let public_key = *hex32(value)?.expose();
             self.set.peers.push(SetPeer { public_key, ..SetPeer::default() });
             return Ok(());
         }
         let Some(peer) = self.set.peers.last_mut() else {
             match key {
-                "private_key" => self.set.private_key = Some(Secret(hex32(value)?)),
+                "private_key" => self.set.private_key = Some(hex32(value)?),
                 "listen_port" => self.set.listen_port = Some(number(value)?),
                 "fwmark" => self.set.fwmark = Some(fwmark(value)?),
                 "replace_peers" => self.set.replace_peers = flag(value)?,
@@ -218,7 +194,7 @@ impl Parser {
         match key {
             "remove" => peer.remove = flag(value)?,
             "update_only" => peer.update_only = flag(value)?,
-            "preshared_key" => peer.preshared_key = Some(Secret(hex32(value)?)),
+            "preshared_key" => peer.preshared_key = Some(hex32(value)?),
             "endpoint" => peer.endpoint = Some(endpoint(value)?),
             "persistent_keepalive_interval" => peer.persistent_keepalive = Some(number(value)?),
             "replace_allowed_ips" => peer.replace_allowed_ips = flag(value)?,
@@ -236,13 +212,13 @@ impl Parser {
     }
 }
 
-fn hex32(text: &str) -> Result<Zeroizing<[u8; 32]>, Errno> {
+fn hex32(text: &str) -> Result<Secret<32>, Errno> {
     let text = text.as_bytes();
-    let mut out = Zeroizing::new([0; 32]);
+    let mut out = Secret::zeroed();
     if text.len() != 64 {
         return Err(Errno::Invalid);
     }
-    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+    for (byte, pair) in out.expose_mut().iter_mut().zip(text.chunks_exact(2)) {
         let digit = |c: u8| char::from(c).to_digit(16).ok_or(Errno::Invalid);
         *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
     }
@@ -337,7 +313,7 @@ pub fn show(state: &State) -> Zeroizing<String> {
 
 fn write_state(out: &mut String, state: &State) -> fmt::Result {
     if let Some(key) = &state.private_key {
-        hex_line(out, "private_key", key.bytes())?;
+        hex_line(out, "private_key", key.expose())?;
     }
     if state.listen_port != 0 {
         writeln!(out, "listen_port={}", state.listen_port)?;
@@ -347,7 +323,7 @@ fn write_state(out: &mut String, state: &State) -> fmt::Result {
     }
     for peer in &state.peers {
         hex_line(out, "public_key", &peer.public_key)?;
-        hex_line(out, "preshared_key", peer.preshared_key.as_ref().map_or(&[0; 32], Secret::bytes))?;
+        hex_line(out, "preshared_key", peer.preshared_key.as_ref().map_or(&[0; 32], Secret::expose))?;
         writeln!(out, "protocol_version=1")?;
         if let Some(endpoint) = peer.endpoint {
             writeln!(out, "endpoint={endpoint}")?;

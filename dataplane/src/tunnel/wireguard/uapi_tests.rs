@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::uapi::*;
+use crate::crypto::secret::Secret;
 use crate::wire::prefix::Prefix;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -36,12 +37,12 @@ fn all_keys() {
         KEY.to_uppercase()
     ))
     .unwrap();
-    assert!(request.private_key.as_ref().unwrap().bytes().starts_with(&[0xe8, 0x4b]));
+    assert!(request.private_key.as_ref().unwrap().expose().starts_with(&[0xe8, 0x4b]));
     assert_eq!((request.listen_port, request.fwmark, request.replace_peers), (Some(51820), Some(16), true));
     let [gone, peer] = &request.peers[..] else { panic!("two peers") };
     assert!(gone.remove && gone.public_key == peer.public_key && !peer.remove);
     assert!(peer.update_only && peer.replace_allowed_ips);
-    assert_eq!(peer.preshared_key.as_ref().unwrap().bytes(), &[0x11; 32]);
+    assert_eq!(peer.preshared_key.as_ref().unwrap().expose(), &[0x11; 32]);
     assert_eq!(peer.endpoint, Some("[2001:db8::1]:9".parse().unwrap()));
     assert_eq!(peer.persistent_keepalive, Some(25));
     let allowed =
@@ -111,7 +112,7 @@ fn errors_are_numbers_as_others_send_them() {
 fn what_is_shown() {
     let mut state = State { listen_port: 7, ..State::default() };
     assert_eq!(*show(&state), "listen_port=7\nerrno=0\n\n");
-    state.private_key = Some(Secret::new([1; 32]));
+    state.private_key = Some(Secret::new(&[1; 32]));
     state.fwmark = 3;
     state.peers.push(PeerState {
         public_key: [2; 32],
@@ -183,10 +184,10 @@ proptest! {
     fn shown_and_set_again(port in 1_u16.., fwmark in 1_u32.., address: [u8; 16], len in 0_u8..=128, key: [u8; 32], psk: [u8; 32]) {
         let prefix = Prefix::new(std::net::Ipv6Addr::from(address).into(), len).unwrap();
         let peer = PeerState {
-            public_key: key, preshared_key: Some(Secret::new(psk)), endpoint: Some(([192, 0, 2, 1], port).into()),
+            public_key: key, preshared_key: Some(Secret::new(&psk)), endpoint: Some(([192, 0, 2, 1], port).into()),
             last_handshake: Duration::ZERO, tx_bytes: 0, rx_bytes: 0, persistent_keepalive: port, allowed_ips: vec![prefix],
         };
-        let state = State { private_key: Some(Secret::new(key)), listen_port: port, fwmark, peers: vec![peer] };
+        let state = State { private_key: Some(Secret::new(&key)), listen_port: port, fwmark, peers: vec![peer] };
         let text = show(&state);
         let back: Vec<_> = text
             .lines()
@@ -197,7 +198,7 @@ proptest! {
         prop_assert_eq!((got.listen_port, got.fwmark), (Some(port), Some(fwmark)));
         let peer = &got.peers[0];
         prop_assert_eq!(peer.public_key, key);
-        prop_assert_eq!(peer.preshared_key.as_ref().unwrap().bytes(), &psk);
+        prop_assert_eq!(peer.preshared_key.as_ref().unwrap().expose(), &psk);
         prop_assert_eq!(peer.endpoint, state.peers[0].endpoint);
         prop_assert_eq!(peer.allowed_ips[0], AllowedIp { prefix, remove: false });
     }
