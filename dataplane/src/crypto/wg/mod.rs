@@ -16,7 +16,7 @@ pub mod timestamp;
 
 pub use keys::{Identity, PrivateKey, Psk, PublicKey, Remote};
 pub use message::Message;
-pub use noise::{Initiator, Keys, NoiseError, Opening, Responder};
+pub use noise::{Initiator, NoiseError, Opening, Responder, SessionKeys};
 pub use timestamp::Tai64n;
 
 use std::time::Duration;

@@ -4,8 +4,8 @@
 //! initiator                                   responder
 //! Initiator::start ──── initiation ─────────► Opening::open   → whose static key? (look the peer up)
 //!                                             Opening::finish → its preshared key, its timestamp: Responder
-//! Initiator::finish ◄── response ──────────── Responder::respond → Keys
-//!       → Keys
+//! Initiator::finish ◄── response ──────────── Responder::respond → SessionKeys
+//!       → SessionKeys
 //! ```
 //!
 //! The authenticators at the end of both messages are [`cookie`](super::cookie)'s. Ephemeral keys and timestamps come from the
@@ -51,7 +51,7 @@ impl NoiseError {
 }
 
 /// What a handshake yields: one [`Session`](super::session::Session), which takes it, so that a key is never in two.
-pub struct Keys {
+pub struct SessionKeys {
     pub(super) local_index: u32,
     pub(super) remote_index: u32,
     pub(super) send: Secret<32>,
@@ -59,7 +59,7 @@ pub struct Keys {
     pub(super) initiator: bool,
 }
 
-impl Keys {
+impl SessionKeys {
     /// This host's name for the session: the receiver of what comes in.
     pub fn local_index(&self) -> u32 {
         self.local_index
@@ -76,9 +76,9 @@ impl Keys {
     }
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for SessionKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys")
+        f.debug_struct("SessionKeys")
             .field("local_index", &self.local_index)
             .field("remote_index", &self.remote_index)
             .field("initiator", &self.initiator)
@@ -136,7 +136,7 @@ impl Initiator {
     ///
     /// # Errors
     /// [`NoiseError::WrongIndex`], [`NoiseError::LowOrder`], [`NoiseError::Unauthentic`]. The right response may still come.
-    pub fn finish(&self, local: &Identity, remote: &Remote, response: &Response) -> Result<Keys, NoiseError> {
+    pub fn finish(&self, local: &Identity, remote: &Remote, response: &Response) -> Result<SessionKeys, NoiseError> {
         if response.receiver != self.index {
             return Err(NoiseError::WrongIndex);
         }
@@ -149,7 +149,7 @@ impl Initiator {
         transcript.open(&key, &response.sealed_empty, &mut []).ok_or(NoiseError::Unauthentic)?;
         let [send, receive] = transcript.split();
         scrub_stack();
-        Ok(Keys { local_index: self.index, remote_index: response.sender, send, receive, initiator: true })
+        Ok(SessionKeys { local_index: self.index, remote_index: response.sender, send, receive, initiator: true })
     }
 }
 
@@ -257,7 +257,12 @@ impl Responder {
     ///
     /// # Errors
     /// [`NoiseError::LowOrder`]; [`NoiseError::WrongPeer`] where `remote` is not the peer of the opening.
-    pub fn respond(self, remote: &Remote, index: u32, ephemeral: PrivateKey) -> Result<(Response, Keys), NoiseError> {
+    pub fn respond(
+        self,
+        remote: &Remote,
+        index: u32,
+        ephemeral: PrivateKey,
+    ) -> Result<(Response, SessionKeys), NoiseError> {
         if self.public != *remote.public() {
             return Err(NoiseError::WrongPeer);
         }
@@ -278,7 +283,10 @@ impl Responder {
         transcript.seal(&key, &[], &mut response.sealed_empty);
         let [receive, send] = transcript.split();
         scrub_stack();
-        Ok((response, Keys { local_index: index, remote_index: self.remote_index, send, receive, initiator: false }))
+        Ok((
+            response,
+            SessionKeys { local_index: index, remote_index: self.remote_index, send, receive, initiator: false },
+        ))
     }
 }
 
