@@ -13,6 +13,7 @@ pub mod garbage;
 pub mod generator;
 pub mod netns;
 pub mod pcap;
+pub mod peers;
 pub mod policy;
 pub mod process;
 pub mod status;
