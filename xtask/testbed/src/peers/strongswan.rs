@@ -25,9 +25,9 @@ use crate::{
     topology::{CLIENT_NET, EDGE_A, EDGE_B, SERVER_NET},
 };
 
-/// The plugins. kernel-libipsec comes before kernel-netlink: it takes the ESP, the other routes and addresses.
-const PLUGINS: &str = "random nonce aes sha1 sha2 hmac kdf gcm openssl curve25519 chapoly kernel-libipsec kernel-netlink \
-                       socket-default vici";
+/// The plugins. openssl's ciphers come first: its AES-GCM is over ten times faster than strongSwan's own. kernel-libipsec comes
+/// before kernel-netlink: it takes the ESP, the other routes and addresses.
+const PLUGINS: &str = "random nonce openssl sha1 sha2 hmac kdf curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici";
 /// The connection, and its CHILD_SA.
 const NAME: &str = "peer";
 /// Shared by both: a key of the tests.

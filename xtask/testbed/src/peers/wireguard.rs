@@ -60,8 +60,8 @@ impl Program {
     /// The words that start it in the foreground.
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::WireGuardGo | Self::GotaTun => &["-f", LINK],
-            Self::BoringTun => &["--disable-drop-privileges", "-f", LINK],
+            Self::WireGuardGo => &["-f", LINK],
+            Self::BoringTun | Self::GotaTun => &["--disable-drop-privileges", "-f", LINK],
         }
     }
 }
