@@ -84,8 +84,10 @@ pub fn children(log: &str, initiator: bool) -> Vec<Child> {
             continue;
         }
         let (out, back) = if ours { (initiators, responders) } else { (responders, initiators) };
-        children
-            .push(Child { inbound: ChildSa { spi: inbound, key: back }, outbound: ChildSa { spi: outbound, key: out } });
+        children.push(Child {
+            inbound: ChildSa { spi: inbound, key: back },
+            outbound: ChildSa { spi: outbound, key: out },
+        });
     }
     children
 }

@@ -136,7 +136,9 @@ fn take(socket: &UdpSocket, over: &AtomicBool) -> Result<Taken> {
     while !over.load(Ordering::Relaxed) {
         let length = match socket.recv(&mut buffer) {
             Ok(length) => length,
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => continue,
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                continue;
+            }
             Err(error) => return Err(error).context("receive a numbered datagram"),
         };
         let Some(number) = buffer[..length].first_chunk::<8>() else { continue };

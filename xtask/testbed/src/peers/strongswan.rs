@@ -3,12 +3,7 @@
 //! Its ESP passes a TUN device (`ipsec0`) and a socket on UDP 4500, which IKE shares; RFC 3948 tells them apart. On a host where
 //! softdpu carries the ESP it only negotiates: it gets no routes, and [`keys`](super::keys) hands on what it agreed on.
 
-use std::{
-    fmt, fs,
-    path::PathBuf,
-    process::Command,
-    time::Duration,
-};
+use std::{fmt, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -27,7 +22,8 @@ use crate::{
 
 /// The plugins. openssl's ciphers come first: its AES-GCM is over ten times faster than strongSwan's own. kernel-libipsec comes
 /// before kernel-netlink: it takes the ESP, the other routes and addresses.
-const PLUGINS: &str = "random nonce openssl sha1 sha2 hmac kdf curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici";
+const PLUGINS: &str =
+    "random nonce openssl sha1 sha2 hmac kdf curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici";
 /// The connection, and its CHILD_SA.
 const NAME: &str = "peer";
 /// Shared by both: a key of the tests.

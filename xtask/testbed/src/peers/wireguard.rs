@@ -280,8 +280,12 @@ pub fn halves(net: &str) -> Option<[String; 2]> {
     let (address, length) = net.split_once('/')?;
     let (address, length): (std::net::IpAddr, u32) = (address.parse().ok()?, length.parse().ok()?);
     let upper: std::net::IpAddr = match address {
-        std::net::IpAddr::V4(v4) => (u32::from(v4) | 1u32.checked_shl(31u32.checked_sub(length)?)?).to_be_bytes().into(),
-        std::net::IpAddr::V6(v6) => (u128::from(v6) | 1u128.checked_shl(127u32.checked_sub(length)?)?).to_be_bytes().into(),
+        std::net::IpAddr::V4(v4) => {
+            (u32::from(v4) | 1u32.checked_shl(31u32.checked_sub(length)?)?).to_be_bytes().into()
+        }
+        std::net::IpAddr::V6(v6) => {
+            (u128::from(v6) | 1u128.checked_shl(127u32.checked_sub(length)?)?).to_be_bytes().into()
+        }
     };
     Some([format!("{address}/{}", length + 1), format!("{upper}/{}", length + 1)])
 }
@@ -302,7 +306,8 @@ mod tests {
 
     #[test]
     fn the_dump_of_wg() {
-        let text = "priv\tpub\t51820\toff\nPEER=\t(none)\t192.0.2.1:51820\t10.1.0.0/24,fd01::/64\t1700000000\t12\t34\toff\n";
+        let text =
+            "priv\tpub\t51820\toff\nPEER=\t(none)\t192.0.2.1:51820\t10.1.0.0/24,fd01::/64\t1700000000\t12\t34\toff\n";
         let shown = parse_dump(text, "PEER=").unwrap();
         assert_eq!(shown.endpoint, "192.0.2.1:51820");
         assert_eq!((shown.latest_handshake, shown.received_bytes, shown.sent_bytes), (1_700_000_000, 12, 34));
