@@ -18,6 +18,7 @@ pub mod sadb;
 pub mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod wg;
 
 pub use aead::{Cipher, KeyMaterial};
 pub use esp::{Inner, OpenError, Opened, SealError};
