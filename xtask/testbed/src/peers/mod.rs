@@ -8,6 +8,7 @@
 //! and tests run side by side.
 
 pub mod keys;
+pub mod ours;
 pub mod probe;
 pub mod strongswan;
 pub mod wireguard;
