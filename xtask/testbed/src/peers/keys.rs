@@ -15,7 +15,7 @@
 //! For the ciphers with integrated check (RFC 4106, RFC 7634) the salt is the last four bytes, which is the form of softdpu's
 //! key files.
 
-use std::{fmt, path::Path};
+use std::{fmt, fs::File, io::Read, path::Path};
 
 use anyhow::{Context, Result};
 
@@ -34,6 +34,16 @@ impl fmt::Debug for ChildSa {
 }
 
 impl ChildSa {
+    /// A fresh key with salt from the kernel's random source, for two ends that have no IKE.
+    ///
+    /// # Errors
+    /// When there is no such source.
+    pub fn random(spi: u32, length: usize) -> Result<Self> {
+        let mut key = vec![0u8; length];
+        File::open("/dev/urandom")?.read_exact(&mut key)?;
+        Ok(Self { spi, key })
+    }
+
     /// Writes key and salt as softdpu reads them: hexadecimal, mode 0600.
     ///
     /// # Errors
@@ -49,6 +59,14 @@ impl ChildSa {
 pub struct Child {
     pub inbound: ChildSa,
     pub outbound: ChildSa,
+}
+
+impl Child {
+    /// The same pair as the other side sees it.
+    #[must_use]
+    pub fn flipped(&self) -> Self {
+        Self { inbound: self.outbound.clone(), outbound: self.inbound.clone() }
+    }
 }
 
 /// All CHILD_SAs of a log, oldest first. `initiator`: whether the daemon whose log it is initiated the exchanges; a rekeying that

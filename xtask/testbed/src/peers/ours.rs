@@ -29,7 +29,8 @@ pub fn esp(
     outer_v6: bool,
     child: &Child,
 ) -> Result<EdgeFiles> {
-    let (out, inward) = (folder.file("out.key"), folder.file("in.key"));
+    let (out, inward) =
+        (folder.file(format!("{}.out.key", side.name())), folder.file(format!("{}.in.key", side.name())));
     child.outbound.write(&out)?;
     child.inbound.write(&inward)?;
     let (local, remote) = ends(side, outer_v6);

@@ -20,10 +20,9 @@ use crate::{
     topology::{CLIENT_NET, EDGE_A, EDGE_B, SERVER_NET},
 };
 
-/// The plugins. openssl's ciphers come first: its AES-GCM is over ten times faster than strongSwan's own. kernel-libipsec comes
-/// before kernel-netlink: it takes the ESP, the other routes and addresses.
-const PLUGINS: &str =
-    "random nonce openssl sha1 sha2 hmac kdf curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici";
+/// The plugins besides those with ciphers. kernel-libipsec comes before kernel-netlink: it takes the ESP, the other routes and
+/// addresses.
+const PLUGINS: &str = "sha1 sha2 hmac kdf curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici";
 /// The connection, and its CHILD_SA.
 const NAME: &str = "peer";
 /// Shared by both: a key of the tests.
@@ -70,10 +69,20 @@ impl fmt::Display for Proposal {
     }
 }
 
+/// Whose ciphers strongSwan takes: the plugin that comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ciphers {
+    /// OpenSSL's. With AES-GCM over ten times faster than its own.
+    OpenSsl,
+    /// Its own, in portable C (`aes gcm`).
+    Own,
+}
+
 /// What may differ.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub proposal: Proposal,
+    pub ciphers: Ciphers,
     /// Outer addresses are IPv6.
     pub outer_v6: bool,
     /// Only negotiates; somebody else carries the ESP of this host.
@@ -81,9 +90,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// IPv4 outside, ESP included.
+    /// OpenSSL's ciphers, IPv4 outside, ESP included.
     pub fn new(proposal: Proposal) -> Self {
-        Self { proposal, outer_v6: false, ike_only: false }
+        Self { proposal, ciphers: Ciphers::OpenSsl, outer_v6: false, ike_only: false }
     }
 }
 
@@ -193,9 +202,10 @@ impl StrongSwan {
 /// strongswan.conf. Paths are as charon sees them, with a `/run` of its own.
 fn daemon(options: &Options) -> String {
     let routes = if options.ike_only { "no" } else { "yes" };
+    let ciphers = if options.ciphers == Ciphers::OpenSsl { "openssl" } else { "aes gcm openssl" };
     format!(
         "charon {{
-  load = {PLUGINS}
+  load = random nonce {ciphers} {PLUGINS}
   load_modular = no
   install_virtual_ip = no
   install_routes = {routes}
