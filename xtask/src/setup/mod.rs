@@ -2,6 +2,7 @@
 //! time; `--check` only looks.
 
 mod apt;
+mod peers;
 mod programs;
 mod toolchain;
 
@@ -31,9 +32,11 @@ pub enum Need {
     Build,
     /// The demo: namespaces, real applications.
     Run,
+    /// Other makes of IPsec and WireGuard, which the tests talk to.
+    Peers,
     /// The tests: strangers that check our packets, the fuzzer.
     Test,
-    /// The tests that run in a virtual machine: QEMU, and peers that need another kernel.
+    /// The tests that run in a virtual machine: QEMU, and what goes into it.
     Vm,
 }
 
@@ -43,6 +46,7 @@ impl Need {
         match other {
             Self::Build => true,
             Self::Run => self != Self::Build,
+            Self::Peers => !matches!(self, Self::Build | Self::Run),
             Self::Test | Self::Vm => self == other,
         }
     }
@@ -65,6 +69,7 @@ pub struct Item {
 fn look(need: Need) -> Vec<Item> {
     let mut items = toolchain::look();
     items.extend(programs::look());
+    items.extend(peers::look());
     items.push(toolchain::look_fuzz());
     items.retain(|item| need.includes(item.need));
     items
@@ -122,6 +127,7 @@ fn install(need: Need) -> Result<()> {
     let start = Instant::now();
     programs::install(need)?;
     toolchain::install(need)?;
+    peers::install(need)?;
     eprintln!("setup took {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }
