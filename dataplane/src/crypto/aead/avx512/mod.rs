@@ -16,8 +16,6 @@ use poly::OneTime;
 
 /// Sets worked on at once.
 const SETS: usize = 4;
-/// Bytes of text whose key stream comes with the first sets, behind block 0.
-const FIRST: usize = SETS * SET_BYTES - BLOCK;
 /// Text that one set serves: small packets are done four at a time.
 const SMALL: usize = SET_BYTES - BLOCK;
 /// The block counter has 32 bits, and block 0 is not for text.
@@ -135,7 +133,7 @@ fn small(key: &[u8; 32], jobs: &mut [Job<'_>], sealing: bool) {
 
 impl Key {
     fn many(&self, mut jobs: &mut [Job<'_>], sealing: bool) {
-        while let Some(job) = jobs.first_mut() {
+        while !jobs.is_empty() {
             let few = jobs.iter().take(SETS).take_while(|job| job.text.len() <= SMALL).count();
             let (now, later) = jobs.split_at_mut(few.max(1));
             if few > 0 {
