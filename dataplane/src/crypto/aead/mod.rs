@@ -93,9 +93,16 @@ impl<'a> Job<'a> {
     /// `None` where `aad` is longer than [`JOB_AAD`].
     #[inline]
     pub fn new(nonce: [u8; NONCE_LEN], aad: &[u8], text: &'a mut [u8], tag: [u8; TAG_LEN]) -> Option<Self> {
-        let mut own = [0; JOB_AAD];
-        own.get_mut(..aad.len())?.copy_from_slice(aad);
-        Some(Self { nonce, aad: own, aad_len: aad.len() as u8, text, tag, ok: false })
+        let mut job = Self::bare(nonce, text, tag);
+        job.aad.get_mut(..aad.len())?.copy_from_slice(aad);
+        job.aad_len = aad.len() as u8;
+        Some(job)
+    }
+
+    /// Without additional data.
+    #[inline]
+    pub fn bare(nonce: [u8; NONCE_LEN], text: &'a mut [u8], tag: [u8; TAG_LEN]) -> Self {
+        Self { nonce, aad: [0; JOB_AAD], aad_len: 0, text, tag, ok: false }
     }
 
     #[inline]

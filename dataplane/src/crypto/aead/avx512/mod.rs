@@ -11,13 +11,9 @@ use std::fmt;
 
 use super::{Aead, AeadError, Job, NONCE_LEN, TAG_LEN};
 use crate::crypto::secret::Secret;
-use chacha::{BLOCK, SET_BYTES, Stream};
-use poly::OneTime;
+use chacha::{BLOCK, BLOCKS, Place, Places, Stream};
+use poly::Tagger;
 
-/// Sets worked on at once.
-const SETS: usize = 4;
-/// Text that one set serves: small packets are done four at a time.
-const SMALL: usize = SET_BYTES - BLOCK;
 /// The block counter has 32 bits, and block 0 is not for text.
 const LONGEST: u64 = (u32::MAX as u64) * BLOCK as u64;
 
@@ -51,47 +47,11 @@ fn too_long(text: &[u8]) -> bool {
     text.len() as u64 > LONGEST
 }
 
-/// Sets that block 0 and `text` need at first.
-fn first_sets(text: &[u8]) -> usize {
-    (text.len() + BLOCK).div_ceil(SET_BYTES).clamp(1, SETS)
-}
-
-/// The text behind the first sets' reach.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
-fn rest(key: &[u8; 32], nonce: &[u8; NONCE_LEN], text: &mut [u8], stream: &mut Stream) {
-    let mut counter = (SETS * SET_BYTES / BLOCK) as u32;
-    for part in text.chunks_mut(SETS * SET_BYTES) {
-        chacha::run(key, nonce, counter, part.len().div_ceil(SET_BYTES), stream);
-        chacha::xor(stream.0.as_flattened(), part);
-        counter = counter.wrapping_add(16);
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
-fn seal(key: &[u8; 32], nonce: &[u8; NONCE_LEN], aad: &[u8], text: &mut [u8]) -> [u8; TAG_LEN] {
-    let mut stream = Stream::new();
-    let sets = first_sets(text);
-    chacha::run(key, nonce, 0, sets, &mut stream);
-    let one_time = OneTime::new(stream.0[0][0]);
-    let done = chacha::xor(&stream.0.as_flattened()[1..], text);
-    rest(key, nonce, &mut text[done..], &mut stream);
-    stream.scrub(sets);
-    poly::tag(&one_time, aad, text)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
-fn open(key: &[u8; 32], nonce: &[u8; NONCE_LEN], aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> bool {
-    let mut stream = Stream::new();
-    let sets = first_sets(text);
-    chacha::run(key, nonce, 0, sets, &mut stream);
-    let ok = same(&poly::tag(&OneTime::new(stream.0[0][0]), aad, text), tag);
-    if ok {
-        let done = chacha::xor(&stream.0.as_flattened()[1..], text);
-        rest(key, nonce, &mut text[done..], &mut stream);
-    }
-    stream.scrub(sets);
-    ok
+/// Whether to seal or to open.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Seal,
+    Open,
 }
 
 /// In constant time.
@@ -100,84 +60,106 @@ fn same(a: &[u8; TAG_LEN], b: &[u8; TAG_LEN]) -> bool {
     std::hint::black_box(u128::from_le_bytes(*a) ^ u128::from_le_bytes(*b)) == 0
 }
 
-/// Jobs of at most [`SMALL`] bytes, up to four; their first sets run side by side.
-#[inline]
+/// Seals or opens all `jobs`, none of them too long. Their blocks, block 0 of each first, are lined up one job behind the
+/// other and made sixteen at a time, so that neither short packets nor the ends of long ones leave the CPU's lanes empty.
+/// `aad` stands for that of all jobs where it is given.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
-fn small(key: &[u8; 32], jobs: &mut [Job<'_>], sealing: bool) {
+fn work(key: &[u8; 32], jobs: &mut [Job<'_>], verb: Verb, aad: Option<&[u8]>) {
+    let mut places = Places([Place::new(&[0; NONCE_LEN], 0); BLOCKS]);
     let mut stream = Stream::new();
-    let nonce = |n: usize| jobs.get(n).map_or([0; NONCE_LEN], |job| job.nonce);
-    let start = |n: usize| chacha::start(key, &nonce(n), 0);
-    match jobs.len() {
-        1 => chacha::stream(&[start(0)], &mut stream),
-        2 => chacha::stream(&[start(0), start(1)], &mut stream),
-        3 => chacha::stream(&[start(0), start(1), start(2)], &mut stream),
-        _ => chacha::stream(&[start(0), start(1), start(2), start(3)], &mut stream),
-    }
-    for (job, blocks) in jobs.iter_mut().zip(&stream.0) {
-        let one_time = OneTime::new(blocks[0]);
-        if sealing {
-            chacha::xor(&blocks[1..], job.text);
-        }
-        let tag = poly::tag(&one_time, &job.aad[..usize::from(job.aad_len)], job.text);
-        if sealing {
-            (job.tag, job.ok) = (tag, true);
-        } else {
-            job.ok = same(&tag, &job.tag);
-            if job.ok {
-                chacha::xor(&blocks[1..], job.text);
+    // The next block to make: of which job, and its counter.
+    let (mut wanted, mut counter) = (0, 0);
+    // The job whose blocks come next, its tagger once block 0 was there, and the bytes of its text that are done.
+    let (mut current, mut tagger, mut done) = (0, None, 0);
+    while current < jobs.len() {
+        let mut blocks = 0;
+        while let Some(job) = jobs.get(wanted).filter(|_| blocks < BLOCKS) {
+            if counter == 0 {
+                chacha::prefetch(job.text);
+            }
+            let all = job.text.len().div_ceil(BLOCK) + 1;
+            let now = (all - counter).min(BLOCKS - blocks);
+            for place in &mut places.0[blocks..blocks + now] {
+                *place = Place::new(&job.nonce, counter as u32);
+                counter += 1;
+            }
+            blocks += now;
+            if counter == all {
+                (wanted, counter) = (wanted + 1, 0);
             }
         }
+        chacha::run(key, &places, blocks, &mut stream);
+        let mut blocks = &stream.0.as_flattened()[..blocks];
+        while let (Some(job), Some(first)) = (jobs.get_mut(current), blocks.first()) {
+            if tagger.is_none() {
+                let new = Tagger::new(*first, job.text.len());
+                blocks = &blocks[1..];
+                if verb == Verb::Open {
+                    // Nothing is decrypted before it is known to be from the peer.
+                    job.ok = same(&new.tag(aad.unwrap_or(job.aad()), job.text), &job.tag);
+                }
+                tagger = Some(new);
+            }
+            let rest = &mut job.text[done..];
+            let now = rest.len().div_ceil(BLOCK).min(blocks.len());
+            if verb == Verb::Seal || job.ok {
+                chacha::xor(&blocks[..now], rest);
+            }
+            blocks = &blocks[now..];
+            done += rest.len().min(now * BLOCK);
+            if done < job.text.len() {
+                break;
+            }
+            if let Some(tagger) = tagger.take().filter(|_| verb == Verb::Seal) {
+                (job.tag, job.ok) = (tagger.tag(aad.unwrap_or(job.aad()), job.text), true);
+            }
+            (current, done) = (current + 1, 0);
+        }
     }
-    stream.scrub(jobs.len());
+    stream.scrub();
 }
 
 impl Key {
-    fn many(&self, mut jobs: &mut [Job<'_>], sealing: bool) {
-        while !jobs.is_empty() {
-            let few = jobs.iter().take(SETS).take_while(|job| job.text.len() <= SMALL).count();
-            let (now, later) = jobs.split_at_mut(few.max(1));
-            if few > 0 {
-                // SAFETY: `new` found the CPU to have the features.
-                unsafe { small(self.0.expose(), now, sealing) };
-            } else if sealing {
-                let job = &mut now[0];
-                let sealed = self.seal(job.nonce, &job.aad[..usize::from(job.aad_len)], job.text);
-                (job.ok, job.tag) = (sealed.is_ok(), sealed.unwrap_or([0; TAG_LEN]));
-            } else {
-                let job = &mut now[0];
-                job.ok = self.open(job.nonce, &job.aad[..usize::from(job.aad_len)], job.text, job.tag).is_ok();
-            }
-            jobs = later;
+    fn many(&self, jobs: &mut [Job<'_>], verb: Verb) {
+        for job in &mut *jobs {
+            job.ok = false;
         }
+        // As good as never; but one is enough for the 32-bit counter.
+        for part in jobs.split_mut(|job| too_long(job.text)) {
+            // SAFETY: `new` found the CPU to have the features.
+            unsafe { work(self.0.expose(), part, verb, None) };
+        }
+    }
+
+    /// One packet with AAD of any length.
+    fn one(&self, job: &mut Job<'_>, verb: Verb, aad: &[u8]) -> Result<(), AeadError> {
+        if !too_long(job.text) {
+            // SAFETY: `new` found the CPU to have the features.
+            unsafe { work(self.0.expose(), std::slice::from_mut(job), verb, Some(aad)) };
+        }
+        if job.ok { Ok(()) } else { Err(AeadError) }
     }
 }
 
 impl Aead for Key {
     #[inline]
     fn seal(&self, nonce: [u8; NONCE_LEN], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG_LEN], AeadError> {
-        if too_long(text) {
-            return Err(AeadError);
-        }
-        // SAFETY: `new` found the CPU to have the features.
-        Ok(unsafe { seal(self.0.expose(), &nonce, aad, text) })
+        let mut job = Job::bare(nonce, text, [0; TAG_LEN]);
+        self.one(&mut job, Verb::Seal, aad)?;
+        Ok(job.tag)
     }
 
     #[inline]
     fn open(&self, nonce: [u8; NONCE_LEN], aad: &[u8], text: &mut [u8], tag: [u8; TAG_LEN]) -> Result<(), AeadError> {
-        // SAFETY: `new` found the CPU to have the features.
-        if !too_long(text) && unsafe { open(self.0.expose(), &nonce, aad, text, &tag) } {
-            Ok(())
-        } else {
-            Err(AeadError)
-        }
+        self.one(&mut Job::bare(nonce, text, tag), Verb::Open, aad)
     }
 
     fn seal_many(&self, jobs: &mut [Job<'_>]) {
-        self.many(jobs, true);
+        self.many(jobs, Verb::Seal);
     }
 
     fn open_many(&self, jobs: &mut [Job<'_>]) {
-        self.many(jobs, false);
+        self.many(jobs, Verb::Open);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Poly1305 (RFC 8439 §2.5) over `AAD | 0… | text | 0… | lengths` (§2.8): eight blocks at a time with 52-bit multiply-add.
 //!
 //! Numbers modulo p = 2^130 - 5 are held in limbs of 44, 44 and 42 bits. Lane *i* of the vectors collects every eighth
-//! block; after each group of eight all lanes are multiplied by r^8, and after the last one each by its own power of r.
+//! block; between groups of eight all lanes are multiplied by r^8, and after the last one each by its own power of r.
 //! The stream of blocks is filled up to whole groups with zeros *in front*, which change nothing, so that only the first
 //! and the last group are special. Short texts are done by ordinary 64-bit multiplications.
 
@@ -12,11 +12,11 @@ const MASK42: u64 = (1 << 42) - 1;
 /// The bit 2^128 that each block has (§2.5.1), in the third limb.
 const HIGH: u64 = 1 << 40;
 /// Below this many blocks of text the powers of r cost more than they save.
-const SCALAR: usize = 10;
+const SCALAR: usize = 18;
 
 /// The one-time key of a packet.
 #[derive(Clone, Copy)]
-pub(super) struct OneTime {
+struct OneTime {
     /// Clamped (§2.5.1).
     r: [u64; 2],
     s: [u64; 2],
@@ -26,7 +26,7 @@ impl OneTime {
     /// The first 32 bytes of the packet's block 0 (§2.6).
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
-    pub(super) fn new(block: __m512i) -> Self {
+    fn new(block: __m512i) -> Self {
         let low = _mm512_castsi512_si128(block);
         let high = _mm512_extracti32x4_epi32::<1>(block);
         let half = |v: __m128i| [_mm_cvtsi128_si64(v) as u64, _mm_cvtsi128_si64(_mm_unpackhi_epi64(v, v)) as u64];
@@ -35,21 +35,40 @@ impl OneTime {
     }
 }
 
-/// The tag of `text` and `aad`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
-pub(super) fn tag(key: &OneTime, aad: &[u8], text: &[u8]) -> [u8; 16] {
-    // Text alone counts, however long the AAD: `vector` needs two groups of it.
-    let sum = if text.len().div_ceil(16) < SCALAR {
-        let mut h = [0; 3];
-        scalar(&mut h, key, aad);
-        scalar(&mut h, key, text);
-        absorb(&mut h, key, aad.len() as u64, text.len() as u64);
-        h
-    } else {
-        vector(key, aad, text)
-    };
-    finish(sum, key.s)
+/// What the key alone decides, so that it can be worked out while something else waits.
+pub(super) struct Tagger {
+    key: OneTime,
+    /// `None`: too short to need them.
+    powers: Option<Powers>,
+}
+
+impl Tagger {
+    /// For a text of `length` bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
+    pub(super) fn new(block: __m512i, length: usize) -> Self {
+        let key = OneTime::new(block);
+        // Text alone counts, however long the AAD: `vector` needs two groups of it.
+        let powers = (length.div_ceil(16) >= SCALAR).then(|| Powers::new(&key));
+        Self { key, powers }
+    }
+
+    /// The tag of `aad` and `text`, which is as long as was said.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
+    pub(super) fn tag(&self, aad: &[u8], text: &[u8]) -> [u8; 16] {
+        let sum = match &self.powers {
+            Some(powers) => vector(&self.key, powers, aad, text),
+            None => {
+                let mut h = [0; 3];
+                scalar(&mut h, &self.key, aad);
+                scalar(&mut h, &self.key, text);
+                absorb(&mut h, &self.key, aad.len() as u64, text.len() as u64);
+                h
+            }
+        };
+        finish(sum, self.key.s)
+    }
 }
 
 /// `h = (h + block) · r`, partly reduced: the third limb stays below 8.
@@ -104,19 +123,6 @@ fn partial(bytes: &[u8]) -> [u64; 2] {
 #[inline(always)]
 fn limbs(low: u64, high: u64, top: u64) -> [u64; 3] {
     [low & MASK44, (low >> 44 | high << 20) & MASK44, high >> 24 | top << 40]
-}
-
-/// `a · b` in limbs; the second may be a little above 44 bits.
-#[inline(always)]
-fn times(a: [u64; 3], b: [u64; 3]) -> [u64; 3] {
-    let wide = |a: u64, b: u64| u128::from(a) * u128::from(b);
-    // 2^132 = 4 · 2^130, which is 20.
-    let (b1, b2) = (b[1] * 20, b[2] * 20);
-    let d0 = wide(a[0], b[0]) + wide(a[1], b2) + wide(a[2], b1);
-    let d1 = wide(a[0], b[1]) + wide(a[1], b[0]) + wide(a[2], b2) + (d0 >> 44);
-    let d2 = wide(a[0], b[2]) + wide(a[1], b[1]) + wide(a[2], b[0]) + (d1 >> 44);
-    let h0 = (d0 as u64 & MASK44) + (d2 >> 42) as u64 * 5;
-    [h0 & MASK44, (d1 as u64 & MASK44) + (h0 >> 44), d2 as u64 & MASK42]
 }
 
 type Lanes = [__m512i; 3];
@@ -196,17 +202,42 @@ fn load(text: &[u8], at: isize) -> __m512i {
     unsafe { _mm512_maskz_loadu_epi8(mask, text.as_ptr().wrapping_offset(at).cast()) }
 }
 
+/// Powers of r, which depend on the key alone.
+struct Powers {
+    r8: Factor,
+    r16: Factor,
+    /// What each lane is multiplied by at the end: r^8 for the first block of a group, r for the last.
+    last: Factor,
+}
+
+impl Powers {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
+    fn new(key: &OneTime) -> Self {
+        let blend = |mask, a: Lanes, b: Lanes| [0, 1, 2].map(|n| _mm512_mask_blend_epi64(mask, a[n], b[n]));
+        let first_lane = |v: Lanes| v.map(|limb| _mm512_broadcastq_epi64(_mm512_castsi512_si128(limb)));
+        let r1 = limbs(key.r[0], key.r[1], 0).map(|limb| _mm512_set1_epi64(limb as i64));
+        let r2 = multiply(r1, &Factor::new(r1));
+        // Exponents by lane, the first lane first.
+        let x2211 = blend(0b1100_1100, r2, r1);
+        let x4433 = multiply(x2211, &Factor::new(r2));
+        let x44332211 = blend(0b1111_0000, x4433, x2211);
+        let x88776655 = multiply(x44332211, &Factor::new(first_lane(x4433)));
+        let r8 = first_lane(x88776655);
+        let by_r8 = Factor::new(r8);
+        Self {
+            r16: Factor::new(multiply(r8, &by_r8)),
+            r8: by_r8,
+            // The order of blocks that `split` leaves: 0, 4, 1, 5, 2, 6, 3, 7.
+            last: Factor::new(blend(0b1010_1010, x88776655, x44332211)),
+        }
+    }
+}
+
 /// The sum over all blocks, in limbs of 64, 64 and a few bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
-fn vector(key: &OneTime, aad: &[u8], text: &[u8]) -> [u64; 3] {
-    let r1 = limbs(key.r[0], key.r[1], 0);
-    let r2 = times(r1, r1);
-    let (r3, r4) = (times(r2, r1), times(r2, r2));
-    let (r5, r6, r7, r8) = (times(r4, r1), times(r4, r2), times(r4, r3), times(r4, r4));
-    let all = |n: usize| _mm512_set1_epi64(r8[n] as i64);
-    let by_r8 = Factor::new([all(0), all(1), all(2)]);
-
+fn vector(key: &OneTime, powers: &Powers, aad: &[u8], text: &[u8]) -> [u64; 3] {
     // The last block of the AAD goes into the stream, with those before it already in.
     let aad_blocks = aad.len().div_ceil(16);
     let ahead = aad_blocks.min(1);
@@ -228,38 +259,48 @@ fn vector(key: &OneTime, aad: &[u8], text: &[u8]) -> [u64; 3] {
     let order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
     let high = _mm512_set1_epi64(HIGH as i64);
     let lengths = _mm512_set_epi64(text.len() as i64, aad.len() as i64, 0, 0, 0, 0, 0, 0);
-    let mut at = -16 * (empty + ahead) as isize;
+    let ahead_of_text = -16 * (empty + ahead) as isize;
+
     // SCALAR blocks and the lengths are more than a group, so the first is not the last.
-    let mut h = split(load(text, at), load(text, at + 64));
+    let mut even = split(load(text, ahead_of_text), load(text, ahead_of_text + 64));
     let here = _mm512_set1_epi64(empty as i64);
     let used = _mm512_cmpge_epu64_mask(order, here);
-    h[2] = _mm512_mask_add_epi64(h[2], used, h[2], high);
+    even[2] = _mm512_mask_add_epi64(even[2], used, even[2], high);
     let lane = _mm512_cmpeq_epu64_mask(order, here);
-    for (limb, add) in h.iter_mut().zip(first) {
+    for (limb, add) in even.iter_mut().zip(first) {
         *limb = _mm512_mask_add_epi64(*limb, lane, *limb, _mm512_set1_epi64(add as i64));
     }
-    at += 128;
-    for _ in 2..groups {
-        // SAFETY: a group between the first and the last is text alone: the first had all before it, the last has at
-        // least the lengths and whatever does not fill a block.
-        let (x, y) = unsafe {
-            let from = text.as_ptr().offset(at);
-            (_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(64).cast()))
+    let group = |n: usize| {
+        let at = ahead_of_text + 128 * n as isize;
+        let (x, y) = if n + 1 < groups {
+            // SAFETY: a group between the first and the last is text alone: the first had all before it, the last has at
+            // least the lengths and whatever does not fill a block.
+            unsafe {
+                let from = text.as_ptr().offset(at);
+                (_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(64).cast()))
+            }
+        } else {
+            (load(text, at), _mm512_or_si512(load(text, at + 64), lengths))
         };
-        let mut more = split(x, y);
-        more[2] = _mm512_or_si512(more[2], high);
-        h = plus(multiply(h, &by_r8), more);
-        at += 128;
-    }
-    let mut more = split(load(text, at), _mm512_or_si512(load(text, at + 64), lengths));
-    more[2] = _mm512_or_si512(more[2], high);
-    h = plus(multiply(h, &by_r8), more);
-
-    let power = |n: usize| {
-        let p = [r8[n], r4[n], r7[n], r3[n], r6[n], r2[n], r5[n], r1[n]].map(|v| v as i64);
-        _mm512_set_epi64(p[7], p[6], p[5], p[4], p[3], p[2], p[1], p[0])
+        let [low, middle, top] = split(x, y);
+        [low, middle, _mm512_or_si512(top, high)]
     };
-    let h = multiply(h, &Factor::new([power(0), power(1), power(2)]));
+    // Two sums, of every other group, so that one is multiplied while the other waits.
+    let mut next = 1;
+    if groups % 2 == 1 {
+        even = plus(multiply(even, &powers.r8), group(1));
+        next = 2;
+    }
+    let mut odd = group(next);
+    next += 1;
+    while next < groups {
+        even = plus(multiply(even, &powers.r16), group(next));
+        odd = plus(multiply(odd, &powers.r16), group(next + 1));
+        next += 2;
+    }
+    let h = plus(multiply(even, &powers.r8), odd);
+
+    let h = multiply(h, &powers.last);
     // Eight lanes of less than 2^45 each.
     let sum = h.map(|v| _mm512_reduce_add_epi64(v) as u64);
     let low = u128::from(sum[0]) + (u128::from(sum[1]) << 44);
