@@ -344,3 +344,7 @@ fn defaults(bytes: Bytes<'_>) -> Option<Defaults> {
     let action = |at| Some(if bytes.u8(at)? == 1 { Action::Block } else { Action::Allow });
     Some(Defaults { input: action(0)?, forward: action(1)?, output: action(2)? })
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

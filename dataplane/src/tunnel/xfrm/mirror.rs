@@ -194,7 +194,11 @@ struct Kernel(AsyncFd<Socket>);
 
 impl Kernel {
     fn open() -> io::Result<Self> {
-        let socket = Socket::open(&GROUPS, RECEIVE_BUFFER)?;
+        Self::with_buffer(RECEIVE_BUFFER)
+    }
+
+    fn with_buffer(bytes: usize) -> io::Result<Self> {
+        let socket = Socket::open(&GROUPS, bytes)?;
         // SAFETY: the socket owns its descriptor, gives out the same one always, and is moved in.
         let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
         registered.map(Self).map_err(|error| error.into_parts().1)

@@ -177,3 +177,7 @@ fn same_sa(a: &State, b: &State) -> bool {
     let id = |s: &State| s.material.as_ref().map(|m| m.id());
     id(a) == id(b) && a.used.added == b.used.added
 }
+
+#[cfg(test)]
+#[path = "tables_tests.rs"]
+mod tests;
