@@ -6,3 +6,4 @@ pub mod fragment;
 pub mod icmp;
 pub mod ip;
 pub mod prefix;
+pub mod reassembly;
