@@ -99,11 +99,8 @@ pub struct Table<T> {
 impl<T> Table<T> {
     pub fn new(limits: Limits) -> Self {
         let count = limits.pieces.clamp(2, END as usize);
-        let piece = |at| Piece {
-            item: None,
-            place: Place::default(),
-            next: if at + 1 < count { at as u32 + 1 } else { END },
-        };
+        let piece =
+            |at| Piece { item: None, place: Place::default(), next: if at + 1 < count { at as u32 + 1 } else { END } };
         Self {
             datagrams: vec![None; limits.datagrams.max(1)].into(),
             pieces: (0..count).map(piece).collect(),

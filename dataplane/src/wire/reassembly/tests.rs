@@ -114,8 +114,14 @@ fn an_exact_repetition_does_no_harm() {
 fn nonsense_by_itself_is_refused_and_costs_nothing() {
     let mut bench = Bench::new(Limits::default());
     bench.put(0, id(1, 7), at(0, 8, false));
-    let nonsense =
-        [at(8, 7, false), at(8, 0, true), at(8, 0, false), at(65_528, 8, true), at(65_512, 8, false), at(0, 65_520, false)];
+    let nonsense = [
+        at(8, 7, false),
+        at(8, 0, true),
+        at(8, 0, false),
+        at(65_528, 8, true),
+        at(65_512, 8, false),
+        at(0, 65_520, false),
+    ];
     for place in nonsense {
         assert_eq!(bench.put(0, id(1, 7), place), None);
         assert_eq!(bench.reasons(), [Refusal::Bad], "{place:?}");
@@ -211,7 +217,9 @@ fn tiny_fragments_are_bounded_per_datagram() {
 /// RFC 3168 §5.3.
 #[test]
 fn congestion_marks_are_kept_or_the_datagram_is_not() {
-    for (marks, want) in [([2, 3], Some(true)), ([3, 1], Some(true)), ([2, 1], Some(false)), ([0, 0], Some(false)), ([0, 3], None)] {
+    for (marks, want) in
+        [([2, 3], Some(true)), ([3, 1], Some(true)), ([2, 1], Some(false)), ([0, 0], Some(false)), ([0, 3], None)]
+    {
         let mut bench = Bench::new(Limits::default());
         bench.put(0, id(1, 0), Place { ecn: marks[0], ..at(0, 8, false) });
         let whole = bench.put(0, id(1, 0), Place { ecn: marks[1], ..at(8, 8, true) });
@@ -241,9 +249,10 @@ impl Naive {
         places.push(place);
         let ends: Vec<u32> = places.iter().filter(|p| p.last).map(|p| p.start + p.len).collect();
         let reach = places.iter().map(|p| p.start + p.len).max().unwrap_or(0);
-        let overlap = places.iter().enumerate().any(|(i, a)| {
-            places[..i].iter().any(|b| a.start < b.start + b.len && b.start < a.start + a.len)
-        });
+        let overlap = places
+            .iter()
+            .enumerate()
+            .any(|(i, a)| places[..i].iter().any(|b| a.start < b.start + b.len && b.start < a.start + a.len));
         if overlap || ends.len() > 1 || ends.first().is_some_and(|end| reach > *end) {
             (*bad, *places) = (true, Vec::new());
             return Err(Refusal::Bad);
