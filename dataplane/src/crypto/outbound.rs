@@ -8,7 +8,7 @@ use super::aead::{Aead, KeyId, KeyMaterial, Salt, new_aead};
 use super::esp::{
     AssociatedData, ESP_LEN, ICV_LEN, IV_LEN, Inner, LINK_LEN, SaError, SealError, TRAILER_LEN, check_spi, nonce,
 };
-use super::outer::{Encapsulation, Endpoints, Prefix};
+use super::outer::{Encapsulation, Endpoints, Outer};
 use crate::io::frame::Frame;
 
 /// 2025-01-01T00:00:00Z. A clock that says less was never set.
@@ -48,7 +48,7 @@ pub struct OutboundConfig<'a> {
 #[derive(Debug)]
 pub struct OutboundSa {
     aead: Box<dyn Aead>,
-    prefix: Prefix,
+    outer: Outer,
     spi: u32,
     salt: Salt,
     extended: bool,
@@ -78,7 +78,7 @@ impl OutboundSa {
         };
         Ok(Self {
             aead: new_aead(config.material),
-            prefix: Prefix::new(config.endpoints, config.encapsulation, config.spi),
+            outer: Outer::new(config.endpoints, config.encapsulation),
             spi: config.spi,
             salt: Salt(config.material.salt()),
             extended: config.extended,
@@ -99,14 +99,20 @@ impl OutboundSa {
 
     /// Bytes that a packet of `inner` bytes grows by, from its IP header to the end of the outer packet.
     pub fn overhead(&self, inner: usize) -> usize {
-        self.prefix.wire_len() + pad_len(inner) + TRAILER_LEN + ICV_LEN
+        self.front() - LINK_LEN + pad_len(inner) + TRAILER_LEN + ICV_LEN
     }
 
     /// Longest inner packet whose outer packet is within `mtu` (of the link, IP header included).
     pub fn max_inner(&self, mtu: usize) -> usize {
         // What is encrypted is padded to a multiple of 4.
-        let text = mtu.saturating_sub(self.prefix.wire_len() + ICV_LEN) & !3;
+        let text = mtu.saturating_sub(self.front() - LINK_LEN + ICV_LEN) & !3;
         text.saturating_sub(TRAILER_LEN)
+    }
+
+    /// Bytes in front of the ciphertext, the link place included.
+    #[inline]
+    fn front(&self) -> usize {
+        self.outer.len() + ESP_LEN + IV_LEN
     }
 
     /// Numbers for a batch of `packets`, taken in one step. What is not used is skipped, which does no harm.
@@ -149,13 +155,13 @@ impl OutboundSa {
         if start > end || end > len {
             return Err(SealError::BadPlace);
         }
-        let front = start.checked_sub(self.prefix.len()).ok_or(SealError::NoRoom)?;
+        let front = start.checked_sub(self.front()).ok_or(SealError::NoRoom)?;
         let text_end = end + pad_len(end - start) + TRAILER_LEN;
         let back = text_end + ICV_LEN;
         if back > len {
             return Err(SealError::NoRoom);
         }
-        self.prefix.check_len(back - front - LINK_LEN)?;
+        self.outer.check_len(back - front - LINK_LEN)?;
         Ok(Layout { front, text_end, back })
     }
 
@@ -165,7 +171,7 @@ impl OutboundSa {
         const PADDING: [u8; 3] = [1, 2, 3];
         let iv = seq.wrapping_add(self.iv_offset).to_be_bytes();
         let frame = &mut buf[at.front..at.back];
-        let (prefix, rest) = frame.split_at_mut(self.prefix.len());
+        let (prefix, rest) = frame.split_at_mut(self.front());
         let (text, icv) = rest.split_at_mut(at.text_end - inner.place.start);
         let len = inner.place.end - inner.place.start;
         let tail = &mut text[len..];
@@ -173,12 +179,16 @@ impl OutboundSa {
         tail[..pad].copy_from_slice(&PADDING[..pad]);
         tail[pad] = pad as u8;
         tail[pad + 1] = inner.next_header;
-        self.prefix.write(prefix, at.back - at.front - LINK_LEN, inner.tos, seq as u32, iv);
+        let (outer, esp) = prefix.split_at_mut(self.outer.len());
+        self.outer.write(outer, at.back - at.front - LINK_LEN, inner.tos);
+        // One wide store: SPI, low half of the number, IV.
+        let header = u128::from(self.spi) << 96 | u128::from(seq as u32) << 64 | u128::from(u64::from_be_bytes(iv));
+        esp.copy_from_slice(&header.to_be_bytes());
         let aad = AssociatedData::new(self.spi, seq, self.extended);
         // The AEAD's own limit is 64 GiB; `check_len` has refused that long ago.
         let tag = self.aead.seal(nonce(self.salt.0, iv), aad.as_slice(), text).map_err(|_| SealError::TooLong)?;
         icv.copy_from_slice(&tag);
-        self.prefix.finish(frame);
+        self.outer.finish(frame);
         Ok(())
     }
 }
@@ -373,7 +383,7 @@ mod tests {
     #[test]
     fn no_room_is_an_error_and_uses_no_number() {
         let sa = sa(true, Start::At { seq: 1, iv_offset: 0 });
-        let (packet, front) = (ipv4(60, 0), sa.prefix.len());
+        let (packet, front) = (ipv4(60, 0), sa.front());
         let mut sealer = sa.sealer(1);
         for (off, size) in [(front - 1, 2048), (front, front + 60 + 2 + 2 + 15), (0, 80)] {
             let mut f = TestFrame::at(size, off, &packet);

@@ -126,7 +126,8 @@ fn tunnels(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     counters(e, "tunnel_compress_out_bytes", "Bytes after compression.", tunnel(|t| t.compress_out_bytes))?;
     counters(e, "tunnel_compressed_packets", "Packets sent compressed.", tunnel(|t| t.compressed))?;
     counters(e, "tunnel_left_alone_packets", "Packets that would not shrink.", tunnel(|t| t.left_alone))?;
-    counters(e, "tunnel_expanded_packets", "Packets received compressed.", tunnel(|t| t.expanded))
+    counters(e, "tunnel_expanded_packets", "Packets received compressed.", tunnel(|t| t.expanded))?;
+    counters(e, "tunnel_escaped_bytes", "Bytes held back because they were not sealed. Stays zero.", tunnel(|t| t.escaped_bytes))
 }
 
 fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
