@@ -38,7 +38,11 @@ fn check(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
     let l3 = packet.headers.l3;
     decrement_ttl(packet.frame.bytes_mut(), l3).map_err(|_| Complaint::TimeExceeded)?;
     let mtu = cx.mtu_of(packet);
-    if packet.frame.total_len() <= mtu {
+    let len = packet.frame.total_len();
+    if packet.meta.tunnel_out != NONE && len > cx.whole_mtu_of(packet) {
+        cx.seen.to_cut_outer = true;
+    }
+    if len <= mtu {
         return Ok(());
     }
     if dont_fragment(packet.frame.bytes(), l3) {
