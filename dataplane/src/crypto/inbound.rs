@@ -62,7 +62,7 @@ pub struct InboundSa {
     salt: Salt,
     sequence: Sequence,
     window: ReplayWindow,
-    stats: InboundStats,
+    stats: std::sync::Mutex<InboundStats>,
     key_id: KeyId,
 }
 
@@ -77,7 +77,7 @@ impl InboundSa {
             salt: Salt(config.material.salt()),
             sequence: config.sequence,
             window: ReplayWindow::new(config.window),
-            stats: InboundStats::default(),
+            stats: std::sync::Mutex::default(),
             key_id: config.material.id(),
         })
     }
@@ -91,21 +91,12 @@ impl InboundSa {
     }
 
     pub fn stats(&self) -> InboundStats {
-        self.stats
+        self.stats.lock().map_or_else(|_| InboundStats::default(), |stats| *stats)
     }
 
-    /// Goes on where `old` was: same SPI and same key, of the plan before. Without this a reload would forget what was
-    /// seen, and every packet of the past could be replayed.
-    pub fn inherit(&mut self, old: &InboundSa) {
-        if (self.spi, self.key_id) != (old.spi, old.key_id) {
-            return;
-        }
-        self.stats = old.stats;
-        if self.window.size() == old.window.size() {
-            self.window = old.window.clone();
-        } else {
-            // Another size: everything up to the old top counts as seen.
-            self.window.close_at(old.window.top());
+    fn count(&self, add: impl FnOnce(&mut InboundStats)) {
+        if let Ok(mut stats) = self.stats.lock() {
+            add(&mut stats);
         }
     }
 
@@ -124,7 +115,7 @@ impl InboundSa {
     /// # Errors
     /// See [`OpenError`]. The frame's bytes are then void, its place is as before; it is to be dropped.
     #[inline]
-    pub fn open(&mut self, frame: &mut Frame, headers: &Headers) -> Result<Opened, OpenError> {
+    pub fn open(&self, frame: &mut Frame, headers: &Headers) -> Result<Opened, OpenError> {
         let esp = esp_place(frame, headers)?;
         let opened = self.open_slice(frame.bytes_mut(), esp)?;
         // The ESP header alone is longer than the link place, so there is room for it.
@@ -139,7 +130,7 @@ impl InboundSa {
         if opened.next_header != NEXT_IPCOMP
             && let Err(e) = ecn::decapsulate(&mut bytes[opened.place.clone()], headers.tos)
         {
-            self.stats.malformed += 1;
+            self.count(|stats| stats.malformed += 1);
             return Err(e);
         }
         let kept = frame.truncate(opened.place.end) && frame.trim_front(front);
@@ -154,23 +145,23 @@ impl InboundSa {
     /// # Errors
     /// See [`OpenError`]; the bytes of `esp` are then void.
     #[inline]
-    pub fn open_slice(&mut self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
+    pub fn open_slice(&self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
         let opened = self.try_open(buf, esp);
         match &opened {
             Ok(opened) => {
-                self.stats.packets += 1;
-                self.stats.bytes += opened.place.len() as u64;
+                self.count(|stats| stats.packets += 1);
+                self.count(|stats| stats.bytes += opened.place.len() as u64);
             }
-            Err(OpenError::Replay | OpenError::TooOld) => self.stats.replayed += 1,
-            Err(OpenError::BadIcv | OpenError::BadIv) => self.stats.unauthentic += 1,
-            Err(OpenError::Dummy) => self.stats.dummies += 1,
-            Err(_) => self.stats.malformed += 1,
+            Err(OpenError::Replay | OpenError::TooOld) => self.count(|stats| stats.replayed += 1),
+            Err(OpenError::BadIcv | OpenError::BadIv) => self.count(|stats| stats.unauthentic += 1),
+            Err(OpenError::Dummy) => self.count(|stats| stats.dummies += 1),
+            Err(_) => self.count(|stats| stats.malformed += 1),
         }
         opened
     }
 
     #[inline]
-    fn try_open(&mut self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
+    fn try_open(&self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
         let packet = buf.get_mut(esp.clone()).ok_or(OpenError::Short)?;
         if packet.len() < MIN_ESP {
             return Err(OpenError::Short);
@@ -199,7 +190,7 @@ impl InboundSa {
         let Some((text, &mut icv)) = text.split_last_chunk_mut::<ICV_LEN>() else { return Err(OpenError::Short) };
         let aad = AssociatedData::new(self.spi, seq, self.sequence != Sequence::Short);
         self.aead.open(nonce(self.salt.0, iv), aad.as_slice(), text, icv).map_err(|_| OpenError::BadIcv)?;
-        self.window.accept(seq);
+        self.window.accept(seq).map_err(replay_error)?;
 
         // From here on the peer itself wrote what we read.
         let [body @ .., pad_len, next_header] = &*text else { return Err(OpenError::BadPadding) };

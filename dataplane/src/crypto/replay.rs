@@ -371,7 +371,8 @@ mod tests {
 
     #[test]
     fn sizes_are_brought_into_range() {
-        for (asked, got) in [(0, 64), (64, 64), (65, 128), (1000, 1024), (4096, 4096), (8192, 8192), (u32::MAX, 32_768)] {
+        for (asked, got) in [(0, 64), (64, 64), (65, 128), (1000, 1024), (4096, 4096), (8192, 8192), (u32::MAX, 32_768)]
+        {
             assert_eq!(ReplayWindow::new(asked).size(), got);
         }
     }

@@ -47,21 +47,6 @@ impl Sadb {
         Ok(Self { inbound, index, outbound })
     }
 
-    /// Goes on where the plan before was: windows and counters of associations with the same SPI and key are kept.
-    pub fn inherit(&mut self, old: &Sadb) {
-        for (_, sa) in &mut self.inbound {
-            if let Some(i) = old.index.find(sa.spi()) {
-                sa.inherit(&old.inbound[i].1);
-            }
-        }
-        for out in self.outbound.iter_mut().flatten() {
-            let same = |o: &&Outbound| (o.sa.spi(), o.sa.key_id()) == (out.sa.spi(), out.sa.key_id());
-            if let Some(before) = old.outbound.iter().flatten().find(same) {
-                out.stats = before.stats;
-            }
-        }
-    }
-
     /// The inbound association of an SPI and the tunnel it belongs to.
     #[inline]
     pub fn inbound(&mut self, spi: u32) -> Option<(usize, &mut InboundSa)> {
@@ -102,7 +87,7 @@ impl Sadb {
 /// From SPI to position: open addressing, a quarter full at most, so that a look-up is one or two cache lines whatever
 /// a stranger sends.
 #[derive(Debug, Default)]
-struct SpiIndex {
+pub struct SpiIndex {
     /// SPI and position; SPI 0, which is never in use, marks a free slot.
     slots: Vec<(u32, u32)>,
     /// Farthest that any SPI is from its own slot: where a look-up may stop.
@@ -110,7 +95,7 @@ struct SpiIndex {
 }
 
 impl SpiIndex {
-    fn new(spis: &[u32]) -> Result<Self, SaError> {
+    pub fn new(spis: &[u32]) -> Result<Self, SaError> {
         let mut index = Self { slots: vec![(0, 0); (spis.len() * 4).next_power_of_two()], reach: 0 };
         for (position, &spi) in spis.iter().enumerate() {
             let mut at = index.slot(spi);
@@ -136,7 +121,7 @@ impl SpiIndex {
     }
 
     #[inline]
-    fn find(&self, spi: u32) -> Option<usize> {
+    pub fn find(&self, spi: u32) -> Option<usize> {
         if self.slots.is_empty() || spi == 0 {
             return None;
         }

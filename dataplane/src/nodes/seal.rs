@@ -1,7 +1,7 @@
 //! `seal`: packets of protected flows go into their tunnel, in place.
 
-use crate::crypto::esp::{Inner, LINK_LEN, NEXT_IPV4, NEXT_IPV6, SealError};
 use crate::crypto::OutboundSa;
+use crate::crypto::esp::{Inner, LINK_LEN, NEXT_IPV4, NEXT_IPV6, SealError};
 use crate::graph::packet::NONE;
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::tunnel::keys::Seal;
@@ -51,12 +51,7 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
 
 /// A packet in several frames is gathered, sealed, and scattered over fresh ones.
 #[cold]
-fn seal_chain(
-    cx: &mut Cx<'_>,
-    packet: &mut Packet,
-    inner: &Inner,
-    sa: &OutboundSa,
-) -> Result<(), DropReason> {
+fn seal_chain(cx: &mut Cx<'_>, packet: &mut Packet, inner: &Inner, sa: &OutboundSa) -> Result<(), DropReason> {
     const FRONT: usize = LINK_LEN + V6_HEADER + 64;
     const _: () = assert!(V6_HEADER > V4_HEADER);
     let len = cx.pool.linearise(&packet.frame, &mut cx.scratch[FRONT..]).ok_or(DropReason::NoRoom)?;

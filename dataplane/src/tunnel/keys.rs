@@ -2,7 +2,6 @@
 //! and the ways out of each tunnel. Immutable; a rekey, a new peer or a moved endpoint is a new snapshot.
 
 use crate::crypto::esp::SaError;
-use crate::crypto::outer::Outer;
 use crate::crypto::sadb::SpiIndex;
 use crate::crypto::{InboundSa, OutboundSa};
 use crate::wire::pmtu::PathMtu;

@@ -11,15 +11,15 @@ use crate::io::pool::FramePool;
 use crate::l7::{Class, Inspector, L7Config};
 use crate::plan::{self, Plan};
 use crate::telemetry::counters::{Names, WorkerCounters};
+use crate::tunnel;
 use crate::tunnel::events::Events;
 use crate::tunnel::publisher::Publisher;
-use crate::tunnel;
 use crate::wire::ethernet::Mac;
 use anyhow::Result;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 /// Questions that may wait for a worker.
 const QUESTIONS: usize = 16;

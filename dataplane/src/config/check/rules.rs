@@ -150,7 +150,10 @@ fn compress_with_softdpu(raw: &schema::Rule, rule: &Rule, tunnels: &[schema::Tun
             Problem::error(
                 Code::Conflict,
                 compress.span(),
-                format!("rule `{}` compresses inside tunnel `{}`, whose peer may be no softdpu", rule.name, *tunnel.name),
+                format!(
+                    "rule `{}` compresses inside tunnel `{}`, whose peer may be no softdpu",
+                    rule.name, *tunnel.name
+                ),
                 "only a softdpu undoes it: leave `compress` out, or use a tunnel of type esp with sequence = \"iv\"",
             )
             .other(tunnel.name.span(), "this tunnel"),
