@@ -37,11 +37,12 @@ impl Node for Icmp {
 fn check(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
     let l3 = packet.headers.l3;
     decrement_ttl(packet.frame.bytes_mut(), l3).map_err(|_| Complaint::TimeExceeded)?;
-    let mtu = cx.mtu_of(packet);
     let len = packet.frame.total_len();
-    if packet.meta.tunnel_out != NONE && len > cx.whole_mtu_of(packet) {
-        cx.seen.to_cut_outer = true;
+    if len <= cx.whole_mtu_of(packet) {
+        return Ok(());
     }
+    cx.seen.to_cut_outer |= packet.meta.tunnel_out != NONE;
+    let mtu = cx.mtu_of(packet);
     if len <= mtu {
         return Ok(());
     }

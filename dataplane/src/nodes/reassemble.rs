@@ -127,8 +127,9 @@ impl Waiting {
                 cx.drop_packet(packet, DropReason::BadFragment);
                 continue;
             };
+            let now = cx.now;
             let lost = &mut |packet, refusal| cx.drop_packet(packet, reason(refusal));
-            if let Some(complete) = self.table.insert(cx.now, &id, &place, packet, &mut self.whole, lost) {
+            if let Some(complete) = self.table.insert(now, &id, &place, packet, &mut self.whole, lost) {
                 end(self, cx, batch, complete);
             }
         }
