@@ -9,6 +9,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod mss;
 pub mod open;
+mod open_wg;
 pub mod outer_fragment;
 pub mod parse;
 pub mod policy;

@@ -14,7 +14,7 @@ use crate::nodes::fragment::copy_out;
 use crate::nodes::open;
 use crate::plan::rules::ip;
 use crate::wire::reassembly::{Complete, Limits, Place, Refusal, Table, finish, place};
-use softdpu_ebpf_common::walk::{self, Fragment, proto};
+use softdpu_ebpf_common::walk::{self, Fragment};
 
 /// Before `open`: fragments of what is sealed and for this host.
 pub struct Reassemble(Waiting);
@@ -52,8 +52,8 @@ impl Node for Reassemble {
             return;
         }
         self.0.take(batch, |packet| {
-            let headers = &packet.headers;
-            matches!(headers.proto, proto::ESP | proto::UDP) && cx.keys.is_local(ip(headers.l3, &headers.dst))
+            let to = ip(packet.headers.l3, &packet.headers.dst);
+            cx.keys.may_be_sealed(packet.headers.proto, to, || cx.fib.is_local(to))
         });
         // Their addresses say where they are from; by which port they came does not matter.
         self.0.run(cx, batch, |_| 0, Waiting::join);
@@ -166,7 +166,7 @@ impl Waiting {
         cx.scratch = scratch;
         match frame {
             Some(frame) => {
-                cx.seen.sealed |= open::concerns(&headers);
+                cx.seen.sealed |= open::concerns(&headers, cx.keys);
                 batch.packets.push(Packet { frame, headers, meta });
                 cx.counters.reassembled.inc();
             }
