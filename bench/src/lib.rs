@@ -17,4 +17,5 @@ pub mod session;
 pub mod stats;
 pub mod steer;
 pub mod stop;
+pub mod tunnels;
 pub mod veth;
