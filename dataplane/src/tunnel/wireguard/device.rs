@@ -418,8 +418,7 @@ impl Device {
         peer.remote(identity);
         let (Some(remote), Some(endpoint)) = (&peer.remote, peer.endpoint) else { return };
         let Ok(ephemeral) = PrivateKey::generate() else { return };
-        let Ok((initiator, message)) =
-            Initiator::start(identity, remote, index, ephemeral, Tai64n::since_1970(wall))
+        let Ok((initiator, message)) = Initiator::start(identity, remote, index, ephemeral, Tai64n::since_1970(wall))
         else {
             // A public key that nobody can have.
             peer.retry_at = 0;

@@ -10,7 +10,8 @@ use super::timers::{
 };
 use crate::crypto::wg::cookie::Jar;
 use crate::crypto::wg::{
-    REJECT_AFTER_MESSAGES, Identity, Initiator, Psk, PublicKey, Remote, Tai64n, activity::Activity, session::Session};
+    Identity, Initiator, Psk, PublicKey, REJECT_AFTER_MESSAGES, Remote, Tai64n, activity::Activity, session::Session,
+};
 
 /// Where a peer is, and which of our addresses it talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -198,8 +199,7 @@ impl Peer {
         }
         // Without a session that seals or opens, no packet starts a timer.
         let alive = self.sessions.all().any(|session| !session.expired(now));
-        if alive || times.unacked_since != 0 || times.unanswered_since != 0
-        {
+        if alive || times.unacked_since != 0 || times.unanswered_since != 0 {
             let running = |since: u64| if since == 0 { now } else { since };
             timer(running(times.unacked_since).saturating_add(KEEPALIVE_NS));
             timer(running(times.unanswered_since).saturating_add(SILENCE_NS));
