@@ -18,7 +18,7 @@ use crate::run;
 /// Programs that tests call by name. Busybox has the rest.
 const PROGRAMS: [&str; 17] = [
     "ip", "bridge", "tc", "ss", "ethtool", "ping", "iperf3", "tcpdump", "nft", "wg", "bpftool", "swanctl", "openssl",
-    "kmod", "busybox",
+    "kmod", "busybox", "unshare", "mount",
 ];
 /// Folders that go along as they are, where they exist: strongSwan loads plugins by path and reads a snippet for each.
 const FOLDERS: [&str; 4] = ["/usr/lib/ipsec", "/etc/strongswan.d", "/etc/swanctl", "/usr/share/strongswan"];
