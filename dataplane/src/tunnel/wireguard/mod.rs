@@ -21,3 +21,8 @@ mod uapi_tests;
 pub use device::{Action, Device, Now};
 pub use load::Limits;
 pub use peer::{Endpoint, PeerView, Sessions};
+
+#[cfg(test)]
+mod device_tests;
+#[cfg(test)]
+mod sim;

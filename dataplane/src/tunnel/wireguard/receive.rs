@@ -161,6 +161,7 @@ impl Device {
 
         peer.last_timestamp_in = Some(timestamp);
         peer.last_initiation_in = now.mono;
+        peer.shook = now.mono;
         peer.activity.received(now.mono, len as u64, false);
         peer.activity.sent(now.mono, bytes.len() as u64, false);
         set_endpoint(peer, from, out);
