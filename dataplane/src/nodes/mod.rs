@@ -8,6 +8,7 @@ pub mod flow;
 pub mod fragment;
 pub mod icmp;
 pub mod open;
+mod open_wg;
 pub mod parse;
 pub mod policy;
 pub mod rewrite;

@@ -43,11 +43,12 @@ pub fn parts(policy: &Policy) -> Result<Vec<Part>> {
                 tunnel: at as u16,
                 way: 0,
                 local: tunnel.local,
-                remote: tunnel.remote,
+                remote: SocketAddr::new(tunnel.remote, port),
                 may_move: port != 0,
             }],
-            keys: TunnelKeys { selector: Selector::Only, ways: vec![Some(Arc::new(way))] },
+            ..Part::default()
         };
+        parts[at].keys = TunnelKeys { selector: Selector::Only, ways: vec![Some(Arc::new(way))] };
     }
     Ok(parts)
 }

@@ -2,8 +2,11 @@
 //! and the ways out of each tunnel. Immutable; a rekey, a new peer or a moved endpoint is a new snapshot.
 
 use crate::crypto::esp::SaError;
+use crate::crypto::outer::Outer;
 use crate::crypto::sadb::SpiIndex;
+use crate::crypto::wg::session::{self, Session};
 use crate::crypto::{InboundSa, OutboundSa};
+use crate::tunnel::wireguard::allowed::AllowedTable;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -17,6 +20,9 @@ pub struct Keys {
     pub selection: u32,
     inbound: Vec<EspIn>,
     by_spi: SpiIndex,
+    sessions: Vec<WgIn>,
+    by_receiver: SpiIndex,
+    listen: Vec<Listen>,
     tunnels: Vec<TunnelKeys>,
     /// Addresses that ESP is for us at, in order.
     locals: Vec<IpAddr>,
@@ -30,10 +36,28 @@ pub struct EspIn {
     /// The way out to the same peer, for moved endpoints.
     pub way: u32,
     pub local: IpAddr,
-    /// Where it must come from.
-    pub remote: IpAddr,
+    /// Where it must come from; port 0 where it is not in UDP.
+    pub remote: SocketAddr,
     /// Behind a NAT the peer's address may change, and does so with an authentic packet.
     pub may_move: bool,
+}
+
+/// A WireGuard session and what it belongs to.
+#[derive(Clone, Debug)]
+pub struct WgIn {
+    pub session: Arc<Session>,
+    pub tunnel: u16,
+    /// The peer: its way out, and its number in the allowed IPs.
+    pub way: u32,
+}
+
+/// Where a WireGuard tunnel's peers send to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub port: u16,
+    pub tunnel: u16,
+    /// `None`: any address of this host.
+    pub local: Option<IpAddr>,
 }
 
 /// One tunnel's ways out, and how one is chosen.
@@ -51,6 +75,8 @@ pub enum Selector {
     Nothing,
     /// There is only one.
     Only,
+    /// The peer whose allowed IPs have the packet's destination.
+    Allowed(Arc<AllowedTable>),
 }
 
 /// A peer's way out: what seals for it, and where it is.
@@ -68,6 +94,28 @@ pub enum Seal {
     /// No session yet, or none any more: packets wait.
     Nothing,
     Esp(Arc<OutboundSa>),
+    WireGuard(Box<WgOut>),
+}
+
+/// A WireGuard peer's sessions to send with.
+#[derive(Clone, Debug)]
+pub struct WgOut {
+    /// Made as responder: used as soon as the peer has.
+    pub next: Option<Arc<Session>>,
+    pub current: Option<Arc<Session>>,
+    pub outer: Outer,
+}
+
+impl WgOut {
+    /// What to send with now. `now`: monotonic nanoseconds.
+    #[inline]
+    pub fn session(&self, now: u64) -> Option<&Session> {
+        let session = match &self.next {
+            Some(next) if next.confirmed() => next,
+            _ => self.current.as_ref()?,
+        };
+        (!session.expired(now)).then_some(session)
+    }
 }
 
 /// What workers remember of a way from one snapshot to the next.
@@ -125,6 +173,7 @@ impl Way {
         match &self.seal {
             Seal::Nothing => mtu,
             Seal::Esp(sa) => sa.max_inner(mtu),
+            Seal::WireGuard(out) => session::max_inner(&out.outer, mtu),
         }
     }
 }
@@ -135,19 +184,44 @@ impl Keys {
     pub fn new(
         (generation, selection): (u32, u32),
         inbound: Vec<EspIn>,
+        sessions: Vec<WgIn>,
+        listen: Vec<Listen>,
         tunnels: Vec<TunnelKeys>,
     ) -> Result<Self, SaError> {
+        let receivers: Vec<u32> = sessions.iter().map(|wg| wg.session.local_index()).collect();
         let spis: Vec<u32> = inbound.iter().map(|esp| esp.sa.spi()).collect();
         let mut locals: Vec<IpAddr> = inbound.iter().map(|esp| esp.local).collect();
         locals.sort_unstable();
         locals.dedup();
-        Ok(Self { generation, selection, by_spi: SpiIndex::new(&spis)?, inbound, tunnels, locals })
+        Ok(Self {
+            generation,
+            selection,
+            by_spi: SpiIndex::new(&spis)?,
+            inbound,
+            by_receiver: SpiIndex::new(&receivers)?,
+            sessions,
+            listen,
+            tunnels,
+            locals,
+        })
     }
 
     /// The association that a packet with this SPI belongs to.
     #[inline]
     pub fn esp(&self, spi: u32) -> Option<&EspIn> {
         self.inbound.get(self.by_spi.find(spi)?)
+    }
+
+    /// The WireGuard session that a packet with this receiver index belongs to.
+    #[inline]
+    pub fn session(&self, receiver: u32) -> Option<&WgIn> {
+        self.sessions.get(self.by_receiver.find(receiver)?)
+    }
+
+    /// The WireGuard tunnel that listens on a UDP port.
+    #[inline]
+    pub fn listen(&self, port: u16) -> Option<&Listen> {
+        self.listen.iter().find(|listen| listen.port == port)
     }
 
     /// Whether ESP to this address is for us.
