@@ -12,7 +12,9 @@ use softdpu::crypto::inbound::Sequence;
 use softdpu::crypto::outbound::Start;
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
 use softdpu::crypto::sadb::Sadb;
-use softdpu::crypto::{Cipher, InboundConfig, InboundSa, KeyMaterial, OutboundConfig, OutboundSa};
+use softdpu::crypto::{
+    Cipher, InboundConfig, InboundOptions, InboundSa, KeyMaterial, OutboundConfig, OutboundOptions, OutboundSa,
+};
 use softdpu::io::frame::{Frame, HEADROOM};
 use softdpu_ebpf_common::walk::{Headers, L3};
 
@@ -69,9 +71,16 @@ fn nothing_on_the_packet_path_allocates() {
             encapsulation: Encapsulation::None,
             extended: true,
             start: Start::Clock,
+            options: OutboundOptions::default(),
         })
         .unwrap();
-        let config = InboundConfig { spi: 0x1001, material: &material, sequence: Sequence::InIv, window: 4096 };
+        let config = InboundConfig {
+            spi: 0x1001,
+            material: &material,
+            sequence: Sequence::InIv,
+            window: 4096,
+            options: InboundOptions::default(),
+        };
         let mut sadb = Sadb::new(vec![(0, InboundSa::new(&config).unwrap())], [Some(out.into())]).unwrap();
         let (mut compressor, mut decompressor) = (Compressor::new(), Decompressor::new(65_535));
         let mut flow = Governor::default();

@@ -12,7 +12,9 @@ use softdpu::crypto::esp::{Inner, LINK_LEN, NEXT_IPV4, NEXT_IPV6};
 use softdpu::crypto::inbound::Sequence;
 use softdpu::crypto::outbound::Start;
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
-use softdpu::crypto::{Cipher, InboundConfig, InboundSa, KeyMaterial, OutboundConfig, OutboundSa};
+use softdpu::crypto::{
+    Cipher, InboundConfig, InboundOptions, InboundSa, KeyMaterial, OutboundConfig, OutboundOptions, OutboundSa,
+};
 
 const SPI: u32 = 0xdead_beef;
 const SEQ: u32 = 41;
@@ -130,6 +132,7 @@ impl Case {
             },
             extended: self.high.is_some(),
             start: Start::At { seq: self.seq(), iv_offset: 0x77 },
+            options: OutboundOptions::default(),
         })
         .unwrap();
         let inner = self.inner();
@@ -163,7 +166,13 @@ impl Case {
     }
 
     fn open(&self, packet: &[u8], sequence: Sequence) -> Vec<u8> {
-        let config = InboundConfig { spi: SPI, material: &self.material(), sequence, window: 64 };
+        let config = InboundConfig {
+            spi: SPI,
+            material: &self.material(),
+            sequence,
+            window: 64,
+            options: InboundOptions::default(),
+        };
         let (mut buf, end) = (packet.to_vec(), packet.len());
         let opened = InboundSa::new(&config).unwrap().open_slice(&mut buf, self.esp_off()..end);
         let opened = opened.unwrap_or_else(|e| panic!("{self:?} as {sequence:?}: {}", e.reason()));

@@ -13,7 +13,9 @@ use softdpu::crypto::inbound::Sequence;
 use softdpu::crypto::outbound::Start;
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
 use softdpu::crypto::sadb::Sadb;
-use softdpu::crypto::{Cipher, InboundConfig, InboundSa, KeyMaterial, OutboundConfig, OutboundSa};
+use softdpu::crypto::{
+    Cipher, InboundConfig, InboundOptions, InboundSa, KeyMaterial, OutboundConfig, OutboundOptions, OutboundSa,
+};
 use softdpu_ebpf_common::walk::walk;
 use softdpu_fuzz::with_frame;
 
@@ -33,7 +35,8 @@ enum Input<'a> {
 }
 
 fn sadb(sequence: Sequence) -> Sadb {
-    let config = InboundConfig { spi: SPI, material: &MATERIAL, sequence, window: 64 };
+    let config =
+        InboundConfig { spi: SPI, material: &MATERIAL, sequence, window: 64, options: InboundOptions::default() };
     Sadb::new(vec![(0, InboundSa::new(&config).expect("a good SPI"))], []).expect("one SPI")
 }
 
@@ -63,6 +66,7 @@ fn outbound(v6: bool, udp: bool) -> OutboundSa {
         encapsulation: if udp { Encapsulation::Udp { source: 4500, destination: 4500 } } else { Encapsulation::None },
         extended: true,
         start: Start::At { seq: 1, iv_offset: 0 },
+        options: OutboundOptions::default(),
     })
     .expect("a good SPI")
 }

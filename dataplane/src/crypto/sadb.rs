@@ -1,4 +1,4 @@
-//! One worker's security associations: inbound ones by SPI, outbound ones by tunnel.
+//! Finding security associations: inbound ones by SPI, outbound ones by tunnel.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub struct Outbound {
 /// All associations of one worker. Built by the control side, then only the worker touches it.
 #[derive(Debug, Default)]
 pub struct Sadb {
-    inbound: Vec<(usize, InboundSa)>,
+    inbound: Vec<(usize, Arc<InboundSa>)>,
     index: SpiIndex,
     outbound: Vec<Option<Outbound>>,
 }
@@ -40,6 +40,7 @@ impl Sadb {
         inbound: Vec<(usize, InboundSa)>,
         outbound: impl IntoIterator<Item = Option<Arc<OutboundSa>>>,
     ) -> Result<Self, SaError> {
+        let inbound: Vec<_> = inbound.into_iter().map(|(tunnel, sa)| (tunnel, Arc::new(sa))).collect();
         let spis: Vec<u32> = inbound.iter().map(|(_, sa)| sa.spi()).collect();
         let index = SpiIndex::new(&spis)?;
         let outbound =
@@ -50,8 +51,9 @@ impl Sadb {
     /// Goes on where the plan before was: windows and counters of associations with the same SPI and key are kept.
     pub fn inherit(&mut self, old: &Sadb) {
         for (_, sa) in &mut self.inbound {
-            if let Some(i) = old.index.find(sa.spi()) {
-                sa.inherit(&old.inbound[i].1);
+            let before = old.index.find(sa.spi()).map(|i| &old.inbound[i].1);
+            if let Some(before) = before.filter(|before| sa.same_as(before)) {
+                *sa = before.clone();
             }
         }
         for out in self.outbound.iter_mut().flatten() {
@@ -64,8 +66,8 @@ impl Sadb {
 
     /// The inbound association of an SPI and the tunnel it belongs to.
     #[inline]
-    pub fn inbound(&mut self, spi: u32) -> Option<(usize, &mut InboundSa)> {
-        let (tunnel, sa) = self.inbound.get_mut(self.index.find(spi)?)?;
+    pub fn inbound(&self, spi: u32) -> Option<(usize, &InboundSa)> {
+        let (tunnel, sa) = self.inbound.get(self.index.find(spi)?)?;
         Some((*tunnel, sa))
     }
 
@@ -74,7 +76,7 @@ impl Sadb {
     /// # Errors
     /// As [`InboundSa::open`].
     #[inline]
-    pub fn open(&mut self, frame: &mut Frame, headers: &Headers) -> Result<(usize, Opened), OpenError> {
+    pub fn open(&self, frame: &mut Frame, headers: &Headers) -> Result<(usize, Opened), OpenError> {
         // The walk leaves 0 where UDP to port 4500 holds no ESP header: a keepalive, or IKE.
         let Some((tunnel, sa)) = self.inbound(headers.spi) else {
             let keepalive =
@@ -91,7 +93,7 @@ impl Sadb {
     }
 
     pub fn all_inbound(&self) -> impl Iterator<Item = (usize, &InboundSa)> {
-        self.inbound.iter().map(|(tunnel, sa)| (*tunnel, sa))
+        self.inbound.iter().map(|(tunnel, sa)| (*tunnel, &**sa))
     }
 
     pub fn all_outbound(&self) -> impl Iterator<Item = (usize, &Outbound)> {
@@ -101,8 +103,10 @@ impl Sadb {
 
 /// From SPI to position: open addressing, a quarter full at most, so that a look-up is one or two cache lines whatever
 /// a stranger sends.
-#[derive(Debug, Default)]
-struct SpiIndex {
+///
+/// The SPIs are those of associations that this host has agreed to; a stranger cannot choose them.
+#[derive(Clone, Debug, Default)]
+pub struct SpiIndex {
     /// SPI and position; SPI 0, which is never in use, marks a free slot.
     slots: Vec<(u32, u32)>,
     /// Farthest that any SPI is from its own slot: where a look-up may stop.
@@ -110,7 +114,11 @@ struct SpiIndex {
 }
 
 impl SpiIndex {
-    fn new(spis: &[u32]) -> Result<Self, SaError> {
+    /// `find(spis[i])` will be `i`.
+    ///
+    /// # Errors
+    /// [`SaError::DuplicateSpi`].
+    pub fn new(spis: &[u32]) -> Result<Self, SaError> {
         let mut index = Self { slots: vec![(0, 0); (spis.len() * 4).next_power_of_two()], reach: 0 };
         for (position, &spi) in spis.iter().enumerate() {
             let mut at = index.slot(spi);
@@ -136,7 +144,8 @@ impl SpiIndex {
     }
 
     #[inline]
-    fn find(&self, spi: u32) -> Option<usize> {
+    /// Where this SPI was in the list. A few slots in a row are looked at, whatever is asked for.
+    pub fn find(&self, spi: u32) -> Option<usize> {
         if self.slots.is_empty() || spi == 0 {
             return None;
         }
@@ -160,7 +169,7 @@ impl SpiIndex {
 mod tests {
     use super::*;
     use crate::crypto::aead::{Cipher, KeyMaterial};
-    use crate::crypto::inbound::{InboundConfig, Sequence};
+    use crate::crypto::inbound::{InboundConfig, InboundOptions, Sequence};
     use proptest::prelude::*;
 
     proptest! {
@@ -182,7 +191,14 @@ mod tests {
 
     fn inbound(spi: u32, key: u8, window: u32) -> InboundSa {
         let material = KeyMaterial::new(Cipher::Aes128Gcm, &[key; 20]).unwrap();
-        InboundSa::new(&InboundConfig { spi, material: &material, sequence: Sequence::InIv, window }).unwrap()
+        InboundSa::new(&InboundConfig {
+            spi,
+            material: &material,
+            sequence: Sequence::InIv,
+            window,
+            options: InboundOptions::default(),
+        })
+        .unwrap()
     }
 
     #[test]

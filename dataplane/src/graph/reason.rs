@@ -53,8 +53,9 @@ reasons! {
         Multicast "multicast" "Multicast and broadcast are the kernel's; a steering rule is too wide.",
     }
     "open" {
-        NoSa "no_sa" "ESP for this host with an SPI no tunnel has: the peer's `spi` and our `in.spi` differ.",
+        NoSa "no_sa" "For this host with an SPI or a receiver index that no tunnel has: the peer's `spi` and our `in.spi` differ, or the session is gone.",
         WrongPeer "wrong_peer" "ESP under a known SPI from another address than the tunnel's `remote`.",
+        SaExpired "sa_expired" "Its association or session is past its life; a new one was not made in time.",
         Replay "replay" "Sequence number seen before, or older than the replay window (RFC 4303 §3.4.3).",
         BadIcv "bad_icv" "Authentication failed: the keys of the two sides differ, or the packet was tampered with.",
         EspShort "esp_short" "Shorter than ESP's header, IV, trailer and ICV.",
@@ -62,9 +63,17 @@ reasons! {
         Dummy "dummy" "ESP traffic-flow-confidentiality packet (next header 59), discarded as RFC 4303 §2.6 asks.",
         BadInner "bad_inner" "Authentic, but what is inside is not an IP packet.",
         BadIv "bad_iv" "Its IV does not carry its sequence number: the peer is not a softdpu, or another version.",
-        Keepalive "keepalive" "NAT keepalive (RFC 3948 §2.3), discarded as it should be.",
+        Keepalive "keepalive" "NAT keepalive (RFC 3948 §2.3), or WireGuard's, discarded as it should be.",
         EcnNotCapable "ecn_not_capable" "Congestion was marked on a packet whose sender cannot hear of it (RFC 6040 §4.2).",
+        NotAllowed "not_allowed" "Authentic, but its source address is not among the peer's allowed IPs.",
+        Handshake "handshake" "A WireGuard handshake message or cookie, handed to the control side, as it should be.",
+        HandshakeFlood "handshake_flood" "A WireGuard handshake message that found the control side's queue full.",
+        NotWireGuard "not_wireguard" "Neither a WireGuard message nor for another host, on a WireGuard tunnel's port.",
         OuterFragment "outer_fragment" "A fragment of an ESP packet; the path between the tunnel's ends has a lower MTU than the tunnel.",
+    }
+    "select" {
+        NoSelector "no_selector" "For a tunnel none of whose peers or associations is for this packet: its addresses are in no allowed IPs and no traffic selector. Nothing is sent in clear.",
+        NoSession "no_session" "Waited for a session with its tunnel's peer, which did not come up in time. The peer may be away, or its keys differ from what is set here.",
     }
     "decompress" {
         UnknownCpi "unknown_cpi" "IPComp with a CPI that was not agreed on (RFC 3173 §3.3).",
@@ -86,6 +95,7 @@ reasons! {
     }
     "seal" {
         SequenceExhausted "sequence_exhausted" "The SA's sequence numbers are used up; it needs a new key. Nothing is sent in clear.",
+        TransportFragment "transport_fragment" "A fragment, for a tunnel in transport mode, which does not seal them (RFC 4303 §3.1.1).",
         TooLong "too_long" "The sealed packet would exceed what IP can say (65,535 bytes).",
         NoRoom "no_room" "The packet and its tunnel headers do not fit the frame.",
     }
