@@ -2,8 +2,8 @@
 
 use super::open_wg;
 use crate::crypto::esp::{LINK_LEN, NEXT_IPCOMP, OpenError};
-use crate::crypto::wg::session;
 use crate::crypto::inbound;
+use crate::crypto::wg::session;
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::plan::rules::ip;
 use crate::tunnel::events::Event;
@@ -113,15 +113,15 @@ fn open_esp<'k>(cx: &mut Cx<'_>, packet: &mut Packet, run: &mut Openers<'k>, key
         return Err(DropReason::OuterFragment);
     }
     let esp = keys.esp(headers.spi).filter(|esp| esp.local == local).ok_or(DropReason::NoSa)?;
-    let from = SocketAddr::new(ip(headers.l3, &headers.src), if headers.proto == proto::UDP { headers.sport } else { 0 });
+    let from =
+        SocketAddr::new(ip(headers.l3, &headers.src), if headers.proto == proto::UDP { headers.sport } else { 0 });
     let moved = esp.remote != from;
     if moved && !esp.may_move {
         return Err(DropReason::WrongPeer);
     }
     packet.meta.outer_tos = headers.tos;
     let opener = run.esp(esp, cx.now);
-    let opened =
-        if packet.frame.is_chain() { open_chain(cx, packet, opener) } else { open_frame(packet, opener) };
+    let opened = if packet.frame.is_chain() { open_chain(cx, packet, opener) } else { open_frame(packet, opener) };
     let counters = &cx.counters.tunnels[usize::from(esp.tunnel)];
     match opened {
         Ok(_) => counters.opened.add(1, packet.frame.total_len() as u64),
@@ -151,11 +151,7 @@ fn open_frame(packet: &mut Packet, opener: &mut inbound::Opener<'_>) -> Result<(
 
 /// A packet in several frames is gathered, opened, and scattered over fresh ones.
 #[cold]
-fn open_chain(
-    cx: &mut Cx<'_>,
-    packet: &mut Packet,
-    opener: &mut inbound::Opener<'_>,
-) -> Result<(u8, u64), DropReason> {
+fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet, opener: &mut inbound::Opener<'_>) -> Result<(u8, u64), DropReason> {
     let len = cx.pool.linearise(&packet.frame, cx.scratch).ok_or(DropReason::NoRoom)?;
     let opened = opener.open_packet(&mut cx.scratch[..len], &packet.headers).map_err(reason)?;
     let fresh = cx.pool.scatter(&cx.scratch[opened.place]).ok_or(DropReason::NoRoom)?;

@@ -24,9 +24,9 @@ pub(super) fn open<'k>(
 ) -> Result<(), DropReason> {
     let payload = usize::from(packet.headers.payload_off)..usize::from(packet.headers.end);
     let head = packet.frame.bytes().get(payload.start..payload.start + 8);
-    let words = head.and_then(|head| head.split_first_chunk::<4>()).and_then(|(kind, rest)| {
-        Some((u32::from_le_bytes(*kind), u32::from_le_bytes(*rest.first_chunk::<4>()?)))
-    });
+    let words = head
+        .and_then(|head| head.split_first_chunk::<4>())
+        .and_then(|(kind, rest)| Some((u32::from_le_bytes(*kind), u32::from_le_bytes(*rest.first_chunk::<4>()?))));
     let Some((TRANSPORT, receiver)) = words else { return other(cx, packet, listen, payload) };
     // What a session knows is ours, and its authentication says so; only what none knows may be for another host.
     let Some(wg) = keys.session(receiver).filter(|wg| wg.tunnel == listen.tunnel) else {

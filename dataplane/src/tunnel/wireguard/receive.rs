@@ -26,6 +26,20 @@ pub enum Received {
     Packet,
 }
 
+impl Received {
+    /// What it is counted under.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Initiation => "initiation",
+            Self::Response => "response",
+            Self::Cookie => "cookie",
+            Self::CookieSent => "cookie_sent",
+            Self::Keepalive => "keepalive",
+            Self::Packet => "packet_on_socket",
+        }
+    }
+}
+
 /// Why a message was not. Each has a reason of its own; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refused {
