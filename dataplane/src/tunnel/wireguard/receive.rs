@@ -22,8 +22,13 @@ pub enum Received {
     /// We, being busy, gave a cookie.
     CookieSent,
     Keepalive,
-    /// A packet for the tunnel. It is authentic and lost: this side has no way to hand it on.
-    Packet,
+    /// A packet for the tunnel from the peer in `slot`, at `start..end` of the message. It is authentic; its source is still to
+    /// be held against the allowed IPs.
+    Packet {
+        slot: u32,
+        start: usize,
+        end: usize,
+    },
 }
 
 impl Received {
@@ -35,7 +40,7 @@ impl Received {
             Self::Cookie => "cookie",
             Self::CookieSent => "cookie_sent",
             Self::Keepalive => "keepalive",
-            Self::Packet => "packet_on_socket",
+            Self::Packet { .. } => "packet_on_socket",
         }
     }
 }
@@ -251,7 +256,7 @@ impl Device {
         self.reschedule(slot, now.mono);
         Ok(match opened {
             Opened::Keepalive => Received::Keepalive,
-            Opened::Packet { .. } => Received::Packet,
+            Opened::Packet { place, .. } => Received::Packet { slot, start: place.start, end: place.end },
         })
     }
 }

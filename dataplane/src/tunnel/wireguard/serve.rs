@@ -23,6 +23,7 @@ use super::uapi_server::{Ask, UapiServer};
 use super::udp::Sockets;
 use crate::crypto::wg::PublicKey;
 use crate::crypto::wg::message::INITIATION_LEN;
+use crate::tunnel::events::Event;
 use crate::worker::clock;
 
 /// Handshake messages that wait. One takes about 0.2 ms at most.
@@ -94,6 +95,21 @@ impl Events {
     pub fn tell(&self, told: Told) -> bool {
         let taken = self.told.push(told).is_ok();
         self.after(taken)
+    }
+
+    /// An event of all tunnels, for this one. False where its queue is full, or it is not about WireGuard.
+    pub fn pass(&self, event: &Event) -> bool {
+        match *event {
+            Event::Handshake { from, local, ref message, .. } => {
+                Punt::new(from, local, message.as_slice()).is_some_and(|punt| self.punt(punt))
+            }
+            Event::Wanted { way, .. } => self.tell(Told::Wanted(way)),
+            Event::Confirmed { index, .. } => self.tell(Told::Confirmed(index)),
+            Event::Roamed { index, from, local, .. } => {
+                self.tell(Told::Moved(index, Endpoint { to: from, from: Some(local) }))
+            }
+            Event::Moved { .. } => false,
+        }
     }
 
     fn after(&self, taken: bool) -> bool {
