@@ -52,6 +52,12 @@ reasons! {
         Tagged "tagged" "In a VLAN, on a port whose routes and neighbours are the untagged link's: forwarding it would join the two. Make the VLAN's own interface a port, or leave the VLAN to the kernel.",
         Multicast "multicast" "Multicast and broadcast are the kernel's; a steering rule is too wide.",
     }
+    "reassemble" {
+        ReassemblyTimeout "reassembly_timeout" "A fragment whose datagram did not become complete within 30 s: the rest was lost on the way, or went to another worker because the NIC chooses queues by ports too (see the operator's guide on fragments).",
+        ReassemblyFull "reassembly_full" "A fragment of an incomplete datagram that had to make room for another, or of a source that has its share of the room already.",
+        BadFragment "bad_fragment" "A fragment that overlaps another (RFC 5722), contradicts the datagram's end, is empty or of odd length, or would make it longer than 65,535 bytes; and whatever else comes of that datagram.",
+        DuplicateFragment "duplicate_fragment" "A fragment that was there already; the first is used.",
+    }
     "open" {
         NoSa "no_sa" "For this host with an SPI or a receiver index that no tunnel has: the peer's `spi` and our `in.spi` differ, or the session is gone.",
         WrongPeer "wrong_peer" "ESP under a known SPI from another address than the tunnel's `remote`.",

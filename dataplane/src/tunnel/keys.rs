@@ -7,9 +7,11 @@ use crate::crypto::sadb::SpiIndex;
 use crate::crypto::wg::session::{self, Session};
 use crate::crypto::{InboundSa, OutboundSa};
 use crate::tunnel::wireguard::allowed::AllowedTable;
+use crate::wire::pmtu::PathMtu;
+use softdpu_ebpf_common::walk::proto;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Everything that workers need of the tunnels, at one time.
 #[derive(Debug, Default)]
@@ -123,8 +125,8 @@ impl WgOut {
 pub struct WayState {
     /// FIB generation and adjacency of the next hop towards the peer; generation 0: not looked up.
     hop: AtomicU64,
-    /// Largest outer packet that the path takes, in bytes; 0: not known to be less than the link's.
-    path_mtu: AtomicU32,
+    /// Largest outer packet that the path takes, where that is known to be less than the link's.
+    pub path_mtu: PathMtu,
     /// A packet has asked for a session, and the control side was told.
     wanted: AtomicBool,
 }
@@ -141,20 +143,6 @@ impl WayState {
         self.hop.store(u64::from(generation) << 32 | u64::from(adjacency), Ordering::Relaxed);
     }
 
-    /// The link's MTU, or what the path was found to take.
-    #[inline]
-    pub fn path_mtu(&self, link: usize) -> usize {
-        match self.path_mtu.load(Ordering::Relaxed) {
-            0 => link,
-            mtu => link.min(mtu as usize),
-        }
-    }
-
-    /// `None`: nothing is known any more.
-    pub fn set_path_mtu(&self, mtu: Option<u32>) {
-        self.path_mtu.store(mtu.unwrap_or(0), Ordering::Relaxed);
-    }
-
     /// Whether this is the first packet to ask since [`Self::answer`].
     pub fn want(&self) -> bool {
         !self.wanted.swap(true, Ordering::Relaxed)
@@ -166,10 +154,9 @@ impl WayState {
 }
 
 impl Way {
-    /// Longest inner packet, in bytes, whose sealed packet is within `mtu` (of the link, IP header included).
+    /// Longest inner packet, in bytes, whose sealed packet is within `mtu` (of the path, IP header included).
     #[inline]
     pub fn max_inner(&self, mtu: usize) -> usize {
-        let mtu = self.state.path_mtu(mtu);
         match &self.seal {
             Seal::Nothing => mtu,
             Seal::Esp(sa) => sa.max_inner(mtu),
@@ -228,6 +215,17 @@ impl Keys {
     #[inline]
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.locals.binary_search(&address).is_ok()
+    }
+
+    /// Whether a fragment, which may show no port, may be of a packet that is sealed and for us. `host`: whether `to` is one
+    /// of this host's addresses.
+    pub fn may_be_sealed(&self, proto: u8, to: IpAddr, host: impl Fn() -> bool) -> bool {
+        let listens = || self.listen.iter().any(|listen| listen.local.map_or_else(&host, |local| local == to));
+        match proto {
+            proto::ESP => self.is_local(to),
+            proto::UDP => self.is_local(to) || listens(),
+            _ => false,
+        }
     }
 
     #[inline]

@@ -9,3 +9,4 @@ pub mod keys;
 pub mod publisher;
 pub mod wg_part;
 pub mod wireguard;
+pub mod xfrm;
