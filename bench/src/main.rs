@@ -11,7 +11,7 @@ use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
-use softdpu_bench::{esp, graph, idle, memory, session, steer, stop, veth};
+use softdpu_bench::{aead, esp, graph, idle, memory, session, steer, stop, veth};
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
 #[derive(Parser)]
@@ -41,6 +41,8 @@ struct Arguments {
 enum What {
     /// Forwarding between veths: kernel, bare loop, worker, XDP (root).
     Veth,
+    /// The AEAD back ends against bare `ring`.
+    Aead,
     /// ESP seal and open against bare `ring`.
     Esp,
     /// The graph in memory, rings, flow look-up.
@@ -117,6 +119,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         };
         let (section, targets) = veth::run(&options)?;
         report.sections.push(section);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Aead) && !stop::asked() {
+        let (sections, targets) = aead::run(effort)?;
+        report.sections.extend(sections);
         report.targets.extend(targets);
     }
     if wanted(What::Esp) && !stop::asked() {

@@ -90,7 +90,10 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>
     }
     let place = 0..packet.frame.len();
     match sealer {
-        Sealer::Esp(sealer) => sealer.seal(&mut packet.frame, &inner(packet, place)).map_err(of_esp)?,
+        Sealer::Esp(sealer) => {
+            let inner = inner(packet, place);
+            sealer.seal(&mut packet.frame, &inner).map_err(of_esp)?;
+        }
         Sealer::WireGuard(sealer, outer) => {
             let plain = plain(cx, packet, way, place);
             sealer.seal(&mut packet.frame, &plain, outer).map_err(of_wireguard)?;

@@ -2,10 +2,10 @@
 
 use super::keys::{EspIn, Seal, Selector, TunnelKeys, Way};
 use super::publisher::Part;
-use crate::config::policy::{self, EspTunnel, Policy, SequenceMode};
-use crate::crypto::esp::NAT_T_PORT;
-use crate::crypto::inbound::Sequence;
-use crate::crypto::outbound::Start;
+use crate::config::policy::{self, EspTunnel, IpsecMode, Policy, SequenceMode};
+use crate::crypto::esp::{Mode, NAT_T_PORT};
+use crate::crypto::inbound::{InboundOptions, NatFix, Sequence};
+use crate::crypto::outbound::{OutboundOptions, Start};
 use crate::crypto::outer::{Encapsulation, Endpoints};
 use crate::crypto::{Cipher, InboundConfig, InboundSa, OutboundConfig, OutboundSa, keyfile};
 use anyhow::{Context, Result, bail};
@@ -85,6 +85,10 @@ fn build(tunnel: &EspTunnel) -> Result<(InboundSa, OutboundSa)> {
         SequenceMode::Extended => (Sequence::Extended, Start::ClockIv),
         SequenceMode::Short => (Sequence::Short, Start::ClockIv),
     };
+    let mode = match tunnel.mode {
+        IpsecMode::Tunnel => Mode::Tunnel,
+        IpsecMode::Transport => Mode::Transport,
+    };
     let outbound = OutboundSa::new(&OutboundConfig {
         spi: tunnel.out.spi,
         material: &out_key,
@@ -92,12 +96,15 @@ fn build(tunnel: &EspTunnel) -> Result<(InboundSa, OutboundSa)> {
         encapsulation,
         extended: sequence != Sequence::Short,
         start,
+        options: OutboundOptions { mode, ..OutboundOptions::default() },
     })?;
     let inbound = InboundSa::new(&InboundConfig {
         spi: tunnel.inbound.spi,
         material: &in_key,
         sequence,
         window: tunnel.replay_window,
+        // Nobody tells us the addresses that the peer saw; what was authenticated needs no other checksum.
+        options: InboundOptions { mode, nat: NatFix::Recompute, ..InboundOptions::default() },
     })?;
     Ok((inbound, outbound))
 }

@@ -10,3 +10,4 @@ pub mod pmtu;
 pub mod publisher;
 pub mod wg_part;
 pub mod wireguard;
+pub mod xfrm;
