@@ -13,5 +13,6 @@ pub mod l7;
 pub mod nodes;
 pub mod plan;
 pub mod telemetry;
+pub mod tunnel;
 pub mod wire;
 pub mod worker;

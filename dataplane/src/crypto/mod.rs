@@ -24,6 +24,7 @@ mod start;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transport;
+pub mod wg;
 
 pub use aead::{Cipher, KeyMaterial};
 pub use esp::{Inner, OpenError, Opened, SealError};

@@ -2,7 +2,6 @@
 
 use super::packet::{NO_FLOW, NONE, Packet};
 use super::reason::DropReason;
-use crate::crypto::sadb::Sadb;
 use crate::flow::FlowTable;
 use crate::host::fib::Fib;
 use crate::io::frame::Frame;
@@ -10,23 +9,18 @@ use crate::io::pool::FramePool;
 use crate::l7::Inspector;
 use crate::plan::Plan;
 use crate::telemetry::counters::WorkerCounters;
+use crate::tunnel::events::Events;
+use crate::tunnel::keys::{Keys, Way};
 use crate::worker::neighbours::Asks;
 
-/// Next hop of a tunnel's peer, as last looked up.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TunnelHop {
-    pub generation: u32,
-    pub adjacency: u32,
-}
-
-/// Most packets that wait for link addresses, per worker.
+/// Most packets that wait for link addresses or sessions, per worker.
 pub const MAX_HELD: usize = 256;
 
 /// What the batch has in it, so that a node with nothing to do need not look at every packet to find that out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
-    /// ESP, or ESP in UDP.
-    pub esp: bool,
+    /// ESP, ESP in UDP, or WireGuard.
+    pub sealed: bool,
     /// Came out of a tunnel compressed.
     pub ipcomp: bool,
     /// To be sealed.
@@ -46,8 +40,8 @@ pub struct Cx<'a> {
     pub pool: &'a mut FramePool,
     pub flows: &'a mut FlowTable,
     pub inspector: &'a mut Inspector,
-    pub sadb: &'a mut Sadb,
-    pub tunnel_hops: &'a mut [TunnelHop],
+    pub keys: &'a Keys,
+    pub events: &'a Events,
     /// One list of frames per port, sent by the worker after the graph.
     pub tx: &'a mut [Vec<Frame>],
     pub held: &'a mut Vec<Packet>,
@@ -59,14 +53,27 @@ pub struct Cx<'a> {
     pub seen: Seen,
 }
 
-impl Cx<'_> {
+impl<'a> Cx<'a> {
+    /// What an answer that a flow remembers was found in: another number means that it may be another one now. Both parts only
+    /// ever count up.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.plan.generation.wrapping_add(self.keys.selection)
+    }
+
+    /// The packet's way out of its tunnel. `None`: it goes into none, or the way is not there any more.
+    #[inline]
+    pub fn way(&self, packet: &Packet) -> Option<&'a Way> {
+        self.keys.way(packet.meta.tunnel_out, packet.meta.way)
+    }
+
     /// Counts the packet under `reason` and frees its frame.
     pub fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
         self.counters.drop_packet(reason as usize);
         self.pool.free(packet.frame);
     }
 
-    /// Keeps the packet until the forwarding table changes.
+    /// Keeps the packet until the forwarding table or the keys change.
     pub fn hold(&mut self, mut packet: Packet) {
         if self.held.len() >= MAX_HELD {
             return self.drop_packet(packet, DropReason::NeighbourQueueFull);
@@ -80,10 +87,12 @@ impl Cx<'_> {
     #[inline]
     pub fn mtu_of(&self, packet: &Packet) -> usize {
         let link = usize::from(self.fib.links()[usize::from(packet.meta.port_out)].mtu);
-        match self.plan.tunnels.get(usize::from(packet.meta.tunnel_out)) {
-            Some(tunnel) if packet.meta.tunnel_out != NONE => tunnel.inner_mtu(link),
-            _ => link,
+        if packet.meta.tunnel_out == NONE {
+            return link;
         }
+        let tunnel = self.plan.tunnels.get(usize::from(packet.meta.tunnel_out));
+        let link = tunnel.and_then(|tunnel| tunnel.mtu).map_or(link, |mtu| mtu.min(link));
+        self.way(packet).map_or(link, |way| way.max_inner(link))
     }
 
     /// Frees the further parts of a chain; the first stays.

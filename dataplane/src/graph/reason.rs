@@ -66,6 +66,10 @@ reasons! {
         EcnNotCapable "ecn_not_capable" "Congestion was marked on a packet whose sender cannot hear of it (RFC 6040 §4.2).",
         OuterFragment "outer_fragment" "A fragment of an ESP packet; the path between the tunnel's ends has a lower MTU than the tunnel.",
     }
+    "select" {
+        NoSelector "no_selector" "For a tunnel none of whose peers or associations is for this packet: its addresses are in no allowed IPs and no traffic selector. Nothing is sent in clear.",
+        NoSession "no_session" "Waited for a session with its tunnel's peer, which did not come up in time. The peer may be away, or its keys differ from what is set here.",
+    }
     "decompress" {
         UnknownCpi "unknown_cpi" "IPComp with a CPI that was not agreed on (RFC 3173 §3.3).",
         BadCompression "bad_compression" "The compressed bytes are not valid LZ4.",

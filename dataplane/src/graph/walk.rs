@@ -15,7 +15,8 @@ use crate::nodes::parse::Parse;
 use crate::nodes::policy::Policy;
 use crate::nodes::rewrite::Rewrite;
 use crate::nodes::route::Route;
-use crate::nodes::seal::Seal;
+use crate::nodes::seal::SealNode;
+use crate::nodes::select::Select;
 
 /// One worker's nodes, with whatever memory each has of its own.
 #[derive(Debug, Default)]
@@ -26,11 +27,12 @@ pub struct Graph {
     flow: Flow,
     classify: Classify,
     policy: Policy,
+    select: Select,
     route: Route,
     icmp: Icmp,
     fragment: Fragment,
     compress: Compress,
-    seal: Seal,
+    seal: SealNode,
     rewrite: Rewrite,
     emit: Emit,
 }
@@ -49,7 +51,7 @@ impl Graph {
         self.go_out(cx, batch);
     }
 
-    /// Takes packets up again that had waited for their next hop.
+    /// Takes packets up again that had waited for their next hop or their peer.
     pub fn resume(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         for packet in &mut batch.packets {
             packet.meta.fate = Fate::Go;
@@ -60,6 +62,6 @@ impl Graph {
     }
 
     fn go_out(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: route icmp fragment compress seal rewrite emit);
+        walk!(self, cx, batch: select route icmp fragment compress seal rewrite emit);
     }
 }

@@ -13,3 +13,4 @@ pub mod policy;
 pub mod rewrite;
 pub mod route;
 pub mod seal;
+pub mod select;

@@ -1,9 +1,10 @@
-//! `open`: ESP that is for this host comes out of its tunnel, in place; everything else goes by.
+//! `open`: what is sealed and for this host comes out of its tunnel, in place; everything else goes by.
 
 use crate::crypto::esp::{LINK_LEN, NEXT_IPCOMP, OpenError};
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::plan::rules::ip;
-use softdpu_ebpf_common::walk::{self, ESP_IN_UDP_PORT, Fragment, Headers, proto};
+use crate::tunnel::keys::EspIn;
+use softdpu_ebpf_common::walk::{self, ESP_IN_UDP_PORT, Headers, proto};
 
 #[derive(Debug, Default)]
 pub struct Open;
@@ -12,7 +13,7 @@ impl Node for Open {
     const NAME: &'static str = "open";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        if cx.seen.esp {
+        if cx.seen.sealed {
             each(cx, batch, open);
         }
     }
@@ -26,12 +27,15 @@ pub(super) fn concerns(headers: &Headers) -> bool {
 
 #[inline]
 fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+    if concerns(&packet.headers) { open_esp(cx, packet) } else { Ok(()) }
+}
+
+fn open_esp(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+    use softdpu_ebpf_common::walk::Fragment;
     let headers = &packet.headers;
-    if !concerns(headers) {
-        return Ok(());
-    }
+    let keys = cx.keys;
     let local = ip(headers.l3, &headers.dst);
-    if !cx.plan.tunnels.iter().any(|tunnel| tunnel.local == local) {
+    if !keys.is_local(local) {
         return Ok(()); // somebody else's ESP, to be forwarded
     }
     if headers.spi == 0 && headers.proto == proto::UDP {
@@ -41,13 +45,13 @@ fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if headers.fragment != Fragment::No {
         return Err(DropReason::OuterFragment);
     }
-    let Some((tunnel, _)) = cx.sadb.inbound(headers.spi) else { return Err(DropReason::NoSa) };
-    if cx.plan.tunnels[tunnel].remote != ip(headers.l3, &headers.src) {
+    let esp = keys.esp(headers.spi).filter(|esp| esp.local == local).ok_or(DropReason::NoSa)?;
+    if esp.remote != ip(headers.l3, &headers.src) {
         return Err(DropReason::WrongPeer);
     }
     packet.meta.outer_tos = headers.tos;
-    let opened = if packet.frame.is_chain() { open_chain(cx, packet) } else { open_frame(cx, packet) };
-    let counters = &cx.counters.tunnels[tunnel];
+    let opened = if packet.frame.is_chain() { open_chain(cx, packet, esp) } else { open_frame(cx.now, packet, esp) };
+    let counters = &cx.counters.tunnels[usize::from(esp.tunnel)];
     match opened {
         Ok(_) => counters.opened.add(1, packet.frame.total_len() as u64),
         Err(DropReason::Replay) => counters.replayed.inc(),
@@ -55,7 +59,7 @@ fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         Err(_) => {}
     }
     packet.meta.next_header = opened?;
-    packet.meta.tunnel_in = tunnel as u16;
+    packet.meta.tunnel_in = esp.tunnel;
     if packet.meta.next_header == NEXT_IPCOMP {
         cx.seen.ipcomp = true;
         return Ok(());
@@ -64,18 +68,17 @@ fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
 }
 
 #[inline]
-fn open_frame(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
-    let (_, opened) = cx.sadb.open(&mut packet.frame, &packet.headers).map_err(reason)?;
+fn open_frame(now: u64, packet: &mut Packet, esp: &EspIn) -> Result<u8, DropReason> {
+    let opened = esp.sa.opener_at(now).open(&mut packet.frame, &packet.headers).map_err(reason)?;
     if packet.frame.trim_front(LINK_LEN) { Ok(opened.next_header) } else { Err(DropReason::BadInner) }
 }
 
 /// A packet in several frames is gathered, opened, and scattered over fresh ones.
 #[cold]
-fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<u8, DropReason> {
+fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet, esp: &EspIn) -> Result<u8, DropReason> {
     let headers = &packet.headers;
     let len = cx.pool.linearise(&packet.frame, cx.scratch).ok_or(DropReason::NoRoom)?;
-    let Some((_, sa)) = cx.sadb.inbound(headers.spi) else { return Err(DropReason::NoSa) };
-    let opened = sa.opener_at(cx.now).open_packet(&mut cx.scratch[..len], headers).map_err(reason)?;
+    let opened = esp.sa.opener_at(cx.now).open_packet(&mut cx.scratch[..len], headers).map_err(reason)?;
     let fresh = cx.pool.scatter(&cx.scratch[opened.place]).ok_or(DropReason::NoRoom)?;
     cx.pool.free(std::mem::replace(&mut packet.frame, fresh));
     Ok(opened.next_header)

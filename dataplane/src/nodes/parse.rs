@@ -38,7 +38,7 @@ fn parse(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     }
     check_station(cx, packet.meta.port_in, headers, bytes)?;
     rebase(headers);
-    cx.seen.esp |= open::concerns(headers);
+    cx.seen.sealed |= open::concerns(headers);
     let end = usize::from(headers.end);
     if !packet.frame.trim_front(l3_off) {
         return Err(DropReason::Truncated);

@@ -1,15 +1,17 @@
 //! `seal`: packets of protected flows go into their tunnel, in place.
 
+use crate::crypto::OutboundSa;
 use crate::crypto::esp::{Inner, LINK_LEN, NEXT_IPV4, NEXT_IPV6, SealError};
 use crate::graph::packet::NONE;
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
+use crate::tunnel::keys::Seal;
 use crate::wire::ip::{V4_HEADER, V6_HEADER};
 use softdpu_ebpf_common::walk::L3;
 
 #[derive(Debug, Default)]
-pub struct Seal;
+pub struct SealNode;
 
-impl Node for Seal {
+impl Node for SealNode {
     const NAME: &'static str = "seal";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
@@ -25,15 +27,19 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if tunnel == NONE {
         return Ok(());
     }
-    let Some(plan) = cx.plan.tunnels.get(usize::from(tunnel)) else { return Err(DropReason::NotSealed) };
+    let Some(way) = cx.way(packet) else { return Err(DropReason::NotSealed) };
+    let sa = match &way.seal {
+        Seal::Esp(sa) => sa,
+        Seal::Nothing => return Err(DropReason::NotSealed),
+    };
     let len = packet.frame.total_len();
     let own = if packet.headers.l3 == L3::V6 { NEXT_IPV6 } else { NEXT_IPV4 };
     let next_header = if packet.meta.compress && packet.meta.next_header != 0 { packet.meta.next_header } else { own };
     let inner = Inner { place: 0..len, next_header, tos: packet.headers.tos };
     if packet.frame.is_chain() {
-        seal_chain(cx, packet, &inner, plan)?;
+        seal_chain(cx, packet, &inner, sa)?;
     } else {
-        plan.outbound.seal(&mut packet.frame, &inner).map_err(reason)?;
+        sa.sealer_at(1, cx.now).seal(&mut packet.frame, &inner).map_err(reason)?;
         if !packet.frame.trim_front(LINK_LEN) {
             return Err(DropReason::NoRoom);
         }
@@ -45,17 +51,12 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
 
 /// A packet in several frames is gathered, sealed, and scattered over fresh ones.
 #[cold]
-fn seal_chain(
-    cx: &mut Cx<'_>,
-    packet: &mut Packet,
-    inner: &Inner,
-    plan: &crate::plan::Tunnel,
-) -> Result<(), DropReason> {
+fn seal_chain(cx: &mut Cx<'_>, packet: &mut Packet, inner: &Inner, sa: &OutboundSa) -> Result<(), DropReason> {
     const FRONT: usize = LINK_LEN + V6_HEADER + 64;
     const _: () = assert!(V6_HEADER > V4_HEADER);
     let len = cx.pool.linearise(&packet.frame, &mut cx.scratch[FRONT..]).ok_or(DropReason::NoRoom)?;
     let inner = Inner { place: FRONT..FRONT + len, next_header: inner.next_header, tos: inner.tos };
-    let sealed = plan.outbound.sealer(0).seal_slice(cx.scratch, &inner).map_err(reason)?;
+    let sealed = sa.sealer_at(1, cx.now).seal_slice(cx.scratch, &inner).map_err(reason)?;
     let fresh = cx.pool.scatter(&cx.scratch[sealed.start + LINK_LEN..sealed.end]).ok_or(DropReason::NoRoom)?;
     cx.pool.free(std::mem::replace(&mut packet.frame, fresh));
     Ok(())

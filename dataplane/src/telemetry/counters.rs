@@ -87,6 +87,8 @@ pub struct TunnelCounters {
     pub left_alone: Counter,
     /// Packets received compressed and expanded.
     pub expanded: Counter,
+    /// Bytes that came to the link header unsealed although they were for this tunnel; held back there. Stays zero.
+    pub escaped_bytes: Counter,
 }
 
 /// Counters of a class of flows.

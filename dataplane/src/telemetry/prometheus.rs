@@ -126,7 +126,13 @@ fn tunnels(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     counters(e, "tunnel_compress_out_bytes", "Bytes after compression.", tunnel(|t| t.compress_out_bytes))?;
     counters(e, "tunnel_compressed_packets", "Packets sent compressed.", tunnel(|t| t.compressed))?;
     counters(e, "tunnel_left_alone_packets", "Packets that would not shrink.", tunnel(|t| t.left_alone))?;
-    counters(e, "tunnel_expanded_packets", "Packets received compressed.", tunnel(|t| t.expanded))
+    counters(e, "tunnel_expanded_packets", "Packets received compressed.", tunnel(|t| t.expanded))?;
+    counters(
+        e,
+        "tunnel_escaped_bytes",
+        "Bytes held back because they were not sealed. Stays zero.",
+        tunnel(|t| t.escaped_bytes),
+    )
 }
 
 fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
@@ -202,7 +208,7 @@ mod tests {
             "softdpu_tunnel_sealed_packets", "softdpu_tunnel_sealed_bytes", "softdpu_tunnel_opened_packets",
             "softdpu_tunnel_opened_bytes", "softdpu_tunnel_replayed_packets", "softdpu_tunnel_forged_packets",
             "softdpu_tunnel_compress_in_bytes", "softdpu_tunnel_compress_out_bytes", "softdpu_tunnel_compressed_packets",
-            "softdpu_tunnel_left_alone_packets", "softdpu_tunnel_expanded_packets",
+            "softdpu_tunnel_left_alone_packets", "softdpu_tunnel_expanded_packets", "softdpu_tunnel_escaped_bytes",
             "softdpu_class_flows", "softdpu_class_packets", "softdpu_class_bytes",
             "softdpu_drop_packets", "softdpu_escaped_bytes",
             "softdpu_worker_batches", "softdpu_worker_packets", "softdpu_worker_idle_rounds", "softdpu_worker_polls",

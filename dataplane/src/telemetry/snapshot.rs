@@ -47,6 +47,9 @@ pub struct TunnelTraffic {
     pub compressed: u64,
     pub left_alone: u64,
     pub expanded: u64,
+    /// Bytes held back at the last moment because they were not sealed. Stays zero.
+    #[serde(default)]
+    pub escaped_bytes: u64,
 }
 
 impl TunnelTraffic {
@@ -171,6 +174,7 @@ impl Snapshot {
             sum.compressed += tunnel.compressed.get();
             sum.left_alone += tunnel.left_alone.get();
             sum.expanded += tunnel.expanded.get();
+            sum.escaped_bytes += tunnel.escaped_bytes.get();
         }
         for (sum, class) in self.classes.iter_mut().zip(from.classes.iter()) {
             sum.flows += class.flows.get();
