@@ -5,6 +5,7 @@ pub mod aead;
 pub mod bpf;
 pub mod clock;
 pub mod esp;
+pub mod esp_many;
 pub mod graph;
 pub mod idle;
 pub mod machine;

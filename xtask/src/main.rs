@@ -6,6 +6,7 @@ mod interop;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Verb {
     Test(test::Arguments),
     /// Make the table of peers of what the tests found
     Interop(interop::Arguments),
+    /// Run the tests that need a kernel of their own, in a virtual machine
+    Vm(vm::Arguments),
     /// Run the benches (release build)
     Bench(BenchArguments),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Demo(arguments) => demo::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Interop(arguments) => interop::main(&arguments),
+        Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Bench(arguments) => bench(&arguments),
     };
     match done {

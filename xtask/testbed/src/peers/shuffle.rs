@@ -176,7 +176,7 @@ mod tests {
             return;
         }
         let topology = Topology::new(&Options::new("unit-shuffle")).unwrap();
-        let load = Numbered { rate: 5000, length: 300, time: Duration::from_millis(400), v6: false };
+        let load = Numbered { rate: 5000, length: 300, time: Duration::from_millis(400), v6: false, reverse: false };
         let wire = Shuffle::start(&topology, 16).unwrap();
         topology.reachable(SERVER[0], Duration::from_secs(5)).unwrap();
         let all = load.run(&topology, || Ok(())).unwrap();
