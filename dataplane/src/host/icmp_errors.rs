@@ -46,7 +46,7 @@ impl IcmpErrors {
         } else {
             set(&fd, SOL_RAW, ICMP_FILTER, &!(1u32 << UNREACHABLE))?;
         }
-        Ok(Self { fd: AsyncFd::register(fd)?, v6 })
+        Ok(Self { fd: AsyncFd::new(fd)?, v6 })
     }
 
     /// The next error that is worth believing, as far as can be told without knowing the tunnels.
