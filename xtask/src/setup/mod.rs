@@ -32,11 +32,11 @@ pub enum Need {
     Build,
     /// The demo: namespaces, real applications.
     Run,
-    /// Real peers, in tests here and in the virtual machine.
+    /// Other makes of IPsec and WireGuard, which the tests talk to.
     Peers,
     /// The tests: strangers that check our packets, the fuzzer.
     Test,
-    /// The tests that run in a virtual machine: QEMU, and peers that need another kernel.
+    /// The tests that run in a virtual machine: QEMU, and what goes into it.
     Vm,
 }
 
@@ -46,7 +46,7 @@ impl Need {
         match other {
             Self::Build => true,
             Self::Run => self != Self::Build,
-            Self::Peers => matches!(self, Self::Peers | Self::Test | Self::Vm),
+            Self::Peers => !matches!(self, Self::Build | Self::Run),
             Self::Test | Self::Vm => self == other,
         }
     }
