@@ -76,8 +76,12 @@ fn equality_and_silence() {
 
 /// Bytes that are in memory once they were worked out, and nowhere else: not in the program, not the other way round.
 fn pattern(salt: u8, out: &mut [u8; 32]) {
-    for (i, b) in out.iter_mut().enumerate() {
-        *b = std::hint::black_box(i as u8).wrapping_mul(73).wrapping_add(salt) ^ 0x5C;
+    let mut x = u32::from(std::hint::black_box(salt)).wrapping_mul(0x9E37_79B9);
+    for b in out {
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        *b = x as u8;
     }
 }
 

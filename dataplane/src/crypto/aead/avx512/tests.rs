@@ -156,7 +156,7 @@ fn poly1305_at_the_edges() {
         return println!("skipped: no AVX-512 with IFMA here");
     }
     const CLAMP: u128 = 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff;
-    let keys = [0, 1, 2, 4, CLAMP, CLAMP >> 1 & CLAMP, 1 << 44, 1 << 100, CLAMP - 3, u128::MAX / 3 & CLAMP];
+    let keys = [0, 1, 2, 4, CLAMP, (CLAMP >> 1) & CLAMP, 1 << 44, 1 << 100, CLAMP - 3, (u128::MAX / 3) & CLAMP];
     let fills = [0, 1, u128::MAX, u128::MAX - 4, u128::MAX - 5, u128::MAX - 3, 5, 1 << 127, u128::MAX << 64];
     for r in keys {
         for s in [0, 1, u128::MAX] {
