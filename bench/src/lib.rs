@@ -17,3 +17,4 @@ pub mod stats;
 pub mod steer;
 pub mod stop;
 pub mod veth;
+pub mod wg;
