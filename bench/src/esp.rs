@@ -12,8 +12,8 @@ use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, Le
 
 use softdpu::crypto::aead::{Cipher, KeyMaterial};
 use softdpu::crypto::esp::{ETHERTYPE_IPV4, Inner, NEXT_IPV4};
-use softdpu::crypto::inbound::{InboundConfig, InboundSa, Sequence};
-use softdpu::crypto::outbound::{OutboundConfig, OutboundSa, Start};
+use softdpu::crypto::inbound::{InboundConfig, InboundOptions, InboundSa, Sequence};
+use softdpu::crypto::outbound::{OutboundConfig, OutboundOptions, OutboundSa, Start};
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
 use softdpu::io::frame::{Frame, HEADROOM};
 use softdpu_ebpf_common::walk::{Headers, walk};
@@ -24,8 +24,8 @@ use crate::report::{Bound, Section, Target};
 const LENGTHS: [usize; 3] = [64, 512, 1400];
 /// Frames the cases walk over, and packets per batch.
 pub(crate) const BATCH: usize = 64;
-pub(crate) const CHUNK: usize = 2048;
-const LINK: usize = 14;
+const CHUNK: usize = 2048;
+pub(crate) const LINK: usize = 14;
 const SPI: u32 = 0x1001;
 const TAG: usize = 16;
 /// Outer IPv4, SPI and sequence number, IV: what is between the link header and the text.
@@ -129,6 +129,7 @@ fn outbound(cipher: Cipher) -> Result<OutboundSa> {
         encapsulation: Encapsulation::None,
         extended: true,
         start: Start::At { seq: 1, iv_offset: 0 },
+        options: OutboundOptions::default(),
     })?)
 }
 
@@ -235,7 +236,13 @@ impl Sealed {
 fn open_esp<'a>(name: &str, sealed: &'a Sealed, memory: Memory) -> Result<Case<'a>> {
     let (material, headers, whole) = (material(sealed.cipher)?, sealed.headers, sealed.packets[0].len());
     let fresh = move || {
-        InboundSa::new(&InboundConfig { spi: SPI, material: &material, sequence: Sequence::InIv, window: 1024 })
+        InboundSa::new(&InboundConfig {
+            spi: SPI,
+            material: &material,
+            sequence: Sequence::InIv,
+            window: 1024,
+            options: InboundOptions::default(),
+        })
     };
     let first = fresh()?;
     let prepare = move |sa: &mut InboundSa| {
@@ -246,8 +253,9 @@ fn open_esp<'a>(name: &str, sealed: &'a Sealed, memory: Memory) -> Result<Case<'
         }
     };
     let run = move |sa: &mut InboundSa| {
+        let mut opener = sa.opener();
         for i in 0..BATCH {
-            let opened = memory.with_frame(i, HEADROOM, whole, |f| sa.open(f, &headers));
+            let opened = memory.with_frame(i, HEADROOM, whole, |f| opener.open(f, &headers));
             assert!(opened.is_ok());
         }
     };

@@ -15,13 +15,12 @@ use softdpu::crypto::wg::session::{Opened, Plain, padded};
 use softdpu::crypto::wg::{Identity, Initiator, Opening, PrivateKey, Psk, Remote, Session, Tai64n};
 use softdpu::io::frame::HEADROOM;
 
-use crate::esp::{BATCH, Frames, Memory};
+use crate::esp::{BATCH, Frames, LINK, Memory};
 use crate::micro::{Case, Effort, alternate};
 use crate::report::{Bound, Section, Target};
 
 const LENGTHS: [usize; 3] = [64, 512, 1400];
 const MTU: usize = 1420;
-const LINK: usize = 14;
 const TAG: usize = 16;
 /// Outer IPv4 and UDP: what is between the link header and the message.
 const BEFORE_MESSAGE: usize = 20 + 8;

@@ -3,7 +3,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::esp::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, LINK_LEN, PROTO_ESP, PROTO_UDP, SealError, UDP_LEN, write_link};
+use super::esp::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Inner, LINK_LEN, NEXT_IPV4, PROTO_ESP, PROTO_UDP, SealError, UDP_LEN, write_link,
+};
 
 /// TTL or hop limit of the outer header; the inner one's is not copied (RFC 4301 §5.1.2).
 const OUTER_TTL: u8 = 64;
@@ -29,6 +31,33 @@ pub enum Encapsulation {
     None,
     /// UDP: ESP that must pass a NAT (RFC 3948; usually both [`NAT_T_PORT`](super::esp::NAT_T_PORT)), or WireGuard.
     Udp { source: u16, destination: u16 },
+}
+
+/// The outer "don't fragment" bit over IPv4 (RFC 4301 §8.1). IPv6 routers never fragment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Df {
+    #[default]
+    Set,
+    /// As the inner packet has it; set for inner IPv6, and where the inner header cannot be seen (IPComp).
+    Copy,
+    /// Routers may fragment, and the peer must put together again.
+    Clear,
+}
+
+impl Df {
+    /// For this packet, which is in `buf`.
+    #[inline]
+    pub(super) fn of(self, inner: &Inner, buf: &[u8]) -> bool {
+        match self {
+            Df::Set => true,
+            Df::Clear => false,
+            Df::Copy => {
+                inner.next_header != NEXT_IPV4
+                    || inner.place.len() < 20
+                    || buf.get(inner.place.start + 6).is_none_or(|flags| flags & 0x40 != 0)
+            }
+        }
+    }
 }
 
 /// The outer packet would be longer than its IP header can say.
@@ -114,6 +143,13 @@ impl Outer {
         self.v6
     }
 
+    /// Source and destination port, where there is a UDP header.
+    #[inline]
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        let &[.., a, b, c, d, _, _, _, _] = &self.bytes[..self.len] else { return None };
+        self.udp.then_some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+    }
+
     /// Whether an outer packet of `wire` bytes, IP header included, can be said in its length fields.
     ///
     /// # Errors
@@ -190,7 +226,7 @@ fn copy<const N: usize>(to: &mut [u8], from: &[u8; MAX_OUTER]) {
 ///
 /// Eight bytes at a time: a sum of 32-bit halves is congruent modulo 0xffff and cannot overflow below 2^32 words. In
 /// the machine's own byte order, which swaps the result and nothing else (RFC 1071 §2).
-fn sum(data: &[u8]) -> u64 {
+pub(super) fn sum(data: &[u8]) -> u64 {
     let mut words = data.chunks_exact(8);
     let mut total = 0;
     for word in &mut words {
@@ -206,7 +242,7 @@ fn sum(data: &[u8]) -> u64 {
     u16::from_be(fold(total + (v >> 32) + (v & 0xffff_ffff))).into()
 }
 
-fn fold(mut sum: u64) -> u16 {
+pub(super) fn fold(mut sum: u64) -> u16 {
     sum = (sum >> 32) + (sum & 0xffff_ffff);
     sum = (sum >> 32) + (sum & 0xffff_ffff);
     sum = (sum >> 16) + (sum & 0xffff);

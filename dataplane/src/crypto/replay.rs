@@ -219,53 +219,58 @@ impl ReplayWindow {
 #[cfg(all(test, loom))]
 mod model {
     use super::*;
+    use loom::model::Builder;
     use loom::sync::Arc;
     use loom::thread;
 
-    /// Window of 32: two slots, so that 5 and 69 (and 37 of the other) meet in one.
-    fn accepted(numbers: [u64; 3]) -> [bool; 3] {
-        let window = Arc::new(ReplayWindow::with_blocks(32));
-        let others: Vec<_> = numbers[1..]
-            .iter()
-            .map(|&n| {
-                let window = window.clone();
-                thread::spawn(move || window.accept(n).is_ok())
-            })
-            .collect();
-        let mine = window.accept(numbers[0]).is_ok();
-        let mut all = [mine, false, false];
-        for (got, other) in all[1..].iter_mut().zip(others) {
-            *got = other.join().expect("a model thread");
-        }
-        // Whatever happened, nothing of it may come again.
-        for (n, got) in numbers.iter().zip(all) {
-            assert!(!got || window.accept(*n).is_err(), "{n} came twice");
-        }
-        all
+    /// Accepts each number in a thread of its own, in every order of steps with up to `switches` forced changes of
+    /// thread, and hands what became of them to `judge`. The window is of 32 numbers, two slots: 5, 69 and 133 meet in
+    /// one of them.
+    fn race(numbers: &'static [u64], switches: usize, judge: impl Fn(&[bool]) + Send + Sync + 'static) {
+        let mut builder = Builder::new();
+        builder.preemption_bound = Some(switches);
+        builder.check(move || {
+            let window = Arc::new(ReplayWindow::with_blocks(32));
+            let others: Vec<_> = numbers[1..]
+                .iter()
+                .map(|&n| {
+                    let window = window.clone();
+                    thread::spawn(move || window.accept(n).is_ok())
+                })
+                .collect();
+            let mut all = vec![window.accept(numbers[0]).is_ok()];
+            all.extend(others.into_iter().map(|other| other.join().expect("a model thread")));
+            judge(&all);
+            // Whatever happened, nothing of it may come again.
+            for (n, got) in numbers.iter().zip(all) {
+                assert!(!got || window.accept(*n).is_err(), "{n} came twice");
+            }
+        });
     }
 
     #[test]
     fn one_packet_at_two_workers_is_accepted_once() {
-        loom::model(|| {
-            let [a, b, _] = accepted([5, 5, 6]);
-            assert!(a != b);
-        });
+        race(&[5, 5], 10, |got| assert!(got[0] != got[1]));
+    }
+
+    #[test]
+    fn two_numbers_of_one_slot_are_both_kept() {
+        race(&[5, 6], 10, |got| assert_eq!(got, [true, true]));
+    }
+
+    #[test]
+    fn an_old_block_does_not_come_back_over_a_newer() {
+        race(&[5, 69], 10, |got| assert!(got[1]));
     }
 
     #[test]
     fn one_packet_at_two_workers_while_its_slot_is_given_away() {
-        loom::model(|| {
-            let [a, b, newer] = accepted([5, 5, 69]);
-            assert!(newer && !(a && b));
-        });
+        race(&[5, 5, 69], 2, |got| assert!(got[2] && !(got[0] && got[1])));
     }
 
     #[test]
-    fn three_blocks_fight_for_one_slot() {
-        loom::model(|| {
-            let [_, _, newest] = accepted([5, 69, 133]);
-            assert!(newest);
-        });
+    fn three_blocks_in_one_slot() {
+        race(&[5, 69, 133], 2, |got| assert!(got[2]));
     }
 }
 

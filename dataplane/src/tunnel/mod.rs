@@ -6,4 +6,8 @@
 pub mod esp;
 pub mod events;
 pub mod keys;
+pub mod pmtu;
 pub mod publisher;
+pub mod wg_part;
+pub mod wireguard;
+pub mod xfrm;
