@@ -1,7 +1,9 @@
 //! What the kernel says on `NETLINK_XFRM`, parsed. Nothing here panics or allocates more than the message is long: the bytes
 //! may be cut anywhere.
 
-use super::layout::{Attributes, Bytes, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_HEADER, NLMSG_OVERRUN, attr, kind, size};
+use super::layout::{
+    Attributes, Bytes, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_HEADER, NLMSG_OVERRUN, attr, kind, size,
+};
 use super::model::{
     Action, Defaults, Direction, Encap, Flags, IPPROTO_ESP, Mark, Mode, Policy, PolicyKey, State, StateKey, Template,
     Unsupported, Used, Way,
@@ -35,12 +37,19 @@ pub enum Message {
     StateGone(StateKey),
     /// All states of a protocol; 0 for every one.
     StatesFlushed(u8),
-    Expired { key: StateKey, hard: bool },
+    Expired {
+        key: StateKey,
+        hard: bool,
+    },
     Policy(Box<Policy>),
     PolicyGone(PolicyKey),
     PoliciesFlushed,
     /// Sequence numbers and usage of a state: the answer to `GETAE`.
-    Usage { key: StateKey, replay: Option<Replay>, used: Option<Used> },
+    Usage {
+        key: StateKey,
+        replay: Option<Replay>,
+        used: Option<Used>,
+    },
     Defaults(Defaults),
     /// Addresses of states and policies were changed without further word.
     Migrated,
@@ -96,13 +105,21 @@ fn parse(kind: u16, bytes: Bytes<'_>) -> Option<Message> {
         }
         kind::DELSA => Message::StateGone(deleted_state(bytes)?),
         kind::FLUSHSA => Message::StatesFlushed(bytes.u8(0)?),
-        kind::NEWPOLICY | kind::UPDPOLICY => policy(bytes, size::POLICY_INFO)?.map_or(Message::Other(kind), |p| Message::Policy(Box::new(p))),
+        kind::NEWPOLICY | kind::UPDPOLICY => {
+            policy(bytes, size::POLICY_INFO)?.map_or(Message::Other(kind), |p| Message::Policy(Box::new(p)))
+        }
         kind::POLEXPIRE => match policy(bytes, size::POLEXPIRE)? {
             Some(policy) if bytes.u8(size::POLICY_INFO)? != 0 => Message::PolicyGone(policy.key),
             _ => Message::Other(kind),
         },
         kind::DELPOLICY => deleted_policy(bytes)?,
-        kind::FLUSHPOLICY => if main_type(Attributes(bytes.0))? { Message::PoliciesFlushed } else { Message::Other(kind) },
+        kind::FLUSHPOLICY => {
+            if main_type(Attributes(bytes.0))? {
+                Message::PoliciesFlushed
+            } else {
+                Message::Other(kind)
+            }
+        }
         kind::NEWAE => usage(bytes)?,
         kind::SETDEFAULT | kind::GETDEFAULT => Message::Defaults(defaults(bytes)?),
         kind::MIGRATE => Message::Migrated,
@@ -145,11 +162,12 @@ fn state(bytes: Bytes<'_>, fixed: usize) -> Option<State> {
     for (kind, value) in attributes {
         match kind {
             attr::ALG_AEAD => algorithm = aead(value)?,
-            attr::ALG_CRYPT | attr::ALG_AUTH | attr::ALG_AUTH_TRUNC | attr::ALG_COMP => {
-                // Of a pair of ciphers the one that encrypts is named.
-                if matches!(algorithm, Err(Unsupported::Larval)) || kind == attr::ALG_CRYPT {
-                    algorithm = Err(Unsupported::Cipher(value.name(0)?.into()));
-                }
+            // Of a pair of ciphers the one that encrypts is named.
+            attr::ALG_CRYPT => algorithm = other_cipher(value)?,
+            attr::ALG_AUTH | attr::ALG_AUTH_TRUNC | attr::ALG_COMP
+                if matches!(algorithm, Err(Unsupported::Larval)) =>
+            {
+                algorithm = other_cipher(value)?;
             }
             attr::ENCAP if value.u16(0)? != ESP_IN_UDP => refuse = Some(Unsupported::Encapsulation(value.u16(0)?)),
             attr::ENCAP => state.encap = Some(Encap { sport: value.be16(2)?, dport: value.be16(4)? }),
@@ -223,6 +241,11 @@ fn aead(bytes: Bytes<'_>) -> Option<Result<KeyMaterial, Unsupported>> {
         let bits = if ciphers.is_empty() { String::new() } else { format!(" with {key_bits} bits of key") };
         Unsupported::Cipher(format!("{name}{bits}").into())
     }))
+}
+
+/// `xfrm_algo` and `xfrm_algo_auth` begin with the name.
+fn other_cipher(bytes: Bytes<'_>) -> Option<Result<KeyMaterial, Unsupported>> {
+    Some(Err(Unsupported::Cipher(bytes.name(0)?.into())))
 }
 
 /// `DELSA` tells the id, then the whole state as an attribute; the mark stands beside it.
