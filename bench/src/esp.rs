@@ -12,8 +12,8 @@ use ring::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, Le
 
 use softdpu::crypto::aead::{Cipher, KeyMaterial};
 use softdpu::crypto::esp::{ETHERTYPE_IPV4, Inner, NEXT_IPV4};
-use softdpu::crypto::inbound::{InboundConfig, InboundSa, Sequence};
-use softdpu::crypto::outbound::{OutboundConfig, OutboundSa, Start};
+use softdpu::crypto::inbound::{InboundConfig, InboundOptions, InboundSa, Sequence};
+use softdpu::crypto::outbound::{OutboundConfig, OutboundOptions, OutboundSa, Start};
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
 use softdpu::io::frame::{Frame, HEADROOM};
 use softdpu_ebpf_common::walk::{Headers, walk};
@@ -23,9 +23,9 @@ use crate::report::{Bound, Section, Target};
 
 const LENGTHS: [usize; 3] = [64, 512, 1400];
 /// Frames the cases walk over, and packets per batch.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 const CHUNK: usize = 2048;
-const LINK: usize = 14;
+pub(crate) const LINK: usize = 14;
 const SPI: u32 = 0x1001;
 const TAG: usize = 16;
 /// Outer IPv4, SPI and sequence number, IV: what is between the link header and the text.
@@ -72,29 +72,29 @@ pub fn run(effort: Effort) -> Result<(Vec<Section>, Vec<Target>)> {
 }
 
 /// Chunks as a UMEM has them.
-struct Frames {
+pub(crate) struct Frames {
     memory: Vec<u8>,
 }
 
 impl Frames {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Written once, so that the pages are there.
         Self { memory: vec![0x5a; BATCH * CHUNK] }
     }
 
-    fn memory(&mut self) -> Memory {
+    pub(crate) fn memory(&mut self) -> Memory {
         Memory(NonNull::from(&mut *self.memory).cast())
     }
 }
 
 /// The frames' memory, lent to the cases of one comparison, which run one after the other and never together.
 #[derive(Clone, Copy)]
-struct Memory(NonNull<u8>);
+pub(crate) struct Memory(NonNull<u8>);
 
 impl Memory {
     /// Lends chunk `i` with a packet in `off..off + len` to `work`.
     #[inline]
-    fn with_frame<T>(self, i: usize, off: usize, len: usize, work: impl FnOnce(&mut Frame) -> T) -> T {
+    pub(crate) fn with_frame<T>(self, i: usize, off: usize, len: usize, work: impl FnOnce(&mut Frame) -> T) -> T {
         // SAFETY: `i` is below BATCH at every caller, `Frames` outlives the cases, and no other token or slice exists while
         // this one does: cases run one after the other and keep none.
         let mut frame =
@@ -106,7 +106,7 @@ impl Memory {
 
     /// Lends bytes of chunk `i` to `work`.
     #[inline]
-    fn with_bytes<T>(self, i: usize, place: std::ops::Range<usize>, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    pub(crate) fn with_bytes<T>(self, i: usize, place: std::ops::Range<usize>, work: impl FnOnce(&mut [u8]) -> T) -> T {
         // SAFETY: as above; `place` is within CHUNK at every caller.
         work(unsafe { std::slice::from_raw_parts_mut(self.0.add(i * CHUNK + place.start).as_ptr(), place.len()) })
     }
@@ -129,6 +129,7 @@ fn outbound(cipher: Cipher) -> Result<OutboundSa> {
         encapsulation: Encapsulation::None,
         extended: true,
         start: Start::At { seq: 1, iv_offset: 0 },
+        options: OutboundOptions::default(),
     })?)
 }
 
@@ -235,7 +236,13 @@ impl Sealed {
 fn open_esp<'a>(name: &str, sealed: &'a Sealed, memory: Memory) -> Result<Case<'a>> {
     let (material, headers, whole) = (material(sealed.cipher)?, sealed.headers, sealed.packets[0].len());
     let fresh = move || {
-        InboundSa::new(&InboundConfig { spi: SPI, material: &material, sequence: Sequence::InIv, window: 1024 })
+        InboundSa::new(&InboundConfig {
+            spi: SPI,
+            material: &material,
+            sequence: Sequence::InIv,
+            window: 1024,
+            options: InboundOptions::default(),
+        })
     };
     let first = fresh()?;
     let prepare = move |sa: &mut InboundSa| {
@@ -246,8 +253,9 @@ fn open_esp<'a>(name: &str, sealed: &'a Sealed, memory: Memory) -> Result<Case<'
         }
     };
     let run = move |sa: &mut InboundSa| {
+        let mut opener = sa.opener();
         for i in 0..BATCH {
-            let opened = memory.with_frame(i, HEADROOM, whole, |f| sa.open(f, &headers));
+            let opened = memory.with_frame(i, HEADROOM, whole, |f| opener.open(f, &headers));
             assert!(opened.is_ok());
         }
     };

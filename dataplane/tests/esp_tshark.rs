@@ -15,7 +15,7 @@ use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use softdpu::crypto::esp::{Inner, NEXT_IPV4};
 use softdpu::crypto::outbound::Start;
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
-use softdpu::crypto::{Cipher, KeyMaterial, OutboundConfig, OutboundSa};
+use softdpu::crypto::{Cipher, KeyMaterial, OutboundConfig, OutboundOptions, OutboundSa};
 
 const V4: Endpoints = Endpoints::V4 { local: Ipv4Addr::new(192, 0, 2, 1), remote: Ipv4Addr::new(192, 0, 2, 2) };
 const V6: Endpoints = Endpoints::V6 {
@@ -41,7 +41,15 @@ fn inner(payload: usize) -> Vec<u8> {
 fn sealed(spi: u32, cipher: Cipher, endpoints: Endpoints, encapsulation: Encapsulation, payload: usize) -> Vec<u8> {
     let material = KeyMaterial::new(cipher, &key(cipher)).unwrap();
     let start = Start::At { seq: 1, iv_offset: u64::from(spi) << 32 };
-    let config = OutboundConfig { spi, material: &material, endpoints, encapsulation, extended: false, start };
+    let config = OutboundConfig {
+        spi,
+        material: &material,
+        endpoints,
+        encapsulation,
+        extended: false,
+        start,
+        options: OutboundOptions::default(),
+    };
     let packet = inner(payload);
     let mut buf = [&[0; 128][..], &packet, &[0; 64]].concat();
     let inner = Inner { place: 128..128 + packet.len(), next_header: NEXT_IPV4, tos: 0 };

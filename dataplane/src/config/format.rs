@@ -7,7 +7,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::places::{Address, FileMode, FilePath, Interface, MetricsAddress, Name};
+use super::places::{Address, Endpoint, FileMode, FilePath, Interface, MetricsAddress, Name, WireGuardKey};
 use super::values::{Bad, HostPattern, PortRange, Prefix, Protocol, Span};
 
 /// Text or number as TOML gave it.
@@ -79,6 +79,8 @@ formats! {
     Name, "name", "string", "1 to 32 letters, digits, `-`, `_` or `.`.";
     Interface, "interface", "string", "Name of a network interface, 1 to 15 bytes.";
     Address, "address", "string", "An IPv4 or IPv6 address.";
+    Endpoint, "endpoint", "string", "Address and port of a host: \"192.0.2.2:51820\", \"[2001:db8::2]:51820\".";
+    WireGuardKey, "wireguard-key", "string", "32 bytes in base64, as `wg pubkey` prints them.";
     MetricsAddress, "socket-address", "string", "Loopback address and port: \"127.0.0.1:9464\", \"[::1]:9464\".";
     FilePath, "path", "string", "A path; a relative one starts at the policy file's folder.";
 }

@@ -8,7 +8,7 @@ use super::problem::{Code, Problem};
 
 /// One error for each key file that cannot be used.
 pub fn check(policy: &Policy) -> Vec<Problem> {
-    let both = policy.tunnels.iter().flat_map(|t| [(t.cipher, &t.out), (t.cipher, &t.inbound)]);
+    let both = policy.esp_tunnels().flat_map(|(_, t)| [(t.cipher, &t.out), (t.cipher, &t.inbound)]);
     both.filter_map(|(cipher, sa)| check_one(cipher, sa)).collect()
 }
 

@@ -5,6 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+
 use super::values::Bad;
 
 /// Permission bits of the control socket.
@@ -113,6 +116,52 @@ impl FromStr for Address {
             return Err(Bad::new(format!("`{text}` is not the address of one host"), "write a unicast address"));
         }
         Ok(Self(addr))
+    }
+}
+
+/// Where a WireGuard peer is: a unicast address and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint(pub SocketAddr);
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        let at: SocketAddr = text.parse().map_err(|_| {
+            let help = "write an address and a port, for example \"192.0.2.2:51820\" or \"[2001:db8::2]:51820\"";
+            Bad::new(format!("`{text}` is not an address and port"), help)
+        })?;
+        if at.port() == 0 {
+            return Err(Bad::new("port 0 cannot be sent to", "WireGuard's usual port is 51820"));
+        }
+        Address::from_str(&at.ip().to_string())?;
+        Ok(Self(at))
+    }
+}
+
+/// A WireGuard public key: 32 bytes in base64, 44 characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WireGuardKey(pub [u8; 32]);
+
+impl fmt::Display for WireGuardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64.encode(self.0))
+    }
+}
+
+impl FromStr for WireGuardKey {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        let bytes = BASE64.decode(text).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        // The text may be a private key in the wrong place: it is not repeated.
+        bytes.map(Self).ok_or_else(|| {
+            Bad::new("not a WireGuard public key", "write the 44 characters that `wg pubkey` prints for the peer")
+        })
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::problem::{Problem, Source};
 pub use super::schema::{
-    Checksum, Cipher, Compress, Encapsulation, Idle, Mode, OnLoss, RuleAction, SteerAction, TunnelType, ZeroCopy,
+    Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, SequenceMode,
+    SteerAction, TunnelType, ZeroCopy,
 };
 pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
 
@@ -179,18 +180,74 @@ pub struct Steer {
 #[derive(Clone, Debug)]
 pub struct Tunnel {
     pub name: String,
-    pub kind: TunnelType,
+    pub kind: TunnelKind,
+    /// Largest outer packet in bytes; `None`: the port's.
+    pub mtu: Option<u32>,
+    /// Lower the MSS of TCP connections to what fits.
+    pub mss_clamp: bool,
+    /// Fragment after sealing instead of before.
+    pub fragment_outer: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum TunnelKind {
+    Esp(EspTunnel),
+    WireGuard(WireGuardTunnel),
+    Xfrm(XfrmTunnel),
+}
+
+impl TunnelKind {
+    /// As in the file.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Esp(_) => "esp",
+            Self::WireGuard(_) => "wireguard",
+            Self::Xfrm(_) => "xfrm",
+        }
+    }
+}
+
+/// ESP with keys from files.
+#[derive(Clone, Debug)]
+pub struct EspTunnel {
     pub local: IpAddr,
     /// Of the family of `local`.
     pub remote: IpAddr,
     pub encapsulation: Encapsulation,
     pub cipher: Cipher,
+    pub sequence: SequenceMode,
+    pub mode: IpsecMode,
     /// Packets, a power of two, 64..=4096.
     pub replay_window: u32,
-    /// Largest outer packet in bytes; `None`: the port's.
-    pub mtu: Option<u32>,
+    /// For ESP in UDP; zero: none are sent.
+    pub keepalive: Duration,
     pub out: Sa,
     pub inbound: Sa,
+}
+
+#[derive(Clone, Debug)]
+pub struct WireGuardTunnel {
+    pub local: Option<IpAddr>,
+    pub listen_port: u16,
+    pub private_key_file: Option<PathBuf>,
+    pub peers: Vec<WireGuardPeer>,
+}
+
+#[derive(Clone, Debug)]
+pub struct WireGuardPeer {
+    pub name: Option<String>,
+    pub public_key: [u8; 32],
+    pub preshared_key_file: Option<PathBuf>,
+    pub endpoint: Option<SocketAddr>,
+    pub allowed_ips: Vec<Prefix>,
+    /// Seconds.
+    pub persistent_keepalive: Option<u16>,
+}
+
+/// What the kernel's XFRM has.
+#[derive(Clone, Debug)]
+pub struct XfrmTunnel {
+    pub fallback: Fallback,
 }
 
 /// One direction of a tunnel.
@@ -223,5 +280,13 @@ impl Policy {
 
     pub fn tunnel(&self, name: &str) -> Option<usize> {
         self.tunnels.iter().position(|t| t.name == name)
+    }
+
+    /// Tunnels with keys from files, each with its index.
+    pub fn esp_tunnels(&self) -> impl Iterator<Item = (usize, &EspTunnel)> {
+        self.tunnels.iter().enumerate().filter_map(|(at, tunnel)| match &tunnel.kind {
+            TunnelKind::Esp(esp) => Some((at, esp)),
+            TunnelKind::WireGuard(_) | TunnelKind::Xfrm(_) => None,
+        })
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::at::At;
-use super::places::{Address, FileMode, FilePath, Interface, MetricsAddress, Name};
+use super::places::{Address, Endpoint, FileMode, FilePath, Interface, MetricsAddress, Name, WireGuardKey};
 use super::values::{HostPattern, PortRange, Prefix, Protocol, Span};
 
 /// A softdpu policy: what the host has and allows.
@@ -257,9 +257,48 @@ pub struct Steer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TunnelType {
-    /// IPsec ESP in tunnel mode (RFC 4303).
+    /// IPsec ESP (RFC 4303) with keys from files.
     #[default]
     Esp,
+    /// WireGuard. Peers are written here, or set at run time with `wg`.
+    Wireguard,
+    /// IPsec ESP as the kernel's XFRM has it: what an IKE daemon or `ip xfrm` installs there, softdpu runs.
+    Xfrm,
+}
+
+/// How an ESP tunnel counts its packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SequenceMode {
+    /// 64 bits, in full in each packet's IV: both ends are softdpu, and either may restart at any time.
+    #[default]
+    Iv,
+    /// Extended sequence numbers (RFC 4303 section 2.2.1), for any peer that has them.
+    Extended,
+    /// 32 bits, for any peer.
+    Short,
+}
+
+/// What an ESP tunnel protects of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum IpsecMode {
+    /// All of it, in a new IP header from `local` to `remote`.
+    #[default]
+    Tunnel,
+    /// What is behind its IP header. `local` and `remote` are then the hosts that talk.
+    Transport,
+}
+
+/// Who takes over flows of mirrored policies when no worker is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fallback {
+    /// Nobody: their packets are dropped.
+    #[default]
+    Drop,
+    /// The kernel, which has the same associations.
+    Kernel,
 }
 
 /// What carries the ESP packets.
@@ -297,25 +336,68 @@ pub struct Tunnel {
     /// Type of the tunnel. Default "esp".
     #[serde(rename = "type")]
     pub kind: Option<At<TunnelType>>,
-    /// This end's outer address.
-    pub local: At<Address>,
-    /// The peer's outer address, of the same family.
-    pub remote: At<Address>,
-    /// What carries the ESP packets. Default "none".
+    /// This end's outer address. Types esp, and needed there; and wireguard, where the default is any address of this host.
+    pub local: Option<At<Address>>,
+    /// The peer's outer address, of the same family. Type esp only, and needed there.
+    pub remote: Option<At<Address>>,
+    /// What carries the ESP packets. Type esp only. Default "none".
     pub encapsulation: Option<At<Encapsulation>>,
-    /// The cipher, the same on both ends. Default "aes-256-gcm".
+    /// The cipher, the same on both ends. Type esp only. Default "aes-256-gcm".
     pub cipher: Option<At<Cipher>>,
-    /// Packets that may arrive out of order before the oldest is refused; a power of two. Default 1024.
+    /// How packets are counted, the same on both ends. Type esp only. Default "iv".
+    pub sequence: Option<At<SequenceMode>>,
+    /// What is protected of a packet. Type esp only. Default "tunnel".
+    pub mode: Option<At<IpsecMode>>,
+    /// Packets that may arrive out of order before the oldest is refused; a power of two. Type esp only. Default 1024.
     #[schemars(range(min = 64, max = 4096))]
     pub replay_window: Option<At<u32>>,
     /// Largest outer packet in bytes. Default: what the port it leaves by allows.
     #[schemars(range(min = 576, max = 65_535))]
     pub mtu: Option<At<u32>>,
-    /// The security association for what we send.
-    pub out: Sa,
-    /// The security association for what we receive.
+    /// Lower the MSS that TCP connections through the tunnel announce to what fits it. Default true.
+    pub mss_clamp: Option<At<bool>>,
+    /// Fragment sealed packets that are larger than the link allows, in place of fragmenting or refusing them before. Default
+    /// false.
+    pub fragment_outer: Option<At<bool>>,
+    /// Send a keepalive (RFC 3948 section 4) after so long without a packet; "0s" sends none. Type esp in UDP only. Default
+    /// "20s".
+    pub keepalive: Option<At<Span>>,
+    /// The security association for what we send. Type esp only, and needed there.
+    pub out: Option<Sa>,
+    /// The security association for what we receive. Type esp only, and needed there.
     #[serde(rename = "in")]
-    pub inbound: Sa,
+    pub inbound: Option<Sa>,
+    /// UDP port that peers send to. Type wireguard only. Default 51820.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub listen_port: Option<At<u32>>,
+    /// File with this end's private key, as `wg genkey` writes it; mode 0600. Type wireguard only. Default: none, until
+    /// `wg set NAME private-key FILE`.
+    pub private_key_file: Option<At<FilePath>>,
+    /// Peers. Type wireguard only.
+    #[serde(default)]
+    pub peer: Vec<Peer>,
+    /// Who takes over when no worker is there. Type xfrm only. Default "drop".
+    pub fallback: Option<At<Fallback>>,
+}
+
+/// A WireGuard peer.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Name of the peer, for status. Default: the start of its key.
+    pub name: Option<At<Name>>,
+    /// Its public key, as `wg pubkey` writes it.
+    pub public_key: At<WireGuardKey>,
+    /// File with the preshared key, as `wg genpsk` writes it; mode 0600. Default: none.
+    pub preshared_key_file: Option<At<FilePath>>,
+    /// Where it is, "192.0.2.2:51820" or "[2001:db8::2]:51820". Default: wherever it first authenticates from.
+    pub endpoint: Option<At<Endpoint>>,
+    /// What may come from it, and is sent to it. Default: nothing.
+    #[serde(default)]
+    pub allowed_ips: Vec<At<Prefix>>,
+    /// Seconds between keepalives that keep a NAT's mapping alive. Default: none are sent.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub persistent_keepalive: Option<At<u32>>,
 }
 
 /// One direction of a tunnel.

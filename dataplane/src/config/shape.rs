@@ -43,15 +43,13 @@ pub fn table<'i>(
         whole = false;
         let what = if place.is_empty() { "the policy".to_owned() } else { format!("[{place}]") };
         let about = known.get(name).and_then(|s| s.get("description")).and_then(Value::as_str).unwrap_or("");
-        problems.push(
-            Problem::error(
-                Code::MissingKey,
-                span.clone(),
-                format!("{what} has no `{name}`"),
-                format!("add `{name}`: {about}"),
-            )
-            .label(format!("`{name}` is missing")),
+        let problem = Problem::error(
+            Code::MissingKey,
+            span.clone(),
+            format!("{what} has no `{name}`"),
+            format!("add `{name}`: {about}"),
         );
+        problems.push(Problem { key: format!("{place}.{name}"), ..problem.label(format!("`{name}` is missing")) });
     }
     whole.then_some(out)
 }

@@ -48,7 +48,7 @@ fn a_good_policy_has_no_problems_and_is_typed() {
     assert_eq!(policy.control.socket.to_str(), Some("/run/softdpu/edge-a.sock"));
     assert_eq!(policy.control.socket_mode, 0o660);
     assert_eq!(policy.workers.cores, Cores::List(vec![0]));
-    assert_eq!(policy.tunnels[0].out.spi, 0x1001);
+    assert_eq!(policy.esp_tunnels().next().unwrap().1.out.spi, 0x1001);
     assert_eq!(policy.rules[0].encrypt, Some(0));
     assert_eq!(policy.rules[0].compress, Compress::Lz4);
     assert_eq!(policy.steer[0].on_loss, OnLoss::Drop, "a rule encrypts these flows");
@@ -257,7 +257,7 @@ fn key_files_must_exist_and_be_private() {
     write("out.key", &[b'7'; 36], 0o600);
     write("in.key", &[b'8'; 36], 0o400);
     let policy = load(&path).unwrap();
-    assert_eq!(policy.tunnels[0].out.key_file, dir.path().join("out.key"));
+    assert_eq!(policy.esp_tunnels().next().unwrap().1.out.key_file, dir.path().join("out.key"));
 }
 
 #[test]

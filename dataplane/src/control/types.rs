@@ -70,6 +70,9 @@ pub struct WorkerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TunnelStatus {
     pub name: String,
+    /// As in the policy: "esp", "wireguard", "xfrm".
+    #[serde(default)]
+    pub kind: String,
     pub local: String,
     pub remote: String,
     /// As in the policy: "aes-256-gcm".
@@ -87,6 +90,9 @@ pub struct TunnelStatus {
     pub compressed: u64,
     pub left_alone: u64,
     pub expanded: u64,
+    /// Bytes held back at the last moment because they were not sealed. Stays zero.
+    #[serde(default)]
+    pub escaped_bytes: u64,
 }
 
 impl TunnelStatus {

@@ -35,14 +35,24 @@ pub const NAT_T_PORT: u16 = 4500;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
+/// What ESP is put around (RFC 4303 §3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// A whole IP packet, behind a new IP header.
+    #[default]
+    Tunnel,
+    /// What an IP packet carries, behind that packet's own header.
+    Transport,
+}
+
 /// The packet that goes into a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inner {
     /// Where it is, in bytes from the start of the frame (or slice). What is in front and behind is cut.
     pub place: Range<usize>,
-    /// [`NEXT_IPV4`], [`NEXT_IPV6`] or [`NEXT_IPCOMP`].
+    /// [`NEXT_IPV4`], [`NEXT_IPV6`] or [`NEXT_IPCOMP`]. Transport mode reads the packet's own header instead.
     pub next_header: u8,
-    /// Its DSCP and ECN byte, which the outer header copies.
+    /// Its DSCP and ECN byte, which the outer header copies. Transport mode leaves the packet's own.
     pub tos: u8,
 }
 
@@ -63,7 +73,8 @@ impl Inner {
 pub struct Opened {
     /// Where it is, in bytes from the start of the frame (or slice).
     pub place: Range<usize>,
-    /// [`NEXT_IPV4`], [`NEXT_IPV6`] or [`NEXT_IPCOMP`].
+    /// [`NEXT_IPV4`], [`NEXT_IPV6`] or [`NEXT_IPCOMP`]. In transport mode the version of the restored packet, as one of
+    /// the first two.
     pub next_header: u8,
     /// Its full sequence number.
     pub seq: u64,
@@ -82,10 +93,25 @@ pub enum SealError {
     Chained,
     /// The inner packet's place is not within the frame.
     BadPlace,
+    /// A hard limit of the association's lifetime was reached.
+    Expired,
+    /// A fragment, which transport mode does not seal (RFC 4303 §3.1.1).
+    Fragment,
+    /// Transport mode: the packet has no IP header, or one that makes no sense.
+    BadInner,
 }
 
 impl SealError {
-    pub const ALL: [SealError; 5] = [Self::NoRoom, Self::TooLong, Self::SeqExhausted, Self::Chained, Self::BadPlace];
+    pub const ALL: [SealError; 8] = [
+        Self::NoRoom,
+        Self::TooLong,
+        Self::SeqExhausted,
+        Self::Chained,
+        Self::BadPlace,
+        Self::Expired,
+        Self::Fragment,
+        Self::BadInner,
+    ];
 
     /// The drop reason.
     pub fn reason(self) -> &'static str {
@@ -95,6 +121,9 @@ impl SealError {
             Self::SeqExhausted => "seq_exhausted",
             Self::Chained => "chained",
             Self::BadPlace => "bad_place",
+            Self::Expired => "sa_expired",
+            Self::Fragment => "fragment",
+            Self::BadInner => "bad_inner",
         }
     }
 }
@@ -132,10 +161,12 @@ pub enum OpenError {
     BadInner,
     /// Congestion was marked on the outer header of a packet whose sender cannot hear of it (RFC 6040 §4.2).
     EcnNotCapable,
+    /// A hard limit of the association's lifetime was reached.
+    Expired,
 }
 
 impl OpenError {
-    pub const ALL: [OpenError; 15] = [
+    pub const ALL: [OpenError; 16] = [
         Self::NotEsp,
         Self::Fragment,
         Self::Chained,
@@ -151,6 +182,7 @@ impl OpenError {
         Self::BadNextHeader,
         Self::BadInner,
         Self::EcnNotCapable,
+        Self::Expired,
     ];
 
     /// The drop reason.
@@ -171,6 +203,7 @@ impl OpenError {
             Self::BadNextHeader => "bad_next_header",
             Self::BadInner => "bad_inner",
             Self::EcnNotCapable => "ecn_not_capable",
+            Self::Expired => "sa_expired",
         }
     }
 }

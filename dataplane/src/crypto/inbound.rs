@@ -1,17 +1,25 @@
 //! One inbound security association: judges sequence numbers, opens packets in place.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
-use super::aead::{Aead, KeyId, KeyMaterial, Salt, new_aead};
-use super::ecn;
+use super::aead::{Aead, AeadKey, KeyId, KeyMaterial, Salt};
+use super::ecn::{self, Exit};
 use super::esp::{
-    AssociatedData, ESP_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICV_LEN, IV_LEN, LINK_LEN, NEXT_IPCOMP, NEXT_IPV4,
+    AssociatedData, ESP_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICV_LEN, IV_LEN, LINK_LEN, Mode, NEXT_IPCOMP, NEXT_IPV4,
     NEXT_IPV6, NEXT_NONE, OpenError, Opened, PROTO_ESP, PROTO_UDP, SaError, UDP_LEN, check_spi, nonce, write_link,
 };
+use super::lifetime::{Account, Budget, Expiry, Lifetime, Used};
 use super::replay::{ReplayError, ReplayWindow};
+use super::transport;
 use crate::io::frame::Frame;
+
+pub use super::transport::NatFix;
+
+/// Largest anti-replay window, as in the kernel.
+const MAX_ESP_WINDOW: u32 = 4096;
 
 /// Shortest ESP packet: header, IV, an empty padded text of 4 bytes, ICV.
 const MIN_ESP: usize = ESP_LEN + IV_LEN + 4 + ICV_LEN;
@@ -37,6 +45,22 @@ pub struct InboundConfig<'a> {
     pub sequence: Sequence,
     /// Packets the anti-replay window holds, 64 to 4096.
     pub window: u32,
+    pub options: InboundOptions,
+}
+
+/// What an inbound association may do differently. The default is what a tunnel from the policy does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InboundOptions {
+    pub mode: Mode,
+    /// What tunnel mode does with the outer DSCP and ECN.
+    pub exit: Exit,
+    /// For transport mode in UDP.
+    pub nat: NatFix,
+    pub lifetime: Lifetime,
+    /// When it was added, by the monotonic clock that openers are given.
+    pub added_ns: u64,
+    /// What it has carried before.
+    pub used: Used,
 }
 
 /// What became of the packets of one association. Bytes are the inner packets'.
@@ -54,16 +78,29 @@ pub struct InboundStats {
     pub malformed: u64,
 }
 
-/// An inbound security association. One worker's own: the window is not shared.
+/// An inbound security association, shared by all workers.
 #[derive(Debug)]
 pub struct InboundSa {
-    aead: Box<dyn Aead>,
+    aead: AeadKey,
     spi: u32,
     salt: Salt,
     sequence: Sequence,
-    window: ReplayWindow,
-    stats: InboundStats,
+    mode: Mode,
+    exit: Exit,
+    nat: NatFix,
     key_id: KeyId,
+    window: ReplayWindow,
+    account: Account,
+    refused: Refused,
+}
+
+/// Packets not opened; as in [`InboundStats`].
+#[derive(Debug, Default)]
+struct Refused {
+    replayed: AtomicU64,
+    unauthentic: AtomicU64,
+    dummies: AtomicU64,
+    malformed: AtomicU64,
 }
 
 impl InboundSa {
@@ -71,14 +108,19 @@ impl InboundSa {
     /// A reserved SPI.
     pub fn new(config: &InboundConfig<'_>) -> Result<Self, SaError> {
         check_spi(config.spi)?;
+        let options = &config.options;
         Ok(Self {
-            aead: new_aead(config.material),
+            aead: AeadKey::new(config.material),
             spi: config.spi,
             salt: Salt(config.material.salt()),
             sequence: config.sequence,
-            window: ReplayWindow::new(config.window),
-            stats: InboundStats::default(),
+            mode: options.mode,
+            exit: options.exit,
+            nat: options.nat,
             key_id: config.material.id(),
+            window: ReplayWindow::new(config.window.min(MAX_ESP_WINDOW)),
+            account: Account::new(options.lifetime, options.added_ns, options.used),
+            refused: Refused::default(),
         })
     }
 
@@ -90,87 +132,120 @@ impl InboundSa {
         self.key_id
     }
 
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What tunnel mode does with the outer DSCP and ECN byte: for callers that decompress first.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Its runs of the moment are not included.
     pub fn stats(&self) -> InboundStats {
-        self.stats
-    }
-
-    /// Goes on where `old` was: same SPI and same key, of the plan before. Without this a reload would forget what was
-    /// seen, and every packet of the past could be replayed.
-    pub fn inherit(&mut self, old: &InboundSa) {
-        if (self.spi, self.key_id) != (old.spi, old.key_id) {
-            return;
-        }
-        self.stats = old.stats;
-        if self.window.size() == old.window.size() {
-            self.window = old.window.clone();
-        } else {
-            // Another size: everything up to the old top counts as seen.
-            self.window.close_at(old.window.top());
+        let Used { packets, bytes, .. } = self.account.used();
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        InboundStats {
+            packets,
+            bytes,
+            replayed: count(&self.refused.replayed),
+            unauthentic: count(&self.refused.unauthentic),
+            dummies: count(&self.refused.dummies),
+            malformed: count(&self.refused.malformed),
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn set_window_top(&mut self, top: u64) {
-        self.window.accept(top);
+    /// What it has carried, its runs of the moment not included.
+    pub fn used(&self) -> Used {
+        self.account.used()
     }
 
-    /// Takes the packet out of the tunnel, in place. `headers` is the walk of this frame (ESP, or ESP in UDP).
-    ///
-    /// The frame then begins with the link place ([`LINK_LEN`] bytes) in front of what was inside, and
-    /// [`Opened::place`] says where that is. For IPv4 and IPv6 the outer header's congestion marks have been merged in
-    /// (RFC 6040); for IPComp the caller does so once it is decompressed ([`ecn::decapsulate`] with the outer
-    /// `headers.tos`).
+    pub fn lifetime(&self) -> &Lifetime {
+        self.account.lifetime()
+    }
+
+    pub fn added_ns(&self) -> u64 {
+        self.account.added_ns()
+    }
+
+    /// Which limit has been reached by `now` (0: those of time are not looked at).
+    pub fn expired(&self, now: u64) -> Option<Expiry> {
+        self.account.expired(now)
+    }
+
+    /// As [`Self::expired`], but says each only once: for whoever has to tell somebody.
+    pub fn take_expiry(&self, now: u64) -> Option<Expiry> {
+        self.account.take_expiry(now)
+    }
+
+    /// The replay state, to be read: highest number, and which have been seen ([`ReplayWindow::check`]).
+    pub fn window(&self) -> &ReplayWindow {
+        &self.window
+    }
+
+    /// Takes over the replay state of another that has opened packets with this key (see [`ReplayWindow::restore`]),
+    /// before the first packet. Numbers below the other's own window must count as seen.
+    pub fn set_sequence(&mut self, top: u64, seen: impl Fn(u64) -> bool) {
+        self.window.restore(top, seen);
+    }
+
+    /// Whether packets of the one are packets of the other: then this one may go on in the other's place after a reload,
+    /// with its window and its account. A new one in its place would forget what was seen, and every packet of the past
+    /// could be replayed.
+    pub fn same_as(&self, other: &InboundSa) -> bool {
+        (self.spi, self.key_id) == (other.spi, other.key_id)
+    }
+
+    /// Bytes it takes in memory, beside what its key has in the secret pages.
+    pub fn footprint(&self) -> usize {
+        size_of::<Self>() + self.window.heap()
+    }
+
+    /// Asks for the cache lines of the association itself. For all of a batch, before the first packet is opened.
+    #[inline]
+    pub fn prefetch(&self) {
+        super::prefetch(self);
+    }
+
+    /// Asks for what the association points at: the window's line. Once [`Self::prefetch`] has had its time.
+    #[inline]
+    pub fn prefetch_window(&self) {
+        self.window.prefetch();
+    }
+
+    /// For a run of packets of this association.
+    pub fn opener(&self) -> Opener<'_> {
+        self.opener_at(0)
+    }
+
+    /// The same at `now`, by the monotonic clock of [`InboundOptions::added_ns`]: limits of time are kept, and the
+    /// association knows when it was used.
+    #[inline]
+    pub fn opener_at(&self, now: u64) -> Opener<'_> {
+        Opener { sa: self, budget: self.account.begin(now), now, seen: InboundStats::default() }
+    }
+
+    /// Opens one packet; for many see [`Self::opener`].
     ///
     /// # Errors
-    /// See [`OpenError`]. The frame's bytes are then void, its place is as before; it is to be dropped.
+    /// See [`Opener::open`].
     #[inline]
-    pub fn open(&mut self, frame: &mut Frame, headers: &Headers) -> Result<Opened, OpenError> {
-        let esp = esp_place(frame, headers)?;
-        let opened = self.open_slice(frame.bytes_mut(), esp)?;
-        // The ESP header alone is longer than the link place, so there is room for it.
-        let front = opened.place.start - LINK_LEN;
-        let bytes = frame.bytes_mut();
-        let link = &mut bytes[front..opened.place.start];
-        match opened.next_header {
-            NEXT_IPV4 => write_link(link, ETHERTYPE_IPV4),
-            NEXT_IPV6 => write_link(link, ETHERTYPE_IPV6),
-            _ => write_link(link, 0),
-        }
-        if opened.next_header != NEXT_IPCOMP
-            && let Err(e) = ecn::decapsulate(&mut bytes[opened.place.clone()], headers.tos)
-        {
-            self.stats.malformed += 1;
-            return Err(e);
-        }
-        let kept = frame.truncate(opened.place.end) && frame.trim_front(front);
-        debug_assert!(kept, "what is inside is within the frame");
-        Ok(Opened { place: LINK_LEN..LINK_LEN + opened.place.len(), ..opened })
+    pub fn open(&self, frame: &mut Frame, headers: &Headers) -> Result<Opened, OpenError> {
+        self.opener().open(frame, headers)
     }
 
-    /// The same on plain bytes: `esp` is where the ESP packet (from SPI to ICV) is in `buf`, and the answer's place is
-    /// in `buf` too. No link place is written and no congestion mark merged. For packets in several frames, gathered by
-    /// the caller.
+    /// Opens one packet; for many see [`Self::opener`].
     ///
     /// # Errors
-    /// See [`OpenError`]; the bytes of `esp` are then void.
+    /// See [`Opener::open_slice`].
     #[inline]
-    pub fn open_slice(&mut self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
-        let opened = self.try_open(buf, esp);
-        match &opened {
-            Ok(opened) => {
-                self.stats.packets += 1;
-                self.stats.bytes += opened.place.len() as u64;
-            }
-            Err(OpenError::Replay | OpenError::TooOld) => self.stats.replayed += 1,
-            Err(OpenError::BadIcv | OpenError::BadIv) => self.stats.unauthentic += 1,
-            Err(OpenError::Dummy) => self.stats.dummies += 1,
-            Err(_) => self.stats.malformed += 1,
-        }
-        opened
+    pub fn open_slice(&self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
+        self.opener().open_slice(buf, esp)
     }
 
+    /// Authenticates and decrypts: where the text is, and what it says it is.
     #[inline]
-    fn try_open(&mut self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
+    fn decrypt(&self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
         let packet = buf.get_mut(esp.clone()).ok_or(OpenError::Short)?;
         if packet.len() < MIN_ESP {
             return Err(OpenError::Short);
@@ -199,7 +274,8 @@ impl InboundSa {
         let Some((text, &mut icv)) = text.split_last_chunk_mut::<ICV_LEN>() else { return Err(OpenError::Short) };
         let aad = AssociatedData::new(self.spi, seq, self.sequence != Sequence::Short);
         self.aead.open(nonce(self.salt.0, iv), aad.as_slice(), text, icv).map_err(|_| OpenError::BadIcv)?;
-        self.window.accept(seq);
+        // Another worker may have had the same packet.
+        self.window.accept(seq).map_err(replay_error)?;
 
         // From here on the peer itself wrote what we read.
         let [body @ .., pad_len, next_header] = &*text else { return Err(OpenError::BadPadding) };
@@ -208,28 +284,164 @@ impl InboundSa {
         if padding.iter().zip(1_u8..).any(|(got, want)| *got != want) {
             return Err(OpenError::BadPadding);
         }
-        let (version, min) = match *next_header {
+        let next_header = *next_header;
+        if next_header == NEXT_NONE {
+            return Err(OpenError::Dummy);
+        }
+        let start = esp.start + ESP_LEN + IV_LEN;
+        Ok(Opened { place: start..start + len, next_header, seq })
+    }
+
+    /// As [`Self::decrypt`], where a whole packet is inside.
+    #[inline]
+    fn open_tunnel(&self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
+        let opened = self.decrypt(buf, esp)?;
+        let (version, min) = match opened.next_header {
             NEXT_IPV4 => (4, 20),
             NEXT_IPV6 => (6, 40),
             NEXT_IPCOMP => (0, 4),
-            NEXT_NONE => return Err(OpenError::Dummy),
             _ => return Err(OpenError::BadNextHeader),
         };
-        if len < min || version != 0 && body[0] >> 4 != version {
+        if opened.place.len() < min || version != 0 && buf[opened.place.start] >> 4 != version {
             return Err(OpenError::BadInner);
         }
-        let next_header = *next_header;
-        let start = esp.start + ESP_LEN + IV_LEN;
-        Ok(Opened { place: start..start + len, next_header, seq })
+        Ok(opened)
+    }
+
+    #[inline]
+    fn open_at(&self, buf: &mut [u8], headers: &Headers) -> Result<Opened, OpenError> {
+        let esp = esp_place(buf, headers)?;
+        match self.mode {
+            Mode::Tunnel => {
+                let opened = self.open_tunnel(buf, esp)?;
+                if opened.next_header != NEXT_IPCOMP {
+                    ecn::decapsulate_as(&mut buf[opened.place.clone()], headers.tos, self.exit)?;
+                }
+                Ok(opened)
+            }
+            Mode::Transport => {
+                let opened = self.decrypt(buf, esp)?;
+                let outer = headers.l3_off.into()..headers.l4_off.into();
+                let nat = if headers.proto == PROTO_UDP { self.nat } else { NatFix::None };
+                let (place, next_header) = transport::restore(buf, outer, opened.place, opened.next_header, nat)?;
+                Ok(Opened { place, next_header, seq: opened.seq })
+            }
+        }
+    }
+}
+
+/// Opens a run of packets of one association. When it is dropped, what became of them is added to the association's
+/// account.
+#[derive(Debug)]
+pub struct Opener<'a> {
+    sa: &'a InboundSa,
+    budget: Budget,
+    now: u64,
+    seen: InboundStats,
+}
+
+impl Opener<'_> {
+    /// Takes the packet out of the tunnel, in place. `headers` is the walk of this frame (ESP, or ESP in UDP).
+    ///
+    /// The frame then begins with the link place ([`LINK_LEN`] bytes) in front of what was inside, and
+    /// [`Opened::place`] says where that is. For IPv4 and IPv6 the outer header's congestion marks have been merged in
+    /// (RFC 6040); for IPComp the caller does so once it is decompressed ([`ecn::decapsulate_as`] with the outer
+    /// `headers.tos` and [`InboundSa::exit`]). In transport mode what was inside is the packet as it was before it was
+    /// sealed, its own header in front.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. The frame's bytes are then void, its place is as before; it is to be dropped.
+    #[inline]
+    pub fn open(&mut self, frame: &mut Frame, headers: &Headers) -> Result<Opened, OpenError> {
+        if frame.is_chain() {
+            return Err(OpenError::Chained);
+        }
+        let bytes = frame.bytes_mut();
+        let opened = self.open_packet(bytes, headers)?;
+        // The ESP header alone is longer than the link place, so there is room for it.
+        let front = opened.place.start - LINK_LEN;
+        let link = &mut bytes[front..opened.place.start];
+        match opened.next_header {
+            NEXT_IPV4 => write_link(link, ETHERTYPE_IPV4),
+            NEXT_IPV6 => write_link(link, ETHERTYPE_IPV6),
+            _ => write_link(link, 0),
+        }
+        let kept = frame.truncate(opened.place.end) && frame.trim_front(front);
+        debug_assert!(kept, "what is inside is within the frame");
+        Ok(Opened { place: LINK_LEN..LINK_LEN + opened.place.len(), ..opened })
+    }
+
+    /// The same on plain bytes that `headers` is the walk of; the answer's place is in `buf`. No link place is written.
+    /// For packets in several frames, gathered by the caller.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; the bytes are then void.
+    #[inline]
+    pub fn open_packet(&mut self, buf: &mut [u8], headers: &Headers) -> Result<Opened, OpenError> {
+        self.within_limits()?;
+        let opened = self.sa.open_at(buf, headers);
+        self.count(opened)
+    }
+
+    /// The same for tunnel mode where only the ESP packet (from SPI to ICV) is known: `esp` is its place in `buf`. No
+    /// congestion mark is merged.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; the bytes of `esp` are then void.
+    #[inline]
+    pub fn open_slice(&mut self, buf: &mut [u8], esp: Range<usize>) -> Result<Opened, OpenError> {
+        self.within_limits()?;
+        let opened = self.sa.open_tunnel(buf, esp);
+        self.count(opened)
+    }
+
+    #[inline]
+    fn within_limits(&self) -> Result<(), OpenError> {
+        if self.seen.packets < self.budget.packets && self.seen.bytes < self.budget.bytes {
+            return Ok(());
+        }
+        self.sa.account.end();
+        Err(OpenError::Expired)
+    }
+
+    #[inline]
+    fn count(&mut self, opened: Result<Opened, OpenError>) -> Result<Opened, OpenError> {
+        let seen = &mut self.seen;
+        match &opened {
+            Ok(opened) => {
+                seen.packets += 1;
+                seen.bytes += opened.place.len() as u64;
+            }
+            Err(OpenError::Replay | OpenError::TooOld) => seen.replayed += 1,
+            Err(OpenError::BadIcv | OpenError::BadIv) => seen.unauthentic += 1,
+            Err(OpenError::Dummy) => seen.dummies += 1,
+            Err(_) => seen.malformed += 1,
+        }
+        opened
+    }
+}
+
+impl Drop for Opener<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let (sa, seen) = (self.sa, &self.seen);
+        sa.account.add(seen.packets, seen.bytes, self.now);
+        for (all, n) in [
+            (&sa.refused.replayed, seen.replayed),
+            (&sa.refused.unauthentic, seen.unauthentic),
+            (&sa.refused.dummies, seen.dummies),
+            (&sa.refused.malformed, seen.malformed),
+        ] {
+            if n > 0 {
+                all.fetch_add(n, Ordering::Relaxed);
+            }
+        }
     }
 }
 
 /// Where the ESP packet is in a frame that the walk has gone over.
 #[inline]
-fn esp_place(frame: &Frame, headers: &Headers) -> Result<Range<usize>, OpenError> {
-    if frame.is_chain() {
-        return Err(OpenError::Chained);
-    }
+fn esp_place(buf: &[u8], headers: &Headers) -> Result<Range<usize>, OpenError> {
     if headers.fragment != Fragment::No {
         return Err(OpenError::Fragment);
     }
@@ -239,7 +451,7 @@ fn esp_place(frame: &Frame, headers: &Headers) -> Result<Range<usize>, OpenError
         PROTO_UDP => l4 + UDP_LEN,
         _ => return Err(OpenError::NotEsp),
     };
-    let Some(packet) = frame.bytes().get(start..end) else { return Err(OpenError::Short) };
+    let Some(packet) = buf.get(start..end) else { return Err(OpenError::Short) };
     if headers.proto == PROTO_UDP && packet == [0xff] {
         return Err(OpenError::Keepalive);
     }

@@ -1,65 +1,71 @@
 //! One outbound security association: takes sequence numbers, seals packets in place.
 
-use std::sync::OnceLock;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::aead::{Aead, KeyId, KeyMaterial, Salt, new_aead};
+use super::aead::{Aead, AeadKey, KeyId, KeyMaterial, Salt};
+use super::ecn::{Dscp, Ecn, Entry};
 use super::esp::{
-    AssociatedData, ESP_LEN, ICV_LEN, IV_LEN, Inner, LINK_LEN, SaError, SealError, TRAILER_LEN, check_spi, nonce,
+    AssociatedData, ESP_LEN, ICV_LEN, IV_LEN, Inner, LINK_LEN, Mode, SaError, SealError, TRAILER_LEN, UDP_LEN,
+    check_spi, nonce,
 };
-use super::outer::{Encapsulation, Endpoints, Prefix};
+use super::lifetime::{Account, Budget, Expiry, Lifetime, Used};
+use super::outer::{Df, Encapsulation, Endpoints, Outer};
+use super::transport::{self, Split};
 use crate::io::frame::Frame;
 
-/// 2025-01-01T00:00:00Z. A clock that says less was never set.
-const CLOCK_FLOOR: Duration = Duration::from_secs(1_735_689_600);
-
-/// Where the sequence numbers and the IVs begin.
-///
-/// A nonce used twice under one key breaks AES-GCM and ChaCha20-Poly1305 altogether. Keys from files outlive the
-/// process, so a counter that began at 1 at each start would do just that (RFC 4106 §2 forbids it). Both `Clock` forms
-/// begin at the nanoseconds since 1970: no association sends a packet per nanosecond, so each start is beyond
-/// whatever an earlier one used, as long as the clock is not set back between two processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// Sequence numbers from the clock, IV equal to the sequence number. For a peer that takes the high half from the
-    /// IV ([`Sequence::InIv`](super::inbound::Sequence::InIv)): it then follows a restart at once, where counting from
-    /// 1 again would look like a replay. Extended numbers only; without them it is [`Start::ClockIv`].
-    Clock,
-    /// Sequence numbers from 1, IV = clock + sequence number. For any peer.
-    ClockIv,
-    /// As given: for keys that are fresh by themselves (a key exchange) and for tests.
-    At { seq: u64, iv_offset: u64 },
-}
+pub use super::start::Start;
 
 /// What an outbound association is made from.
 #[derive(Debug)]
 pub struct OutboundConfig<'a> {
     pub spi: u32,
     pub material: &'a KeyMaterial,
+    /// Of the outer header. Transport mode has none: each packet keeps its own addresses.
     pub endpoints: Endpoints,
     pub encapsulation: Encapsulation,
     /// 64-bit sequence numbers (RFC 4303 §2.2.1).
     pub extended: bool,
     pub start: Start,
+    pub options: OutboundOptions,
+}
+
+/// What an outbound association may do differently. The default is what a tunnel from the policy does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboundOptions {
+    pub mode: Mode,
+    pub dscp: Dscp,
+    pub ecn: Ecn,
+    pub df: Df,
+    /// The outer TTL or hop limit; 64 where there is none. The inner one's is never copied (RFC 4301 §5.1.2.1).
+    pub ttl: Option<u8>,
+    pub lifetime: Lifetime,
+    /// When it was added, by the monotonic clock that sealers are given.
+    pub added_ns: u64,
+    /// What it has carried before.
+    pub used: Used,
 }
 
 /// An outbound security association. Shared by all workers: the key is only read, the numbers are one atomic.
 #[derive(Debug)]
 pub struct OutboundSa {
-    aead: Box<dyn Aead>,
-    prefix: Prefix,
+    aead: AeadKey,
+    outer: Outer,
     spi: u32,
     salt: Salt,
     extended: bool,
+    mode: Mode,
+    entry: Entry,
+    df: Df,
     /// Added to the sequence number to make the IV.
     iv_offset: u64,
     /// Last number that may be used.
     last: u64,
     key_id: KeyId,
     /// Next number to hand out; `last + 1` (0 past the 64-bit end) when all are used. On a cache line of its own: it is
-    /// the one field that is written.
+    /// written all the time.
     next: Counter,
+    account: Account,
 }
 
 #[derive(Debug)]
@@ -71,21 +77,29 @@ impl OutboundSa {
     /// A reserved SPI, or a clock that was never set where the numbers come from it.
     pub fn new(config: &OutboundConfig<'_>) -> Result<Self, SaError> {
         check_spi(config.spi)?;
-        let (first, iv_offset) = match config.start {
-            Start::At { seq, iv_offset } => (seq.max(1), iv_offset),
-            Start::Clock if config.extended => (clock()?, 0),
-            Start::Clock | Start::ClockIv => (1, clock()?),
-        };
+        let options = &config.options;
+        let (first, iv_offset) = config.start.resolve(config.extended)?;
+        let end = if config.extended { u64::MAX } else { u32::MAX.into() };
+        // A packet limit is an earlier end of the numbers. Numbers that are skipped count, so it may come early.
+        let left = options.lifetime.hard.packets.saturating_sub(options.used.packets);
+        let last = if left == 0 { first - 1 } else { end.min(first.saturating_add(left - 1)) };
         Ok(Self {
-            aead: new_aead(config.material),
-            prefix: Prefix::new(config.endpoints, config.encapsulation, config.spi),
+            aead: AeadKey::new(config.material),
+            outer: match options.ttl {
+                Some(ttl) => Outer::with_ttl(config.endpoints, config.encapsulation, ttl),
+                None => Outer::new(config.endpoints, config.encapsulation),
+            },
             spi: config.spi,
             salt: Salt(config.material.salt()),
             extended: config.extended,
+            mode: options.mode,
+            entry: Entry::new(options.dscp, options.ecn),
+            df: options.df,
             iv_offset,
-            last: if config.extended { u64::MAX } else { u32::MAX.into() },
+            last,
             key_id: config.material.id(),
             next: Counter(AtomicU64::new(first)),
+            account: Account::new(options.lifetime, options.added_ns, options.used),
         })
     }
 
@@ -97,22 +111,97 @@ impl OutboundSa {
         self.key_id
     }
 
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The last sequence number handed out.
+    pub fn sequence(&self) -> u64 {
+        self.next.0.load(Ordering::Relaxed).wrapping_sub(1)
+    }
+
+    /// Goes on behind `seq`, where another that has the same key got to; never back. Skips one number more, so that no
+    /// sealer of the moment can give numbers back to before it.
+    pub fn skip_to(&self, seq: u64) {
+        let next = |now: u64| (now != 0).then(|| now.max(seq.saturating_add(1)).wrapping_add(1));
+        let _ = self.next.0.try_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// What it has carried, its runs of the moment not included.
+    pub fn used(&self) -> Used {
+        self.account.used()
+    }
+
+    pub fn lifetime(&self) -> &Lifetime {
+        self.account.lifetime()
+    }
+
+    pub fn added_ns(&self) -> u64 {
+        self.account.added_ns()
+    }
+
+    /// Which limit has been reached by `now` (0: those of time are not looked at). Running out of sequence numbers is a
+    /// hard limit.
+    pub fn expired(&self, now: u64) -> Option<Expiry> {
+        self.account.expired(now)
+    }
+
+    /// As [`Self::expired`], but says each only once: for whoever has to tell somebody.
+    pub fn take_expiry(&self, now: u64) -> Option<Expiry> {
+        self.account.take_expiry(now)
+    }
+
     /// Bytes that a packet of `inner` bytes grows by, from its IP header to the end of the outer packet.
     pub fn overhead(&self, inner: usize) -> usize {
-        self.prefix.wire_len() + pad_len(inner) + TRAILER_LEN + ICV_LEN
+        self.front(&self.outer) - LINK_LEN + pad_len(inner) + TRAILER_LEN + ICV_LEN
     }
 
     /// Longest inner packet whose outer packet is within `mtu` (of the link, IP header included).
     pub fn max_inner(&self, mtu: usize) -> usize {
-        // What is encrypted is padded to a multiple of 4.
-        let text = mtu.saturating_sub(self.prefix.wire_len() + ICV_LEN) & !3;
+        self.max_inner_via(&self.outer, mtu)
+    }
+
+    /// As [`Self::max_inner`], behind another outer header (see [`Sealer::via`]).
+    pub fn max_inner_via(&self, outer: &Outer, mtu: usize) -> usize {
+        // What is encrypted is padded to a multiple of 4. In transport mode the header in front is such a multiple too.
+        let text = mtu.saturating_sub(self.front(outer) - LINK_LEN + ICV_LEN) & !3;
         text.saturating_sub(TRAILER_LEN)
     }
 
-    /// Numbers for a batch of `packets`, taken in one step. What is not used is skipped, which does no harm.
+    /// What `outer` and ESP take in front of a packet, the link place included.
+    #[inline]
+    fn front(&self, outer: &Outer) -> usize {
+        let headers = match self.mode {
+            Mode::Tunnel => outer.len(),
+            Mode::Transport => LINK_LEN + if outer.ports().is_some() { UDP_LEN } else { 0 },
+        };
+        headers + ESP_LEN + IV_LEN
+    }
+
+    /// Bytes it takes in memory, beside what its key has in the secret pages.
+    pub fn footprint(&self) -> usize {
+        size_of::<Self>()
+    }
+
+    /// Asks for the cache lines of the association itself. For all of a batch, before the first packet is sealed.
+    #[inline]
+    pub fn prefetch(&self) {
+        super::prefetch(self);
+    }
+
+    /// Numbers for a batch of `packets`, taken in one step. Those not used go back where no other worker has taken any
+    /// since; else they are skipped, which does no harm.
     pub fn sealer(&self, packets: u64) -> Sealer<'_> {
-        let (next, left) = self.take(packets);
-        Sealer { sa: self, next, left }
+        self.sealer_at(packets, 0)
+    }
+
+    /// The same at `now`, by the monotonic clock of [`OutboundOptions::added_ns`]: limits of time are kept, and the
+    /// association knows when it was used.
+    #[inline]
+    pub fn sealer_at(&self, packets: u64, now: u64) -> Sealer<'_> {
+        let budget = self.account.begin(now);
+        let (next, left) = if budget.packets == 0 { (0, 0) } else { self.take(packets) };
+        Sealer { sa: self, outer: &self.outer, next, left, budget, now, packets: 0, bytes: 0 }
     }
 
     /// Seals one packet; for many see [`Self::sealer`].
@@ -124,6 +213,7 @@ impl OutboundSa {
     }
 
     /// Up to `wanted` numbers: the first, and how many. Never beyond the last, so never one twice.
+    #[inline]
     fn take(&self, wanted: u64) -> (u64, u64) {
         let mut next = self.next.0.load(Ordering::Relaxed);
         loop {
@@ -142,65 +232,112 @@ impl OutboundSa {
         }
     }
 
-    /// The bounds of the outer packet (link place included) around `inner` in a buffer of `len` bytes.
+    /// Where the parts of the sealed packet go, link place first, around `inner` in `buf`.
     #[inline]
-    fn layout(&self, len: usize, inner: &Inner) -> Result<Layout, SealError> {
+    fn layout(&self, buf: &[u8], inner: &Inner, outer: &Outer) -> Result<Layout, SealError> {
         let (start, end) = (inner.place.start, inner.place.end);
-        if start > end || end > len {
-            return Err(SealError::BadPlace);
-        }
-        let front = start.checked_sub(self.prefix.len()).ok_or(SealError::NoRoom)?;
+        let packet = buf.get(start..end).ok_or(SealError::BadPlace)?;
+        let split = match self.mode {
+            Mode::Tunnel => None,
+            Mode::Transport => Some(transport::split(packet)?),
+        };
+        let text = start + split.map_or(0, |s| s.header);
+        let front = start.checked_sub(self.front(outer)).ok_or(SealError::NoRoom)?;
         let text_end = end + pad_len(end - start) + TRAILER_LEN;
         let back = text_end + ICV_LEN;
-        if back > len {
+        if back > buf.len() {
             return Err(SealError::NoRoom);
         }
-        self.prefix.check_len(back - front - LINK_LEN)?;
-        Ok(Layout { front, text_end, back })
+        match &split {
+            None => outer.check_len(back - front - LINK_LEN)?,
+            Some(split) => split.check_len(back - front - LINK_LEN)?,
+        }
+        Ok(Layout { front, text, text_end, back, split })
     }
 
     #[inline]
-    fn seal_laid_out(&self, buf: &mut [u8], inner: &Inner, at: &Layout, seq: u64) -> Result<(), SealError> {
+    fn seal_laid_out(
+        &self,
+        buf: &mut [u8],
+        inner: &Inner,
+        at: &Layout,
+        outer: &Outer,
+        seq: u64,
+    ) -> Result<(), SealError> {
         // Padding is 1, 2, 3 … (RFC 4303 §2.4), as much as makes the ciphertext a multiple of 4.
         const PADDING: [u8; 3] = [1, 2, 3];
-        let iv = seq.wrapping_add(self.iv_offset).to_be_bytes();
+        let iv = seq.wrapping_add(self.iv_offset);
+        let wire = at.back - at.front - LINK_LEN;
+        let df = self.df.of(inner, buf);
         let frame = &mut buf[at.front..at.back];
-        let (prefix, rest) = frame.split_at_mut(self.prefix.len());
-        let (text, icv) = rest.split_at_mut(at.text_end - inner.place.start);
-        let len = inner.place.end - inner.place.start;
-        let tail = &mut text[len..];
+        if let Some(split) = &at.split {
+            transport::put(frame, inner.place.start - at.front, split, outer.ports());
+        }
+        let (front, rest) = frame.split_at_mut(at.text - at.front);
+        let (text, icv) = rest.split_at_mut(at.text_end - at.text);
+        let tail = &mut text[inner.place.end - at.text..];
         let pad = tail.len() - TRAILER_LEN;
         tail[..pad].copy_from_slice(&PADDING[..pad]);
         tail[pad] = pad as u8;
-        tail[pad + 1] = inner.next_header;
-        self.prefix.write(prefix, at.back - at.front - LINK_LEN, inner.tos, seq as u32, iv);
+        tail[pad + 1] = at.split.map_or(inner.next_header, |s| s.proto);
+        let (headers, esp) = front.split_at_mut(front.len() - ESP_LEN - IV_LEN);
+        if at.split.is_none() {
+            // The low half of the number does for the ID: it comes again after 65,536 packets (RFC 6864 §4.3).
+            let id = if df { None } else { Some(seq as u16) };
+            outer.write_with(headers, wire, self.entry.outer(inner.tos), id);
+        }
+        // One wide store: SPI, low half of the number, IV.
+        let header = u128::from(self.spi) << 96 | u128::from(seq as u32) << 64 | u128::from(iv);
+        esp.copy_from_slice(&header.to_be_bytes());
         let aad = AssociatedData::new(self.spi, seq, self.extended);
         // The AEAD's own limit is 64 GiB; `check_len` has refused that long ago.
-        let tag = self.aead.seal(nonce(self.salt.0, iv), aad.as_slice(), text).map_err(|_| SealError::TooLong)?;
+        let nonce = nonce(self.salt.0, iv.to_be_bytes());
+        let tag = self.aead.seal(nonce, aad.as_slice(), text).map_err(|_| SealError::TooLong)?;
         icv.copy_from_slice(&tag);
-        self.prefix.finish(frame);
+        match &at.split {
+            None => outer.finish(frame),
+            Some(split) if outer.ports().is_some() => transport::finish(frame, split),
+            Some(_) => {}
+        }
         Ok(())
     }
 }
 
 struct Layout {
     front: usize,
+    /// Of what is encrypted.
+    text: usize,
     text_end: usize,
     back: usize,
+    split: Option<Split>,
 }
 
-/// Seals packets with sequence numbers that are its own. Owning them is what makes each number be used once.
+/// Seals a run of packets with sequence numbers that are its own. Owning them is what makes each number be used once.
+/// When it is dropped, what it sealed is added to the association's account.
 #[derive(Debug)]
 pub struct Sealer<'a> {
     sa: &'a OutboundSa,
+    outer: &'a Outer,
     next: u64,
     left: u64,
+    budget: Budget,
+    now: u64,
+    packets: u64,
+    bytes: u64,
 }
 
-impl Sealer<'_> {
+impl<'a> Sealer<'a> {
+    /// With this outer header in place of the association's own: the peer is elsewhere now (RFC 3948 §4, RFC 4555).
+    /// Transport mode takes only the UDP ports from it.
+    #[must_use]
+    pub fn via(mut self, outer: &'a Outer) -> Self {
+        self.outer = outer;
+        self
+    }
+
     /// Puts the packet into the tunnel, in place: padding, trailer and ICV behind it, IV, ESP, UDP and outer IP header
     /// in front, and the link place of [`LINK_LEN`] bytes in front of that. The outer IP header then is at offset
-    /// [`LINK_LEN`] of the frame.
+    /// [`LINK_LEN`] of the frame. In transport mode the outer IP header is the packet's own.
     ///
     /// # Errors
     /// See [`SealError`]; the packet is then unchanged and no number is used, and it must not be sent.
@@ -230,19 +367,51 @@ impl Sealer<'_> {
     /// # Errors
     /// As for [`Self::seal`].
     #[inline]
-    pub fn seal_slice(&mut self, buf: &mut [u8], inner: &Inner) -> Result<std::ops::Range<usize>, SealError> {
-        let layout = self.sa.layout(buf.len(), inner)?;
+    pub fn seal_slice(&mut self, buf: &mut [u8], inner: &Inner) -> Result<Range<usize>, SealError> {
+        let layout = self.sa.layout(buf, inner, self.outer)?;
+        let bytes = inner.place.len() as u64;
         if self.left == 0 {
-            (self.next, self.left) = self.sa.take(1);
-            if self.left == 0 {
-                return Err(SealError::SeqExhausted);
-            }
+            self.take_one()?;
         }
+        if self.bytes.saturating_add(bytes) > self.budget.bytes {
+            self.sa.account.end();
+            return Err(SealError::Expired);
+        }
+        // Used from here on, whatever happens: it never goes back.
         let seq = self.next;
         self.next = seq.wrapping_add(1);
         self.left -= 1;
-        self.sa.seal_laid_out(buf, inner, &layout, seq)?;
+        self.sa.seal_laid_out(buf, inner, &layout, self.outer, seq)?;
+        self.packets += 1;
+        self.bytes += bytes;
         Ok(layout.front..layout.back)
+    }
+
+    /// One more number.
+    #[cold]
+    fn take_one(&mut self) -> Result<(), SealError> {
+        if self.budget.packets == 0 {
+            return Err(SealError::Expired);
+        }
+        (self.next, self.left) = self.sa.take(1);
+        if self.left > 0 {
+            return Ok(());
+        }
+        self.sa.account.end();
+        let all = if self.sa.extended { u64::MAX } else { u32::MAX.into() };
+        Err(if self.sa.last < all { SealError::Expired } else { SealError::SeqExhausted })
+    }
+}
+
+impl Drop for Sealer<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.left > 0 {
+            let end = self.next.wrapping_add(self.left);
+            // Fails where another worker has taken numbers since: then these are skipped.
+            let _ = self.sa.next.0.compare_exchange(end, self.next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        self.sa.account.add(self.packets, self.bytes, self.now);
     }
 }
 
@@ -250,23 +419,6 @@ impl Sealer<'_> {
 #[inline]
 fn pad_len(inner: usize) -> usize {
     inner.wrapping_add(TRAILER_LEN).wrapping_neg() & 3
-}
-
-/// Nanoseconds since 1970, and within one process never less than before, whatever happens to the clock.
-fn clock() -> Result<u64, SaError> {
-    static ANCHOR: OnceLock<(Duration, Instant)> = OnceLock::new();
-    let (wall, at) = match ANCHOR.get() {
-        Some(anchor) => anchor,
-        None => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            if now < CLOCK_FLOOR {
-                return Err(SaError::ClockNotSet);
-            }
-            ANCHOR.get_or_init(|| (now, Instant::now()))
-        }
-    };
-    // 64 bits of nanoseconds reach to the year 2554.
-    Ok((*wall + at.elapsed()).as_nanos() as u64)
 }
 
 const _: () = assert!(IV_LEN == size_of::<u64>() && ESP_LEN == 2 * size_of::<u32>());
@@ -280,6 +432,7 @@ mod tests {
     use crate::crypto::testing::{TestFrame, ipv4};
     use std::collections::HashSet;
     use std::net::Ipv4Addr;
+    use std::time::Duration;
 
     fn sa(extended: bool, start: Start) -> OutboundSa {
         let material = KeyMaterial::new(Cipher::Aes128Gcm, &[1; 20]).unwrap();
@@ -291,6 +444,7 @@ mod tests {
             encapsulation: Encapsulation::None,
             extended,
             start,
+            options: OutboundOptions::default(),
         })
         .unwrap()
     }
@@ -344,7 +498,7 @@ mod tests {
     #[test]
     fn a_new_association_starts_beyond_all_that_the_last_one_used() {
         let first = sa(true, Start::Clock);
-        first.sealer(1000);
+        first.take(1000);
         let used = first.next.0.load(Ordering::Relaxed);
         std::thread::sleep(Duration::from_micros(10));
         assert!(sa(true, Start::Clock).next.0.load(Ordering::Relaxed) >= used);
@@ -373,7 +527,7 @@ mod tests {
     #[test]
     fn no_room_is_an_error_and_uses_no_number() {
         let sa = sa(true, Start::At { seq: 1, iv_offset: 0 });
-        let (packet, front) = (ipv4(60, 0), sa.prefix.len());
+        let (packet, front) = (ipv4(60, 0), sa.front(&sa.outer));
         let mut sealer = sa.sealer(1);
         for (off, size) in [(front - 1, 2048), (front, front + 60 + 2 + 2 + 15), (0, 80)] {
             let mut f = TestFrame::at(size, off, &packet);
@@ -405,6 +559,7 @@ mod tests {
                 encapsulation: Encapsulation::None,
                 extended: true,
                 start: Start::Clock,
+                options: OutboundOptions::default(),
             };
             assert_eq!(OutboundSa::new(&config).map(|_| ()), Err(SaError::ReservedSpi(spi)));
         }

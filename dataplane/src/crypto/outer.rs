@@ -1,54 +1,98 @@
-//! What stands in front of the ciphertext: built once per security association, patched per packet.
+//! The header in front of a tunnel's packets: link place, IP and perhaps UDP. Built once per association or session,
+//! patched per packet. ESP and WireGuard both stand behind it; it knows nothing of either.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::esp::{
-    ESP_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IV_LEN, LINK_LEN, PROTO_ESP, PROTO_UDP, SealError, UDP_LEN, write_link,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Inner, LINK_LEN, NEXT_IPV4, PROTO_ESP, PROTO_UDP, SealError, UDP_LEN, write_link,
 };
 
 /// TTL or hop limit of the outer header; the inner one's is not copied (RFC 4301 §5.1.2).
 const OUTER_TTL: u8 = 64;
-/// The lengths a prefix can have; the longest is IPv6 with UDP.
-const V4: usize = LINK_LEN + 20 + ESP_LEN + IV_LEN;
+/// The lengths an outer header can have; the longest is IPv6 with UDP.
+const V4: usize = LINK_LEN + 20;
 const V4_UDP: usize = V4 + UDP_LEN;
-const V6: usize = LINK_LEN + 40 + ESP_LEN + IV_LEN;
-const MAX_PREFIX: usize = V6 + UDP_LEN;
+const V6: usize = LINK_LEN + 40;
+const V6_UDP: usize = V6 + UDP_LEN;
+/// The most an [`Outer`] needs in front of a packet.
+pub const MAX_OUTER: usize = V6_UDP;
 
 /// The two ends of a tunnel, this host's first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoints {
     V4 { local: Ipv4Addr, remote: Ipv4Addr },
     V6 { local: Ipv6Addr, remote: Ipv6Addr },
 }
 
-/// ESP directly over IP, or in UDP so that it passes a NAT (RFC 3948).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the outer IP header carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encapsulation {
+    /// ESP itself (protocol 50).
     None,
-    /// Usually both [`NAT_T_PORT`](super::esp::NAT_T_PORT).
-    Udp {
-        source: u16,
-        destination: u16,
-    },
+    /// UDP: ESP that must pass a NAT (RFC 3948; usually both [`NAT_T_PORT`](super::esp::NAT_T_PORT)), or WireGuard.
+    Udp { source: u16, destination: u16 },
 }
 
-/// Link place, outer IP, UDP, SPI, sequence number and IV, in wire order.
+/// The outer "don't fragment" bit over IPv4 (RFC 4301 §8.1). IPv6 routers never fragment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Df {
+    #[default]
+    Set,
+    /// As the inner packet has it; set for inner IPv6, and where the inner header cannot be seen (IPComp).
+    Copy,
+    /// Routers may fragment, and the peer must put together again.
+    Clear,
+}
+
+impl Df {
+    /// For this packet, which is in `buf`.
+    #[inline]
+    pub(super) fn of(self, inner: &Inner, buf: &[u8]) -> bool {
+        match self {
+            Df::Set => true,
+            Df::Clear => false,
+            Df::Copy => {
+                inner.next_header != NEXT_IPV4
+                    || inner.place.len() < 20
+                    || buf.get(inner.place.start + 6).is_none_or(|flags| flags & 0x40 != 0)
+            }
+        }
+    }
+}
+
+/// The outer packet would be longer than its IP header can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong;
+
+impl From<TooLong> for SealError {
+    fn from(_: TooLong) -> Self {
+        SealError::TooLong
+    }
+}
+
+/// Link place, outer IP header, UDP header where there is one, in wire order.
 ///
-/// IPv4: ID 0 with DF set, an atomic datagram (RFC 6864 §4.1). UDP over IPv4 has checksum 0 (RFC 3948 §2.1). UDP over
-/// IPv6 has a computed one: the zero of RFC 6935 is dropped by receivers that were not told of it.
+/// UDP over IPv4 has checksum 0 (RFC 3948 §2.1). UDP over IPv6 has a computed one: the zero of RFC 6935 is dropped by
+/// receivers that were not told of it.
 #[derive(Clone, Debug)]
-pub(super) struct Prefix {
-    bytes: [u8; MAX_PREFIX],
+pub struct Outer {
+    bytes: [u8; MAX_OUTER],
     len: usize,
     udp: bool,
     v6: bool,
-    /// Of the IPv4 header with length, TOS and checksum zero; of the pseudo-header without the length for IPv6 UDP.
+    /// Of the IPv4 header with length, TOS, ID, flags and checksum zero; of the pseudo-header without the length for
+    /// IPv6 UDP.
     sum: u64,
 }
 
-impl Prefix {
-    pub(super) fn new(endpoints: Endpoints, encapsulation: Encapsulation, spi: u32) -> Self {
-        let mut bytes = [0; MAX_PREFIX];
+impl Outer {
+    pub fn new(endpoints: Endpoints, encapsulation: Encapsulation) -> Self {
+        Self::with_ttl(endpoints, encapsulation, OUTER_TTL)
+    }
+
+    /// As [`Self::new`], with this TTL or hop limit in place of 64.
+    pub fn with_ttl(endpoints: Endpoints, encapsulation: Encapsulation, ttl: u8) -> Self {
+        let mut bytes = [0; MAX_OUTER];
         let (udp, proto) = match encapsulation {
             Encapsulation::None => (false, PROTO_ESP),
             Encapsulation::Udp { .. } => (true, PROTO_UDP),
@@ -57,8 +101,7 @@ impl Prefix {
         let (v6, ip_len, sum) = match endpoints {
             Endpoints::V4 { local, remote } => {
                 ip[0] = 0x45;
-                ip[6] = 0x40; // DF
-                ip[8] = OUTER_TTL;
+                ip[8] = ttl;
                 ip[9] = proto;
                 ip[12..16].copy_from_slice(&local.octets());
                 ip[16..20].copy_from_slice(&remote.octets());
@@ -67,54 +110,75 @@ impl Prefix {
             Endpoints::V6 { local, remote } => {
                 ip[0] = 0x60;
                 ip[6] = proto;
-                ip[7] = OUTER_TTL;
+                ip[7] = ttl;
                 ip[8..24].copy_from_slice(&local.octets());
                 ip[24..40].copy_from_slice(&remote.octets());
                 (true, 40, u64::from(proto) + sum(&ip[8..40]))
             }
         };
         write_link(&mut bytes, if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 });
-        let mut at = LINK_LEN + ip_len;
+        let mut len = LINK_LEN + ip_len;
         if let Encapsulation::Udp { source, destination } = encapsulation {
-            bytes[at..at + 2].copy_from_slice(&source.to_be_bytes());
-            bytes[at + 2..at + 4].copy_from_slice(&destination.to_be_bytes());
-            at += UDP_LEN;
+            bytes[len..len + 2].copy_from_slice(&source.to_be_bytes());
+            bytes[len + 2..len + 4].copy_from_slice(&destination.to_be_bytes());
+            len += UDP_LEN;
         }
-        bytes[at..at + 4].copy_from_slice(&spi.to_be_bytes());
-        Self { bytes, len: at + ESP_LEN + IV_LEN, udp, v6, sum }
+        Self { bytes, len, udp, v6, sum }
     }
 
-    /// Bytes in front of the ciphertext, the link place included.
+    /// Bytes in front of what is carried, the link place of [`LINK_LEN`] included.
     #[inline]
-    pub(super) fn len(&self) -> usize {
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
         self.len
     }
 
     /// The same without the link place: what counts against an MTU.
-    pub(super) fn wire_len(&self) -> usize {
+    pub fn wire_len(&self) -> usize {
         self.len - LINK_LEN
     }
 
-    /// Whether an outer packet of `wire` bytes, IP header included, can be said in its length fields.
-    #[inline]
-    pub(super) fn check_len(&self, wire: usize) -> Result<(), SealError> {
-        let limit = if self.v6 { 40 + 0xffff } else { 0xffff };
-        if wire > limit { Err(SealError::TooLong) } else { Ok(()) }
+    /// Whether the outer header is IPv6.
+    pub fn is_v6(&self) -> bool {
+        self.v6
     }
 
-    /// Writes all of it into `place`, which is [`Self::len`] bytes. `wire` is the outer packet's whole length, which
-    /// [`Self::check_len`] has found good.
+    /// Source and destination port, where there is a UDP header.
     #[inline]
-    pub(super) fn write(&self, place: &mut [u8], wire: usize, tos: u8, seq: u32, iv: [u8; IV_LEN]) {
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        let &[.., a, b, c, d, _, _, _, _] = &self.bytes[..self.len] else { return None };
+        self.udp.then_some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+    }
+
+    /// Whether an outer packet of `wire` bytes, IP header included, can be said in its length fields.
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    #[inline]
+    pub fn check_len(&self, wire: usize) -> Result<(), TooLong> {
+        let limit = if self.v6 { 40 + 0xffff } else { 0xffff };
+        if wire > limit { Err(TooLong) } else { Ok(()) }
+    }
+
+    /// Writes all of it into the first [`Self::len`] bytes of `place`, which has as many. `wire` is the outer packet's
+    /// whole length, IP header included, which [`Self::check_len`] has found good; `tos` is the DSCP and ECN byte.
+    ///
+    /// Over IPv4 the packet must not be fragmented: ID 0 with DF set, an atomic datagram (RFC 6864 §4.1).
+    #[inline]
+    pub fn write(&self, place: &mut [u8], wire: usize, tos: u8) {
+        self.write_with(place, wire, tos, None);
+    }
+
+    /// As [`Self::write`]. With an `id`, DF is clear and routers may fragment the packet; the ID must then not come
+    /// again while parts of it may still be under way (RFC 6864 §4.3). IPv6 has neither, and ignores it.
+    #[inline]
+    pub fn write_with(&self, place: &mut [u8], wire: usize, tos: u8, id: Option<u16>) {
         match self.len {
             V4 => copy::<V4>(place, &self.bytes),
             V4_UDP => copy::<V4_UDP>(place, &self.bytes),
             V6 => copy::<V6>(place, &self.bytes),
-            _ => copy::<MAX_PREFIX>(place, &self.bytes),
+            _ => copy::<V6_UDP>(place, &self.bytes),
         }
-        let esp = self.len - ESP_LEN - IV_LEN;
-        place[esp + 4..esp + 8].copy_from_slice(&seq.to_be_bytes());
-        place[esp + 8..].copy_from_slice(&iv);
         let ip = &mut place[LINK_LEN..];
         let ip_len = if self.v6 {
             ip[0] = 0x60 | tos >> 4;
@@ -122,9 +186,12 @@ impl Prefix {
             ip[4..6].copy_from_slice(&((wire - 40) as u16).to_be_bytes());
             40
         } else {
+            let (id, flags) = id.map_or((0, 0x4000), |id| (id, 0));
             ip[1] = tos;
             ip[2..4].copy_from_slice(&(wire as u16).to_be_bytes());
-            let sum = fold(self.sum + u64::from(tos) + wire as u64);
+            ip[4..6].copy_from_slice(&id.to_be_bytes());
+            ip[6..8].copy_from_slice(&u16::to_be_bytes(flags));
+            let sum = fold(self.sum + u64::from(tos) + wire as u64 + u64::from(id) + u64::from(flags));
             ip[10..12].copy_from_slice(&(!sum).to_be_bytes());
             20
         };
@@ -133,9 +200,10 @@ impl Prefix {
         }
     }
 
-    /// Last step, over the finished frame (link place first): the UDP checksum that IPv6 needs.
+    /// Last step, over the finished frame (link place first, nothing behind the packet): the UDP checksum that IPv6
+    /// needs.
     #[inline]
-    pub(super) fn finish(&self, frame: &mut [u8]) {
+    pub fn finish(&self, frame: &mut [u8]) {
         if !(self.udp && self.v6) {
             return;
         }
@@ -150,7 +218,7 @@ impl Prefix {
 
 /// Copies the first `N` bytes: of a length known to the compiler, so that it is a few moves and no call.
 #[inline]
-fn copy<const N: usize>(to: &mut [u8], from: &[u8; MAX_PREFIX]) {
+fn copy<const N: usize>(to: &mut [u8], from: &[u8; MAX_OUTER]) {
     to[..N].copy_from_slice(&from[..N]);
 }
 
@@ -158,7 +226,7 @@ fn copy<const N: usize>(to: &mut [u8], from: &[u8; MAX_PREFIX]) {
 ///
 /// Eight bytes at a time: a sum of 32-bit halves is congruent modulo 0xffff and cannot overflow below 2^32 words. In
 /// the machine's own byte order, which swaps the result and nothing else (RFC 1071 §2).
-fn sum(data: &[u8]) -> u64 {
+pub(super) fn sum(data: &[u8]) -> u64 {
     let mut words = data.chunks_exact(8);
     let mut total = 0;
     for word in &mut words {
@@ -174,7 +242,7 @@ fn sum(data: &[u8]) -> u64 {
     u16::from_be(fold(total + (v >> 32) + (v & 0xffff_ffff))).into()
 }
 
-fn fold(mut sum: u64) -> u16 {
+pub(super) fn fold(mut sum: u64) -> u16 {
     sum = (sum >> 32) + (sum & 0xffff_ffff);
     sum = (sum >> 32) + (sum & 0xffff_ffff);
     sum = (sum >> 16) + (sum & 0xffff);
@@ -204,39 +272,40 @@ mod tests {
     fn ipv4_header_is_right_for_any_length_and_tos() {
         let ends = Endpoints::V4 { local: Ipv4Addr::new(192, 0, 2, 1), remote: Ipv4Addr::new(192, 0, 2, 2) };
         for (encapsulation, proto, udp) in [(Encapsulation::None, 50, 0), (UDP, 17, 8)] {
-            let prefix = Prefix::new(ends, encapsulation, 0x1234_5678);
-            assert_eq!(prefix.wire_len(), 20 + udp + 16);
-            for (wire, tos) in [(100, 0), (1500, 0xff), (65_535, 0xb9)] {
-                let mut p = vec![0xAA; prefix.len()];
-                prefix.write(&mut p, wire, tos, 7, [9; 8]);
+            let outer = Outer::new(ends, encapsulation);
+            assert_eq!(outer.wire_len(), 20 + udp);
+            for (wire, tos, id) in [(100, 0, None), (1500, 0xff, Some(0xfedc)), (65_535, 0xb9, Some(0))] {
+                let mut p = vec![0xAA; outer.len()];
+                outer.write_with(&mut p, wire, tos, id);
                 assert_eq!((&p[..12], &p[12..14]), (&[0; 12][..], &[8, 0][..]));
                 let ip = &p[LINK_LEN..];
                 assert_eq!(checksum(&ip[..20]), 0);
                 assert_eq!((ip[0], ip[1], usize::from(u16::from_be_bytes([ip[2], ip[3]]))), (0x45, tos, wire));
-                assert_eq!((&ip[4..6], &ip[6..8], ip[8], ip[9]), (&[0, 0][..], &[0x40, 0][..], 64, proto));
+                let df = if id.is_none() { 0x40 } else { 0 };
+                assert_eq!((&ip[4..6], &ip[6..8]), (&id.unwrap_or(0).to_be_bytes()[..], &[df, 0][..]));
+                assert_eq!((ip[8], ip[9]), (64, proto));
                 assert_eq!(&ip[12..20], [192, 0, 2, 1, 192, 0, 2, 2]);
                 if udp > 0 {
                     assert_eq!(&ip[20..24], [0x11, 0x94, 0x11, 0x95]);
                     assert_eq!(usize::from(u16::from_be_bytes([ip[24], ip[25]])), wire - 20);
                     assert_eq!(&ip[26..28], [0, 0], "no checksum over IPv4");
                 }
-                assert_eq!(&ip[20 + udp..], [0x12, 0x34, 0x56, 0x78, 0, 0, 0, 7, 9, 9, 9, 9, 9, 9, 9, 9]);
             }
-            assert_eq!(prefix.check_len(65_535), Ok(()));
-            assert_eq!(prefix.check_len(65_536), Err(SealError::TooLong));
+            assert_eq!(outer.check_len(65_535), Ok(()));
+            assert_eq!(outer.check_len(65_536), Err(TooLong));
         }
     }
 
     #[test]
     fn ipv6_udp_has_a_checksum() {
         let ends = Endpoints::V6 { local: Ipv6Addr::LOCALHOST, remote: Ipv6Addr::new(0xfd00, 1, 2, 3, 4, 5, 6, 7) };
-        let prefix = Prefix::new(ends, UDP, 0x100);
+        let outer = Outer::new(ends, UDP);
         for n in [0, 1, 37, 1400] {
-            let mut p: Vec<u8> = vec![0; prefix.len()];
+            let mut p: Vec<u8> = vec![0; outer.len()];
             p.extend((0..n).map(|i| (i * 11) as u8));
-            let (wire, len) = (p.len() - LINK_LEN, prefix.len());
-            prefix.write(&mut p[..len], wire, 0x2e, 7, [9; 8]);
-            prefix.finish(&mut p);
+            let (wire, len) = (p.len() - LINK_LEN, outer.len());
+            outer.write(&mut p[..len], wire, 0x2e);
+            outer.finish(&mut p);
             let ip = &p[LINK_LEN..];
             assert_eq!((ip[0], ip[1], ip[6], ip[7]), (0x62, 0xe0, 17, 64));
             let udp_len = (ip.len() - 40) as u32;

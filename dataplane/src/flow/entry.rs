@@ -23,7 +23,7 @@ mod flag {
     pub const HAS_HOST: u8 = 64;
 }
 
-/// One flow. 116 bytes; what every packet reads or writes comes first.
+/// One flow. 120 bytes; what every packet reads or writes comes first.
 ///
 /// The public fields are the nodes' own memory of the flow; the table itself only resets them.
 #[derive(Clone)]
@@ -60,12 +60,14 @@ pub struct Flow {
     /// Reassembly buffer, or [`NO_SLOT`].
     pub(crate) l7_slot: u16,
     host: u32,
+    /// Way out of the tunnel that the flow's rule says, valid as long as `plan_generation` is; [`NONE`]: not chosen.
+    pub way: u32,
     pub(super) created: Tick,
     /// Next in the same timer slot or in the free list.
     pub(super) link: u32,
 }
 
-const _: () = assert!(std::mem::size_of::<Flow>() == 116);
+const _: () = assert!(std::mem::size_of::<Flow>() == 120);
 
 impl Flow {
     /// An entry that belongs to nobody yet.
@@ -91,6 +93,7 @@ impl Flow {
             fins: 0,
             l7_slot: NO_SLOT,
             host: 0,
+            way: NONE,
             created: Tick(0),
             link: NONE,
         }

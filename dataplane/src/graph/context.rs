@@ -1,32 +1,28 @@
 //! What nodes work with besides the batch: the worker's tables and pools, and the plan of the moment.
 
-use super::packet::{NO_FLOW, NONE, Packet};
+use super::packet::{NO_FLOW, Packet};
 use super::reason::DropReason;
-use crate::crypto::sadb::Sadb;
 use crate::flow::FlowTable;
-use crate::host::fib::Fib;
+use crate::host::fib::{Fib, PortId};
 use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
 use crate::l7::Inspector;
 use crate::plan::Plan;
 use crate::telemetry::counters::WorkerCounters;
+use crate::tunnel::events::Events;
+use crate::tunnel::keys::{Keys, Way};
+use crate::wire::ip::{V4_HEADER, V6_HEADER, V6_MIN_MTU};
 use crate::worker::neighbours::Asks;
+use softdpu_ebpf_common::walk::L3;
 
-/// Next hop of a tunnel's peer, as last looked up.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TunnelHop {
-    pub generation: u32,
-    pub adjacency: u32,
-}
-
-/// Most packets that wait for link addresses, per worker.
+/// Most packets that wait for link addresses or sessions, per worker.
 pub const MAX_HELD: usize = 256;
 
 /// What the batch has in it, so that a node with nothing to do need not look at every packet to find that out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
-    /// ESP, or ESP in UDP.
-    pub esp: bool,
+    /// ESP, ESP in UDP, or WireGuard.
+    pub sealed: bool,
     /// Came out of a tunnel compressed.
     pub ipcomp: bool,
     /// To be sealed.
@@ -35,6 +31,10 @@ pub struct Seen {
     pub to_compress: bool,
     /// To be cut into fragments.
     pub to_cut: bool,
+    /// May have to be cut once it is sealed.
+    pub to_cut_outer: bool,
+    /// Fragments.
+    pub fragments: bool,
 }
 
 /// Everything a node may touch. Lives for one batch; the parts are the worker's.
@@ -46,8 +46,8 @@ pub struct Cx<'a> {
     pub pool: &'a mut FramePool,
     pub flows: &'a mut FlowTable,
     pub inspector: &'a mut Inspector,
-    pub sadb: &'a mut Sadb,
-    pub tunnel_hops: &'a mut [TunnelHop],
+    pub keys: &'a Keys,
+    pub events: &'a Events,
     /// One list of frames per port, sent by the worker after the graph.
     pub tx: &'a mut [Vec<Frame>],
     pub held: &'a mut Vec<Packet>,
@@ -59,14 +59,27 @@ pub struct Cx<'a> {
     pub seen: Seen,
 }
 
-impl Cx<'_> {
+impl<'a> Cx<'a> {
+    /// What an answer that a flow remembers was found in: another number means that it may be another one now. Both parts only
+    /// ever count up.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.plan.generation.wrapping_add(self.keys.selection)
+    }
+
+    /// The packet's way out of its tunnel. `None`: it goes into none, or the way is not there any more.
+    #[inline]
+    pub fn way(&self, packet: &Packet) -> Option<&'a Way> {
+        self.keys.way(packet.meta.tunnel_out, packet.meta.way)
+    }
+
     /// Counts the packet under `reason` and frees its frame.
     pub fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
         self.counters.drop_packet(reason as usize);
         self.pool.free(packet.frame);
     }
 
-    /// Keeps the packet until the forwarding table changes.
+    /// Keeps the packet until the forwarding table or the keys change.
     pub fn hold(&mut self, mut packet: Packet) {
         if self.held.len() >= MAX_HELD {
             return self.drop_packet(packet, DropReason::NeighbourQueueFull);
@@ -79,11 +92,48 @@ impl Cx<'_> {
     /// Largest IP packet, in bytes, that can go the packet's way: the port's MTU, less what its tunnel puts around it.
     #[inline]
     pub fn mtu_of(&self, packet: &Packet) -> usize {
-        let link = usize::from(self.fib.links()[usize::from(packet.meta.port_out)].mtu);
+        let whole = self.whole_mtu_of(packet);
         match self.plan.tunnels.get(usize::from(packet.meta.tunnel_out)) {
-            Some(tunnel) if packet.meta.tunnel_out != NONE => tunnel.inner_mtu(link),
-            _ => link,
+            // In fragments of the outer packet, as many as it came in.
+            Some(_) if packet.meta.joined => usize::from(u16::MAX),
+            Some(tunnel) if tunnel.fragment_outer => whole.max(self.link_mtu(packet.meta.port_out, tunnel.mtu)),
+            // RFC 2473 §7.1: an IPv6 link carries 1280 bytes, a tunnel that cannot fragments what it sends.
+            Some(_) if packet.headers.l3 == L3::V6 => whole.max(V6_MIN_MTU),
+            _ => whole,
         }
+    }
+
+    /// The same in one packet.
+    #[inline]
+    pub fn whole_mtu_of(&self, packet: &Packet) -> usize {
+        let outer = self.outer_mtu_of(packet);
+        self.way(packet).map_or(outer, |way| way.max_inner(outer))
+    }
+
+    /// Largest packet, in bytes, that leaves by the packet's way: of what is sealed, the outer one.
+    #[inline]
+    pub fn outer_mtu_of(&self, packet: &Packet) -> usize {
+        let tunnel = self.plan.tunnels.get(usize::from(packet.meta.tunnel_out));
+        let link = self.link_mtu(packet.meta.port_out, tunnel.and_then(|tunnel| tunnel.mtu));
+        self.way(packet).map_or(link, |way| way.state.path_mtu.limit(link, self.now))
+    }
+
+    /// Largest inner packet that a packet's receiver can send back by the tunnel that it came by. `None`: it came by none.
+    pub fn mtu_back(&self, packet: &Packet) -> Option<usize> {
+        let tunnel = self.plan.tunnels.get(usize::from(packet.meta.tunnel_in))?;
+        let link = self.link_mtu(packet.meta.port_in, tunnel.mtu);
+        let ways = &self.keys.tunnel(packet.meta.tunnel_in)?.ways;
+        let way = ways.iter().flatten().next()?;
+        let inner = way.max_inner(way.state.path_mtu.limit(link, self.now));
+        // With several peers it may be another one, whose outer header may be IPv6's.
+        let other = ways.len() > 1 && way.remote.is_ipv4();
+        Some(inner - if other { V6_HEADER - V4_HEADER } else { 0 }.min(inner))
+    }
+
+    #[inline]
+    fn link_mtu(&self, port: PortId, tunnel: Option<usize>) -> usize {
+        let link = usize::from(self.fib.links()[usize::from(port)].mtu);
+        tunnel.map_or(link, |mtu| mtu.min(link))
     }
 
     /// Frees the further parts of a chain; the first stays.

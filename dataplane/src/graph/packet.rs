@@ -12,6 +12,7 @@ pub const MAX_BATCH: usize = 256;
 /// No rule, tunnel or flow.
 pub const NONE: u16 = u16::MAX;
 pub const NO_FLOW: u32 = u32::MAX;
+pub const NO_WAY: u32 = u32::MAX;
 
 /// From `parse` on the frame's first byte is the IP header's: the link header is cut off, and `headers`' offsets count from
 /// there. `rewrite` puts a new link header on.
@@ -34,6 +35,8 @@ pub struct Meta {
     pub compress: bool,
     /// What ESP's next header says (opened), or will say (to be sealed); 0: the packet's own family.
     pub next_header: u8,
+    /// Put together from fragments, to be sealed: it was cut for the path, and is cut again behind `seal`.
+    pub joined: bool,
     /// Went through `seal`.
     pub sealed: bool,
     /// DSCP and ECN byte of the outer header it came in.
@@ -41,6 +44,8 @@ pub struct Meta {
     pub tunnel_in: u16,
     pub tunnel_out: u16,
     pub rule: u16,
+    /// Way out of `tunnel_out`, once `select` has chosen it.
+    pub way: u32,
     pub flow: u32,
     pub adjacency: u32,
 }
@@ -54,11 +59,13 @@ impl Meta {
             fate: Fate::Go,
             compress: false,
             next_header: 0,
+            joined: false,
             sealed: false,
             outer_tos: 0,
             tunnel_in: NONE,
             tunnel_out: NONE,
             rule: NONE,
+            way: NO_WAY,
             flow: NO_FLOW,
             adjacency: 0,
         }
@@ -71,7 +78,7 @@ pub enum Fate {
     Go,
     /// Counted under the reason, its frame freed.
     Drop(DropReason),
-    /// Waits for its next hop's link address.
+    /// Waits for its next hop's link address, or for a session with its peer.
     Hold,
     /// Cut into fragments, which follow at the end of the batch.
     Fragment,

@@ -10,27 +10,37 @@ use crate::nodes::emit::Emit;
 use crate::nodes::flow::Flow;
 use crate::nodes::fragment::Fragment;
 use crate::nodes::icmp::Icmp;
+use crate::nodes::mss::Mss;
 use crate::nodes::open::Open;
+use crate::nodes::outer_fragment::OuterFragment;
 use crate::nodes::parse::Parse;
 use crate::nodes::policy::Policy;
+use crate::nodes::reassemble::{Gather, Join, Reassemble, Waiting};
 use crate::nodes::rewrite::Rewrite;
 use crate::nodes::route::Route;
-use crate::nodes::seal::Seal;
+use crate::nodes::seal::SealNode;
+use crate::nodes::select::Select;
 
 /// One worker's nodes, with whatever memory each has of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Graph {
     parse: Parse,
+    reassemble: Reassemble,
     open: Open,
     decompress: Decompress,
+    gather: Gather,
     flow: Flow,
     classify: Classify,
     policy: Policy,
+    select: Select,
     route: Route,
+    join: Join,
     icmp: Icmp,
+    mss: Mss,
     fragment: Fragment,
     compress: Compress,
-    seal: Seal,
+    seal: SealNode,
+    outer_fragment: OuterFragment,
     rewrite: Rewrite,
     emit: Emit,
 }
@@ -43,13 +53,43 @@ macro_rules! walk {
 }
 
 impl Graph {
+    /// `frames`: how many the worker has, which bounds how many fragments may wait.
+    pub fn new(frames: u32) -> Self {
+        Self {
+            parse: Parse,
+            reassemble: Reassemble::new(frames),
+            open: Open,
+            decompress: Decompress::default(),
+            gather: Gather::new(frames),
+            flow: Flow::default(),
+            classify: Classify::default(),
+            policy: Policy,
+            select: Select,
+            route: Route,
+            join: Join::new(frames / 4),
+            icmp: Icmp,
+            mss: Mss,
+            fragment: Fragment::default(),
+            compress: Compress::default(),
+            seal: SealNode,
+            outer_fragment: OuterFragment::default(),
+            rewrite: Rewrite,
+            emit: Emit,
+        }
+    }
+
+    /// Where fragments wait for the rest of their datagram.
+    pub fn waiting(&mut self) -> [&mut Waiting; 3] {
+        [self.reassemble.waiting(), self.gather.waiting(), self.join.waiting()]
+    }
+
     /// Takes the batch from the receive ring to the transmit lists; the batch is empty afterwards.
     pub fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: parse open decompress flow classify policy);
+        walk!(self, cx, batch: parse reassemble open decompress gather flow classify policy);
         self.go_out(cx, batch);
     }
 
-    /// Takes packets up again that had waited for their next hop.
+    /// Takes packets up again that had waited for their next hop or their peer.
     pub fn resume(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         for packet in &mut batch.packets {
             packet.meta.fate = Fate::Go;
@@ -60,6 +100,6 @@ impl Graph {
     }
 
     fn go_out(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: route icmp fragment compress seal rewrite emit);
+        walk!(self, cx, batch: select route join icmp mss fragment compress seal outer_fragment rewrite emit);
     }
 }

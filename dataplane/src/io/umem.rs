@@ -176,6 +176,9 @@ fn map_region(bytes: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
     if base == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
+    // SAFETY: advice for the mapping made above: packets are somebody's secrets, so no core dump holds them. Where it is
+    // refused they stay in; the process switches core dumps off as well.
+    unsafe { libc::madvise(base, bytes, libc::MADV_DONTDUMP) };
     NonNull::new(base.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))
 }
 

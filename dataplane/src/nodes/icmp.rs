@@ -5,6 +5,7 @@ use crate::graph::packet::{NO_FLOW, NONE};
 use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
 use crate::host::fib::{Hop, PortId};
 use crate::nodes::route::route;
+use crate::nodes::select::select;
 use crate::plan::rules::ip;
 use crate::wire::icmp::{Complaint, V4_OVERHEAD, V6_OVERHEAD, may_complain, quoted, write};
 use crate::wire::ip::{decrement_ttl, dont_fragment};
@@ -36,8 +37,13 @@ impl Node for Icmp {
 fn check(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
     let l3 = packet.headers.l3;
     decrement_ttl(packet.frame.bytes_mut(), l3).map_err(|_| Complaint::TimeExceeded)?;
+    let len = packet.frame.total_len();
+    if len <= cx.whole_mtu_of(packet) {
+        return Ok(());
+    }
+    cx.seen.to_cut_outer |= packet.meta.tunnel_out != NONE;
     let mtu = cx.mtu_of(packet);
-    if packet.frame.total_len() <= mtu {
+    if len <= mtu {
         return Ok(());
     }
     if dont_fragment(packet.frame.bytes(), l3) {
@@ -71,7 +77,9 @@ fn complain(cx: &mut Cx<'_>, packet: &mut Packet, complaint: Complaint) -> Fate 
     packet.meta.tunnel_out = packet.meta.tunnel_in;
     cx.seen.to_seal |= packet.meta.tunnel_out != NONE;
     packet.meta.tunnel_in = NONE;
-    match route(cx, packet) {
+    let way = if packet.meta.tunnel_out == NONE { Fate::Go } else { select(cx, packet) };
+    let fate = if way == Fate::Go { route(cx, packet) } else { way };
+    match fate {
         // It quotes what was to be sealed: in clear it may be seen only where that came from.
         Fate::Go if secret && packet.meta.port_out != came_by => Fate::Drop(reason),
         Fate::Hold if secret && !waits_at(cx, packet, came_by) => Fate::Drop(reason),

@@ -1,7 +1,7 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
 use crate::flow::{Flow, FlowIdx, Tick};
-use crate::graph::packet::{NO_FLOW, NONE};
+use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
 use crate::plan::Plan;
 use crate::plan::rules::{self, Known, Match, Side};
@@ -71,7 +71,7 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<(u16, Side)> {
         return None;
     }
     let flow = cx.flows.get(FlowIdx(packet.meta.flow));
-    if flow.plan_generation != cx.plan.generation {
+    if flow.plan_generation != cx.generation() {
         return None;
     }
     let rule = flow.rule & !INITIATOR_IN;
@@ -106,7 +106,8 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
     let Match { rule, side, provisional } =
         rules::look_up(&cx.plan.rules, &headers, &known(cx, flow), tunnel_in(packet));
     if let Some(flow) = flow.filter(|_| !provisional) {
-        remember(cx.flows.get_mut(flow), cx.plan.generation, rule, side, packet.meta.direction);
+        let generation = cx.generation();
+        remember(cx.flows.get_mut(flow), generation, rule, side, packet.meta.direction);
     }
     Ok((rule, side))
 }
@@ -142,14 +143,15 @@ fn of_quoted(cx: &mut Cx<'_>, packet: &Packet, own: (u16, Side)) -> (u16, Side) 
     }
 }
 
-/// The rule that a flow was settled under in this plan.
-pub fn rule_of<'a>(flow: &Flow, plan: &'a Plan) -> Option<&'a rules::Rule> {
-    let settled = flow.plan_generation == plan.generation;
+/// The rule that a flow was settled under. `generation`: of the worker that has the flow.
+pub fn rule_of<'a>(flow: &Flow, plan: &'a Plan, generation: u32) -> Option<&'a rules::Rule> {
+    let settled = flow.plan_generation == generation;
     plan.rules.get(usize::from(flow.rule & !INITIATOR_IN)).filter(|_| settled)
 }
 
 fn remember(flow: &mut Flow, generation: u32, rule: u16, side: Side, direction: Direction) {
     let initiator_in = (side == Side::In) == (direction == Direction::FromInitiator);
     flow.plan_generation = generation;
+    flow.way = NO_WAY;
     flow.rule = rule.min(NO_RULE) | if initiator_in { INITIATOR_IN } else { 0 };
 }

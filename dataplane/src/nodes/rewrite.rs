@@ -19,7 +19,11 @@ impl Node for Rewrite {
 #[inline]
 fn rewrite(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if packet.meta.tunnel_out != NONE && !packet.meta.sealed {
-        cx.counters.escaped_bytes.add(packet.frame.total_len() as u64);
+        let held_back = packet.frame.total_len() as u64;
+        cx.counters.escaped_bytes.add(held_back);
+        if let Some(tunnel) = cx.counters.tunnels.get(usize::from(packet.meta.tunnel_out)) {
+            tunnel.escaped_bytes.add(held_back);
+        }
         return Err(DropReason::NotSealed);
     }
     // What leaves the protected side must not come back to it in clear when a route fails, and nobody out there may have

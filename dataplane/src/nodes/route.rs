@@ -48,8 +48,7 @@ pub(super) fn route(cx: &mut Cx<'_>, packet: &mut Packet) -> Fate {
 #[inline]
 fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<u32> {
     if packet.meta.tunnel_out != NONE {
-        let hop = &cx.tunnel_hops[usize::from(packet.meta.tunnel_out)];
-        return (hop.generation == cx.fib.generation()).then_some(hop.adjacency);
+        return cx.way(packet)?.state.hop(cx.fib.generation());
     }
     if packet.meta.flow == NO_FLOW {
         return None;
@@ -61,8 +60,7 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<u32> {
 
 #[cold]
 fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, Fate> {
-    let tunnel = cx.plan.tunnels.get(usize::from(packet.meta.tunnel_out));
-    let dst = tunnel.map_or_else(|| ip(packet.headers.l3, &packet.headers.dst), |tunnel| tunnel.remote);
+    let dst = cx.way(packet).map_or_else(|| ip(packet.headers.l3, &packet.headers.dst), |way| way.remote.ip());
     let adjacency = match cx.fib.look_up(dst, packet.meta.port_in) {
         Hop::To(adjacency) => adjacency,
         Hop::Unresolved { port } => {
@@ -91,9 +89,9 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, Fate> {
 fn remember(cx: &mut Cx<'_>, packet: &Packet, adjacency: u32) {
     let generation = cx.fib.generation();
     if packet.meta.tunnel_out != NONE {
-        let hop = &mut cx.tunnel_hops[usize::from(packet.meta.tunnel_out)];
-        hop.generation = generation;
-        hop.adjacency = adjacency;
+        if let Some(way) = cx.way(packet) {
+            way.state.set_hop(generation, adjacency);
+        }
     } else if packet.meta.flow != NO_FLOW {
         let flow = cx.flows.get_mut(FlowIdx(packet.meta.flow));
         if flow.fib_generation != generation {

@@ -126,7 +126,13 @@ fn tunnels(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     counters(e, "tunnel_compress_out_bytes", "Bytes after compression.", tunnel(|t| t.compress_out_bytes))?;
     counters(e, "tunnel_compressed_packets", "Packets sent compressed.", tunnel(|t| t.compressed))?;
     counters(e, "tunnel_left_alone_packets", "Packets that would not shrink.", tunnel(|t| t.left_alone))?;
-    counters(e, "tunnel_expanded_packets", "Packets received compressed.", tunnel(|t| t.expanded))
+    counters(e, "tunnel_expanded_packets", "Packets received compressed.", tunnel(|t| t.expanded))?;
+    counters(
+        e,
+        "tunnel_escaped_bytes",
+        "Bytes held back because they were not sealed. Stays zero.",
+        tunnel(|t| t.escaped_bytes),
+    )
 }
 
 fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
@@ -141,6 +147,11 @@ fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     let refused = "Packets that found the flow table full and were judged by themselves.";
     counters(e, "worker_flows_refused", refused, worker(|w| w.flows_refused))?;
     counters(e, "worker_icmp_sent", "ICMP errors sent.", worker(|w| w.icmp_sent))?;
+    counters(e, "worker_reassembled", "Datagrams put together from fragments.", worker(|w| w.reassembled))?;
+    counters(e, "worker_outer_fragmented", "Sealed packets cut into fragments.", worker(|w| w.outer_fragmented))?;
+    counters(e, "worker_mss_clamped", "SYNs whose MSS was lowered.", worker(|w| w.mss_clamped))?;
+    gauges(e, "worker_datagrams_held", "Incomplete datagrams.", worker(|w| w.datagrams_held))?;
+    gauges(e, "worker_fragments_held", "Fragments held for their datagrams.", worker(|w| w.fragments_held))?;
     gauges(e, "worker_flows", "Flows in the table.", worker(|w| w.flows))?;
     let places = |f: &Frames| [("free", f.free), ("fill", f.fill), ("tx", f.tx), ("graph", f.graph)];
     let series =
@@ -202,11 +213,13 @@ mod tests {
             "softdpu_tunnel_sealed_packets", "softdpu_tunnel_sealed_bytes", "softdpu_tunnel_opened_packets",
             "softdpu_tunnel_opened_bytes", "softdpu_tunnel_replayed_packets", "softdpu_tunnel_forged_packets",
             "softdpu_tunnel_compress_in_bytes", "softdpu_tunnel_compress_out_bytes", "softdpu_tunnel_compressed_packets",
-            "softdpu_tunnel_left_alone_packets", "softdpu_tunnel_expanded_packets",
+            "softdpu_tunnel_left_alone_packets", "softdpu_tunnel_expanded_packets", "softdpu_tunnel_escaped_bytes",
             "softdpu_class_flows", "softdpu_class_packets", "softdpu_class_bytes",
             "softdpu_drop_packets", "softdpu_escaped_bytes",
             "softdpu_worker_batches", "softdpu_worker_packets", "softdpu_worker_idle_rounds", "softdpu_worker_polls",
             "softdpu_worker_flows_refused", "softdpu_worker_icmp_sent",
+            "softdpu_worker_reassembled", "softdpu_worker_outer_fragmented", "softdpu_worker_mss_clamped",
+            "softdpu_worker_datagrams_held", "softdpu_worker_fragments_held",
             "softdpu_worker_flows", "softdpu_worker_frames", "softdpu_worker_frames_all",
         ]);
         for name in names {

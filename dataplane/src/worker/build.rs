@@ -9,14 +9,17 @@ use crate::host::fib::{Fib, Link};
 use crate::host::watch::AskQueue;
 use crate::io::pool::FramePool;
 use crate::l7::{Class, Inspector, L7Config};
-use crate::plan::{self, Inbound, Plan};
+use crate::plan::{self, Plan};
 use crate::telemetry::counters::{Names, WorkerCounters};
+use crate::tunnel;
+use crate::tunnel::events::Events;
+use crate::tunnel::publisher::Publisher;
 use crate::wire::ethernet::Mac;
 use anyhow::Result;
 use arc_swap::ArcSwap;
 use crossbeam::channel::{Receiver, Sender, bounded};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 /// Questions that may wait for a worker.
 const QUESTIONS: usize = 16;
@@ -25,7 +28,9 @@ const QUESTIONS: usize = 16;
 pub struct Blueprint {
     pub policy: Policy,
     pub shared: Shared,
-    pub inbound: Vec<Inbound>,
+    /// Where the control side puts keys.
+    pub publisher: Arc<Mutex<Publisher>>,
+    pub events: Arc<Events>,
     pub asks: Arc<AskQueue>,
     pub names: Arc<Names>,
     pub l7: L7Config,
@@ -33,9 +38,10 @@ pub struct Blueprint {
 
 impl Blueprint {
     /// # Errors
-    /// What [`plan::build`] finds wrong with keys.
+    /// What is wrong with keys.
     pub fn new(policy: Policy, fib: Fib, checksums: impl Fn(usize, &policy::Port) -> bool) -> Result<Self> {
-        let (mut plan, inbound) = plan::build(&policy, 1)?;
+        let mut plan = plan::build(&policy, 1)?;
+        let publisher = Publisher::new(tunnel::esp::parts(&policy)?)?;
         for (at, (port, of_policy)) in plan.ports.iter_mut().zip(&policy.ports).enumerate() {
             port.finish_checksums = match of_policy.checksum {
                 policy::Checksum::Finish => true,
@@ -46,17 +52,23 @@ impl Blueprint {
         let names = names(&plan);
         let shared = Shared {
             plan: Arc::new(ArcSwap::from_pointee(plan)),
+            keys: publisher.keys(),
             fib: Arc::new(ArcSwap::from_pointee(fib)),
             stop: Arc::new(AtomicBool::new(false)),
         };
-        Ok(Self { policy, shared, inbound, asks: AskQueue::new(), names, l7: L7Config::default() })
+        Ok(Self {
+            policy,
+            shared,
+            publisher: Arc::new(Mutex::new(publisher)),
+            events: Events::new(),
+            asks: AskQueue::new(),
+            names,
+            l7: L7Config::default(),
+        })
     }
 
     /// A worker over these ports, and the way to ask it things.
-    ///
-    /// # Errors
-    /// Two tunnels with one inbound SPI.
-    pub fn worker(&self, pool: FramePool, ports: Vec<WorkerPort>, now: u64) -> Result<(Worker, Sender<Question>)> {
+    pub fn worker(&self, pool: FramePool, ports: Vec<WorkerPort>, now: u64) -> (Worker, Sender<Question>) {
         let (ask, questions): (_, Receiver<Question>) = bounded(QUESTIONS);
         let flows = FlowConfig {
             capacity: u32::try_from(self.policy.flows.capacity).unwrap_or(u32::MAX),
@@ -68,13 +80,13 @@ impl Blueprint {
             ports,
             flows: FlowTable::new(&flows, Seed::random(), Tick::from_nanos(now)),
             inspector: Inspector::new(&self.l7),
-            sadb: plan::sadb(&self.shared.plan.load(), &self.inbound)?,
+            events: self.events.clone(),
             counters: Arc::new(WorkerCounters::new(self.names.clone())),
             neighbours: Asks::new(self.asks.clone()),
             questions,
             batch_size: self.policy.workers.batch,
         });
-        Ok((worker, ask))
+        (worker, ask)
     }
 }
 

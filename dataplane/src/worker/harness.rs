@@ -50,7 +50,7 @@ impl Harness {
             wires.push((inward, outward));
         }
         let now = 2_000_000_000;
-        let (worker, _questions) = blueprint.worker(pool, ports, now)?;
+        let (worker, _questions) = blueprint.worker(pool, ports, now);
         Ok(Self { worker, shared: blueprint.shared, wires, now })
     }
 

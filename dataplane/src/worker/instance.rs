@@ -5,7 +5,7 @@ use super::clock;
 use super::idle::Waker;
 use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
-use crate::config::policy::{Compress, OnLoss, Policy, RuleAction, SteerAction};
+use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
     ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus, TunnelStatus,
     WorkerStatus, XdpVerdict,
@@ -16,6 +16,7 @@ use crate::io::steer::Steer;
 use crate::plan::Plan;
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::snapshot::{DropTraffic, Snapshot, TunnelTraffic};
+use crate::tunnel::keys::{Keys, Seal};
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
@@ -58,6 +59,7 @@ pub struct Instance {
     policy: Policy,
     policy_path: String,
     plan: Arc<ArcSwap<Plan>>,
+    keys: Arc<ArcSwap<Keys>>,
     names: Arc<Names>,
     ports: Vec<PortFacts>,
     workers: Vec<WorkerHandle>,
@@ -79,6 +81,7 @@ impl Instance {
             policy: blueprint.policy.clone(),
             policy_path: options.policy_path.display().to_string(),
             plan: blueprint.shared.plan.clone(),
+            keys: blueprint.shared.keys.clone(),
             names: blueprint.names.clone(),
             ports,
             workers,
@@ -203,11 +206,11 @@ pub fn flows(worker: &Worker, index: usize, filter: &FlowFilter, plan: &Plan, no
 
 fn wanted(worker: &Worker, index: usize, flow: &Flow, filter: &FlowFilter, plan: &Plan, now: Tick) -> Option<FlowInfo> {
     let host = worker.inspector.host_of(flow);
-    filter.wants(flow.class().name(), host).then(|| info(index, flow, host, now, plan))
+    filter.wants(flow.class().name(), host).then(|| info(index, flow, host, now, (plan, worker.generation)))
 }
 
-fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, plan: &Plan) -> FlowInfo {
-    let rule = crate::nodes::policy::rule_of(flow, plan);
+fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, generation): (&Plan, u32)) -> FlowInfo {
+    let rule = crate::nodes::policy::rule_of(flow, plan, generation);
     let seconds = |ticks: u32| f64::from(ticks) / f64::from(Tick::PER_SECOND);
     FlowInfo {
         worker,
@@ -239,7 +242,6 @@ impl ControlSource for Instance {
     fn status(&self) -> Status {
         let counters = self.counters();
         let (steer, xdp, steer_drops) = self.steer_status();
-        let plan = self.plan.load();
         let mut drops = drops(&counters);
         drops.extend(steer_drops);
         Status {
@@ -250,7 +252,7 @@ impl ControlSource for Instance {
             policy: self.policy_path.clone(),
             ports: self.port_status(&counters),
             workers: self.worker_status(&counters),
-            tunnels: plan.tunnels.iter().zip(&counters.tunnels).map(|(t, c)| tunnel_status(t, c)).collect(),
+            tunnels: tunnels(&self.policy, &self.keys.load(), &counters),
             steer,
             xdp,
             rules: rule_status(&self.policy, &counters),
@@ -300,15 +302,16 @@ pub fn drops(counters: &Snapshot) -> Vec<DropCount> {
     named.map(drop).collect()
 }
 
-/// A tunnel and what it carried.
-pub fn tunnel_status(tunnel: &crate::plan::Tunnel, counted: &TunnelTraffic) -> TunnelStatus {
-    TunnelStatus {
+/// All tunnels and what they carried.
+pub fn tunnels(policy: &Policy, keys: &Keys, counters: &Snapshot) -> Vec<TunnelStatus> {
+    let each = policy.tunnels.iter().zip(&counters.tunnels).enumerate();
+    each.map(|(at, (tunnel, counted))| tunnel_status(at as u16, tunnel, keys, counted)).collect()
+}
+
+fn tunnel_status(at: u16, tunnel: &policy::Tunnel, keys: &Keys, counted: &TunnelTraffic) -> TunnelStatus {
+    let mut status = TunnelStatus {
         name: tunnel.name.clone(),
-        local: tunnel.local.to_string(),
-        remote: tunnel.remote.to_string(),
-        cipher: tunnel.cipher.name().to_owned(),
-        spi_out: tunnel.outbound.spi(),
-        spi_in: tunnel.in_spi,
+        kind: tunnel.kind.as_str().to_owned(),
         sealed: counted.sealed,
         opened: counted.opened,
         replayed: counted.replayed,
@@ -318,7 +321,30 @@ pub fn tunnel_status(tunnel: &crate::plan::Tunnel, counted: &TunnelTraffic) -> T
         compressed: counted.compressed,
         left_alone: counted.left_alone,
         expanded: counted.expanded,
+        escaped_bytes: counted.escaped_bytes,
+        ..TunnelStatus::default()
+    };
+    match &tunnel.kind {
+        TunnelKind::Esp(esp) => {
+            status.local = esp.local.to_string();
+            status.remote = keys.way(at, 0).map_or(esp.remote, |way| way.remote.ip()).to_string();
+            status.cipher = crate::tunnel::esp::cipher(esp.cipher).name().to_owned();
+            status.spi_in = esp.inbound.spi;
+            status.spi_out = match keys.way(at, 0).map(|way| &way.seal) {
+                Some(Seal::Esp(sa)) => sa.spi(),
+                _ => 0,
+            };
+        }
+        TunnelKind::WireGuard(wireguard) => {
+            status.local = match wireguard.local {
+                Some(local) => std::net::SocketAddr::new(local, wireguard.listen_port).to_string(),
+                None => format!("*:{}", wireguard.listen_port),
+            };
+            status.cipher = "chacha20-poly1305".to_owned();
+        }
+        TunnelKind::Xfrm(_) => {}
     }
+    status
 }
 
 /// Whether the policy has flows that must not leave in clear.

@@ -36,7 +36,7 @@ pub fn replay(policy: Policy, inputs: &[(usize, PathBuf)], outputs: &[(usize, Pa
     }
     pool.register("replay")?;
     let start = clock::now();
-    let (mut worker, _questions) = blueprint.worker(pool, ports, start)?;
+    let (mut worker, _questions) = blueprint.worker(pool, ports, start);
     // The clock shows the packet read last, so the first turn runs at the start and the next ones at the capture's pace.
     let mut first = 0;
     let mut now;
@@ -65,7 +65,7 @@ pub fn replay(policy: Policy, inputs: &[(usize, PathBuf)], outputs: &[(usize, Pa
         packets_in: counters.ports.iter().map(|port| port.rx.packets).sum(),
         packets_out: counters.ports.iter().map(|port| port.tx.packets).sum(),
         seconds: began.elapsed().as_secs_f64(),
-        tunnels: plan.tunnels.iter().zip(&counters.tunnels).map(|(t, c)| instance::tunnel_status(t, c)).collect(),
+        tunnels: instance::tunnels(&blueprint.policy, &blueprint.shared.keys.load(), &counters),
         drops: instance::drops(&counters),
         flows: instance::flows(&worker, 0, &all, &plan, now),
     })

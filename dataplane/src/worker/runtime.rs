@@ -150,7 +150,7 @@ impl Host {
             let load =
                 LoadOptions { debug: options.steer_log, flow_capacity: 0, drop_malformed: instance::protects(policy) };
             let mut loaded = Steer::load(&load)?;
-            loaded.set_rules(&steer::compile(&steering::rules(policy, &interfaces))?)?;
+            loaded.set_rules(&steer::compile(&steering::rules(policy, &interfaces, steering::of_tunnels(policy)))?)?;
             if options.steer_log {
                 let log = loaded.take_debug_log()?;
                 tokio::spawn(log.run());
@@ -253,7 +253,7 @@ impl Host {
             }
             ports.push(WorkerPort { id: at as u8, io: PortIo::Xdp(io) });
         }
-        let (worker, ask) = self.blueprint.worker(pool, ports, clock::now())?;
+        let (worker, ask) = self.blueprint.worker(pool, ports, clock::now());
         let core = match &policy.workers.cores {
             Cores::List(cores) => cores.get(index).copied(),
             Cores::Count(_) => allowed_cores().get(index).copied(),
@@ -269,7 +269,7 @@ impl Host {
         let wakers = wakers.to_vec();
         let watch = Watch {
             ports: self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect(),
-            peers: self.blueprint.policy.tunnels.iter().map(|tunnel| tunnel.remote).collect(),
+            peers: self.blueprint.policy.esp_tunnels().map(|(_, esp)| esp.remote).collect(),
             fib: self.blueprint.shared.fib.clone(),
             asks: self.blueprint.asks.clone(),
             changed: Box::new(move || wakers.iter().for_each(Waker::wake)),

@@ -3,9 +3,8 @@
 use super::clock;
 use super::idle::Idler;
 use super::neighbours::Asks;
-use crate::crypto::sadb::Sadb;
 use crate::flow::{FlowTable, Tick};
-use crate::graph::context::{Budget, MAX_HELD, TunnelHop};
+use crate::graph::context::{Budget, MAX_HELD};
 use crate::graph::packet::MAX_BATCH;
 use crate::graph::{Batch, Cx, DropReason, Graph, Meta, Packet, Seen};
 use crate::host::fib::{Fib, Hop, PortId};
@@ -16,6 +15,8 @@ use crate::l7::Inspector;
 use crate::plan::Plan;
 use crate::plan::rules::ip;
 use crate::telemetry::counters::WorkerCounters;
+use crate::tunnel::events::Events;
+use crate::tunnel::keys::{Keys, Seal};
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::channel::Receiver;
 use softdpu_ebpf_common::walk::Headers;
@@ -26,13 +27,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const HOUSEKEEPING: u64 = 10_000_000;
 /// Flows looked at per housekeeping: bounds what ageing may add to one batch's latency.
 const AGE_BUDGET: usize = 256;
-/// A packet waits this long (nanoseconds) for its next hop's link address.
+/// A packet waits this long (nanoseconds) for its next hop's link address, or for a session with its peer.
 const PATIENCE: u64 = 1_500_000_000;
 
 /// What the control side gives all workers.
 #[derive(Clone)]
 pub struct Shared {
     pub plan: Arc<ArcSwap<Plan>>,
+    pub keys: Arc<ArcSwap<Keys>>,
     pub fib: Arc<ArcSwap<Fib>>,
     pub stop: Arc<AtomicBool>,
 }
@@ -46,8 +48,10 @@ pub struct Worker {
     pub ports: Vec<WorkerPort>,
     pub flows: FlowTable,
     pub inspector: Inspector,
-    pub sadb: Sadb,
     pub counters: Arc<WorkerCounters>,
+    /// What rules and ways that flows remember were found in, as of the last batch.
+    pub generation: u32,
+    events: Arc<Events>,
     graph: Graph,
     batch: Batch,
     batch_size: usize,
@@ -55,12 +59,13 @@ pub struct Worker {
     tx: Vec<Vec<Frame>>,
     held: Vec<Packet>,
     held_since: u64,
-    held_generation: u32,
-    tunnel_hops: Vec<TunnelHop>,
+    /// Forwarding table and keys that the held packets could not go on with.
+    held_generation: (u32, u32),
     neighbours: Asks,
     icmp_budget: Budget,
     scratch: Box<[u8]>,
     plan: Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>,
+    keys: Cache<Arc<ArcSwap<Keys>>, Arc<Keys>>,
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     stop: Arc<AtomicBool>,
     questions: Receiver<Question>,
@@ -81,7 +86,7 @@ pub struct Parts {
     pub ports: Vec<WorkerPort>,
     pub flows: FlowTable,
     pub inspector: Inspector,
-    pub sadb: Sadb,
+    pub events: Arc<Events>,
     pub counters: Arc<WorkerCounters>,
     pub neighbours: Asks,
     pub questions: Receiver<Question>,
@@ -91,30 +96,29 @@ pub struct Parts {
 impl Worker {
     pub fn new(parts: Parts) -> Self {
         let mut plan = Cache::new(parts.shared.plan);
-        let (ports, tunnels) = {
-            let plan: &Arc<Plan> = plan.load();
-            (plan.ports.len(), plan.tunnels.len())
-        };
+        let ports = plan.load().ports.len();
+        let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
             ports: parts.ports,
             flows: parts.flows,
             inspector: parts.inspector,
-            sadb: parts.sadb,
             counters: parts.counters,
-            graph: Graph::default(),
+            generation: 0,
+            events: parts.events,
+            graph,
             batch: Batch::new(),
             batch_size: parts.batch_size.clamp(1, MAX_BATCH),
             received: Vec::with_capacity(MAX_BATCH),
             tx: (0..ports).map(|_| Vec::with_capacity(4 * MAX_BATCH)).collect(),
             held: Vec::with_capacity(MAX_HELD),
             held_since: 0,
-            held_generation: 0,
-            tunnel_hops: vec![TunnelHop::default(); tunnels],
+            held_generation: (0, 0),
             neighbours: parts.neighbours,
             icmp_budget: Budget::new(),
             scratch: vec![0; 66_560].into_boxed_slice(),
             plan,
+            keys: Cache::new(parts.shared.keys),
             fib: Cache::new(parts.shared.fib),
             stop: parts.shared.stop,
             questions: parts.questions,
@@ -184,8 +188,8 @@ impl Worker {
             pool: &mut self.pool,
             flows: &mut self.flows,
             inspector: &mut self.inspector,
-            sadb: &mut self.sadb,
-            tunnel_hops: &mut self.tunnel_hops,
+            keys: self.keys.load(),
+            events: &self.events,
             tx: &mut self.tx,
             held: &mut self.held,
             neighbours: &mut self.neighbours,
@@ -194,8 +198,9 @@ impl Worker {
             counters: &self.counters,
             seen: Seen::default(),
         };
-        // Of the table that was walked with: a newer one may have what they wait for.
-        let generation = cx.fib.generation();
+        self.generation = cx.generation();
+        // Of what was walked with: newer ones may have what they wait for.
+        let generation = (cx.fib.generation(), cx.keys.generation);
         walk(&mut self.graph, &mut cx, &mut self.batch);
         if self.held_since == 0 && !self.held.is_empty() {
             self.held_since = now;
@@ -231,6 +236,12 @@ impl Worker {
     }
 
     fn housekeeping(&mut self, now: u64) {
+        for waiting in self.graph.waiting() {
+            waiting.expire(now, |packet, reason| {
+                self.counters.drop_packet(reason as usize);
+                self.pool.free(packet.frame);
+            });
+        }
         let inspector = &mut self.inspector;
         self.flows.expire(Tick::from_nanos(now), AGE_BUDGET, |at, ended| inspector.release(at, ended));
         if !self.held.is_empty() {
@@ -240,8 +251,11 @@ impl Worker {
     }
 
     /// Copies the ports' and the pool's own counts to where other threads may read them.
-    pub fn publish(&self) {
+    pub fn publish(&mut self) {
         self.counters.flows.set(self.flows.len() as u64);
+        let held = self.graph.waiting().map(|waiting| waiting.occupancy());
+        self.counters.datagrams_held.set(held.iter().map(|(datagrams, _)| *datagrams as u64).sum());
+        self.counters.fragments_held.set(held.iter().map(|(_, fragments)| *fragments as u64).sum());
         for (at, counters) in self.counters.ports.iter().enumerate() {
             let stats = || self.ports.iter().filter(|port| usize::from(port.id) == at).map(|port| port.io.stats());
             counters.rx.packets.set(stats().map(|s| s.rx_packets).sum());
@@ -277,11 +291,12 @@ impl Worker {
 
     /// Packets that wait for a link address go on when the forwarding table has changed, or are given up.
     fn retry_held(&mut self, now: u64) {
-        let changed = self.fib.load().generation() != self.held_generation;
+        let changed = (self.fib.load().generation(), self.keys.load().generation) != self.held_generation;
         let too_late = now > self.held_since + PATIENCE;
         if too_late {
             for packet in self.held.drain(..) {
-                self.counters.drop_packet(DropReason::NeighbourUnresolved as usize);
+                let reason = Self::waits_for(self.keys.load(), &packet);
+                self.counters.drop_packet(reason as usize);
                 self.pool.free(packet.frame);
             }
             self.held_since = 0;
@@ -298,12 +313,20 @@ impl Worker {
         }
     }
 
+    /// What a packet waits for, as the reason that it gets when that does not come.
+    fn waits_for(keys: &Keys, packet: &Packet) -> DropReason {
+        match keys.way(packet.meta.tunnel_out, packet.meta.way) {
+            Some(way) if matches!(way.seal, Seal::Nothing) => DropReason::NoSession,
+            _ => DropReason::NeighbourUnresolved,
+        }
+    }
+
     fn ask_again(&mut self, now: u64) {
-        let plan: &Arc<Plan> = self.plan.load();
+        let keys: &Arc<Keys> = self.keys.load();
         let fib: &Arc<Fib> = self.fib.load();
         for packet in &self.held {
-            let dst = match plan.tunnels.get(usize::from(packet.meta.tunnel_out)) {
-                Some(tunnel) => tunnel.remote,
+            let dst = match keys.way(packet.meta.tunnel_out, packet.meta.way) {
+                Some(way) => way.remote.ip(),
                 None => ip(packet.headers.l3, &packet.headers.dst),
             };
             if let (Hop::Unresolved { port }, Some(address)) =
@@ -317,6 +340,12 @@ impl Worker {
     /// Gives back every frame the worker itself still has (after a panic, those of the batch too); the ports keep theirs
     /// until they are closed.
     pub fn finish(&mut self) {
+        for waiting in self.graph.waiting() {
+            waiting.drain(|packet| {
+                self.counters.drop_packet(DropReason::Shutdown as usize);
+                self.pool.free(packet.frame);
+            });
+        }
         let walking = self.held.drain(..).chain(self.batch.packets.drain(..)).map(|packet| packet.frame);
         let lists = self.received.drain(..).chain(self.tx.iter_mut().flat_map(|frames| frames.drain(..)));
         for frame in walking.chain(lists) {

@@ -84,7 +84,7 @@ fn loom(run: &str) -> Option<Step> {
     let mut command = cargo(run);
     command.env("RUSTFLAGS", "--cfg loom").args(["test", "--release", "--package", "softdpu-loom"]);
     command.arg("--target-dir").arg(run::root().join("target/loom"));
-    Some(Step::tests("rings under loom", command))
+    Some(Step::tests("rings and replay windows under loom", command))
 }
 
 /// A short run of each fuzz target. What it finds stays under `dataplane/fuzz/artifacts`.

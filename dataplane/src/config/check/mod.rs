@@ -50,9 +50,10 @@ impl Check<'_> {
         self.problems.push(Problem::error(code, span, message, help));
     }
 
-    /// Whether a value of this key was taken out for not fitting: that it is missing is then no news.
+    /// Whether a value of this key, or one within it, was taken out for not fitting: that it is missing is then no news.
     fn misfit(&self, key: &str) -> bool {
-        self.problems.iter().any(|p| p.key == key)
+        let within = |of: &str| of.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.problems.iter().any(|p| within(&p.key))
     }
 
     /// Relative paths start at the folder of the policy file.

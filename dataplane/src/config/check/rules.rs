@@ -6,7 +6,7 @@ use crate::config::cover::{covers, overlaps};
 use crate::config::known_classes;
 use crate::config::policy::{Match, Rule, Steer};
 use crate::config::problem::{Code, Problem};
-use crate::config::schema::{self, Compress, File, OnLoss, RuleAction, SteerAction};
+use crate::config::schema::{self, Compress, File, OnLoss, RuleAction, SequenceMode, SteerAction, TunnelType};
 use crate::config::suggest::{listed, nearest};
 use crate::config::values::{PortRange, Prefix, Protocol};
 use crate::plan::rules::MAX_RULES;
@@ -84,6 +84,7 @@ pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check
             action: r.action.as_ref().map_or_else(Default::default, |a| **a),
         };
         services_agree(r, &rule, check);
+        compress_with_softdpu(r, &rule, tunnels, check);
         // Classes that were all wrong were reported, and must not pass for "any".
         let sound = r.class.is_empty() == rule.classes.is_empty();
         if let Some(earlier) = out.iter().position(|e| rule_covers(e, &rule)).filter(|_| sound) {
@@ -134,6 +135,28 @@ fn services_agree(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
             compress.span(),
             format!("rule `{}` compresses without a tunnel", rule.name),
             "compressed packets travel inside a tunnel, whose other end undoes it: add `encrypt`, or leave `compress` out",
+        );
+    }
+}
+
+/// Compression in ESP was not agreed on with anybody else (RFC 3173 section 4).
+fn compress_with_softdpu(raw: &schema::Rule, rule: &Rule, tunnels: &[schema::Tunnel], check: &mut Check<'_>) {
+    let (Some(compress), Some(tunnel), Compress::Lz4) = (&raw.compress, rule.encrypt, rule.compress) else { return };
+    let tunnel = &tunnels[tunnel];
+    let esp = tunnel.kind.as_ref().is_none_or(|kind| **kind == TunnelType::Esp);
+    let both_softdpu = tunnel.sequence.as_ref().is_none_or(|sequence| **sequence == SequenceMode::Iv);
+    if !esp || !both_softdpu {
+        check.problems.push(
+            Problem::error(
+                Code::Conflict,
+                compress.span(),
+                format!(
+                    "rule `{}` compresses inside tunnel `{}`, whose peer may be no softdpu",
+                    rule.name, *tunnel.name
+                ),
+                "only a softdpu undoes it: leave `compress` out, or use a tunnel of type esp with sequence = \"iv\"",
+            )
+            .other(tunnel.name.span(), "this tunnel"),
         );
     }
 }

@@ -1,0 +1,94 @@
+//! What workers tell the control side about tunnels. Bounded: what does not fit is lost, counted, and comes again with the
+//! next packet.
+
+use crossbeam::queue::ArrayQueue;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// Longest handshake message of WireGuard, the initiation.
+pub const MAX_HANDSHAKE: usize = 148;
+/// Events that may wait. Handshakes beyond it are a flood, of which the rest is not worth keeping.
+const WAITING: usize = 1024;
+
+/// Something that only the control side can deal with.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A handshake message or cookie for a WireGuard tunnel.
+    Handshake { tunnel: u16, from: SocketAddr, local: IpAddr, message: Message },
+    /// A packet waits for a session or association.
+    Wanted { tunnel: u16, way: u32 },
+    /// An authentic ESP packet came from another address than the peer's last.
+    Moved { tunnel: u16, way: u32, from: SocketAddr },
+    /// An authentic WireGuard packet of the session `index` came from another address than the peer's last.
+    Roamed { tunnel: u16, index: u32, from: SocketAddr, local: IpAddr },
+    /// The first packet of a session that this host answered has come: it is the one to send with.
+    Confirmed { tunnel: u16, index: u32 },
+}
+
+/// A handshake message, copied out of its frame.
+#[derive(Clone, Debug)]
+pub struct Message {
+    len: u8,
+    bytes: [u8; MAX_HANDSHAKE],
+}
+
+impl Message {
+    /// `None`: longer than any.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let mut own = [0; MAX_HANDSHAKE];
+        own.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self { len: bytes.len() as u8, bytes: own })
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// From all workers to the control side.
+#[derive(Debug)]
+pub struct Events {
+    queue: ArrayQueue<Event>,
+    wake: Notify,
+}
+
+impl Events {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { queue: ArrayQueue::new(WAITING), wake: Notify::new() })
+    }
+
+    /// Never blocks, never allocates. `false`: the queue is full.
+    pub fn push(&self, event: Event) -> bool {
+        let fits = self.queue.push(event).is_ok();
+        if fits {
+            self.wake.notify_one();
+        }
+        fits
+    }
+
+    pub fn pop(&self) -> Option<Event> {
+        self.queue.pop()
+    }
+
+    /// Returns when there may be an event.
+    pub async fn wait(&self) {
+        self.wake.notified().await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_bounded_and_longer_messages_than_any_are_refused() {
+        let events = Events::new();
+        let taken = (0..5000).filter(|way| events.push(Event::Wanted { tunnel: 0, way: *way })).count();
+        assert_eq!(taken, WAITING);
+        assert!(matches!(events.pop(), Some(Event::Wanted { way: 0, .. })));
+        assert_eq!(Message::new(&[7; MAX_HANDSHAKE]).unwrap().as_slice(), [7; MAX_HANDSHAKE]);
+        assert!(Message::new(&[7; MAX_HANDSHAKE + 1]).is_none());
+    }
+}

@@ -1,0 +1,258 @@
+//! One snapshot of all that workers open and seal with: inbound associations by SPI, WireGuard sessions by receiver index,
+//! and the ways out of each tunnel. Immutable; a rekey, a new peer or a moved endpoint is a new snapshot.
+
+use crate::crypto::esp::{Mode, SaError};
+use crate::crypto::outer::Outer;
+use crate::crypto::sadb::SpiIndex;
+use crate::crypto::wg::session::{self, Session};
+use crate::crypto::{InboundSa, OutboundSa};
+use crate::tunnel::wireguard::allowed::AllowedTable;
+use crate::wire::pmtu::PathMtu;
+use softdpu_ebpf_common::walk::proto;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Everything that workers need of the tunnels, at one time.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Counts snapshots: packets that wait for a session are tried again when it changes.
+    pub generation: u32,
+    /// Changes whenever a flow's way out may be another one. Rekeying does not change it.
+    pub selection: u32,
+    inbound: Vec<EspIn>,
+    by_spi: SpiIndex,
+    sessions: Vec<WgIn>,
+    by_receiver: SpiIndex,
+    listen: Vec<Listen>,
+    tunnels: Vec<TunnelKeys>,
+    /// Addresses that ESP is for us at, in order.
+    locals: Vec<IpAddr>,
+}
+
+/// An inbound association and what it belongs to.
+#[derive(Clone, Debug)]
+pub struct EspIn {
+    pub sa: Arc<InboundSa>,
+    pub tunnel: u16,
+    /// The way out to the same peer, for moved endpoints.
+    pub way: u32,
+    pub local: IpAddr,
+    /// Where it must come from; port 0 where it is not in UDP.
+    pub remote: SocketAddr,
+    /// Behind a NAT the peer's address may change, and does so with an authentic packet.
+    pub may_move: bool,
+}
+
+/// A WireGuard session and what it belongs to.
+#[derive(Clone, Debug)]
+pub struct WgIn {
+    pub session: Arc<Session>,
+    pub tunnel: u16,
+    /// The peer: its way out, and its number in the allowed IPs.
+    pub way: u32,
+}
+
+/// Where a WireGuard tunnel's peers send to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub port: u16,
+    pub tunnel: u16,
+    /// `None`: any address of this host.
+    pub local: Option<IpAddr>,
+}
+
+/// One tunnel's ways out, and how one is chosen.
+#[derive(Clone, Debug, Default)]
+pub struct TunnelKeys {
+    pub selector: Selector,
+    pub ways: Vec<Option<Arc<Way>>>,
+}
+
+/// How the way out is chosen for an inner packet.
+#[derive(Clone, Debug, Default)]
+pub enum Selector {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// There is only one.
+    Only,
+    /// The peer whose allowed IPs have the packet's destination.
+    Allowed(Arc<AllowedTable>),
+}
+
+/// A peer's way out: what seals for it, and where it is.
+#[derive(Debug)]
+pub struct Way {
+    /// Outer destination.
+    pub remote: SocketAddr,
+    pub seal: Seal,
+    pub state: Arc<WayState>,
+}
+
+/// What seals the packets of a way.
+#[derive(Clone, Debug)]
+pub enum Seal {
+    /// No session yet, or none any more: packets wait.
+    Nothing,
+    Esp(Arc<OutboundSa>),
+    WireGuard(Box<WgOut>),
+}
+
+/// A WireGuard peer's sessions to send with.
+#[derive(Clone, Debug)]
+pub struct WgOut {
+    /// Made as responder: used as soon as the peer has.
+    pub next: Option<Arc<Session>>,
+    pub current: Option<Arc<Session>>,
+    pub outer: Outer,
+}
+
+impl WgOut {
+    /// What to send with now. `now`: monotonic nanoseconds.
+    #[inline]
+    pub fn session(&self, now: u64) -> Option<&Session> {
+        let session = match &self.next {
+            Some(next) if next.confirmed() => next,
+            _ => self.current.as_ref()?,
+        };
+        (!session.expired(now)).then_some(session)
+    }
+}
+
+/// What workers remember of a way from one snapshot to the next.
+#[derive(Debug, Default)]
+pub struct WayState {
+    /// FIB generation and adjacency of the next hop towards the peer; generation 0: not looked up.
+    hop: AtomicU64,
+    /// Largest outer packet that the path takes, where that is known to be less than the link's.
+    pub path_mtu: PathMtu,
+    /// A packet has asked for a session, and the control side was told.
+    wanted: AtomicBool,
+}
+
+impl WayState {
+    /// The adjacency found in this generation of the forwarding table.
+    #[inline]
+    pub fn hop(&self, generation: u32) -> Option<u32> {
+        let hop = self.hop.load(Ordering::Relaxed);
+        ((hop >> 32) as u32 == generation).then_some(hop as u32)
+    }
+
+    pub fn set_hop(&self, generation: u32, adjacency: u32) {
+        self.hop.store(u64::from(generation) << 32 | u64::from(adjacency), Ordering::Relaxed);
+    }
+
+    /// Whether this is the first packet to ask since [`Self::answer`].
+    pub fn want(&self) -> bool {
+        !self.wanted.swap(true, Ordering::Relaxed)
+    }
+
+    pub fn answer(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Way {
+    /// Seals what packets carry, behind their own headers: a fragment cannot be sealed so (RFC 4303 §3.1.1).
+    #[inline]
+    pub fn is_transport(&self) -> bool {
+        matches!(&self.seal, Seal::Esp(sa) if sa.mode() == Mode::Transport)
+    }
+
+    /// Longest inner packet, in bytes, whose sealed packet is within `mtu` (of the path, IP header included).
+    #[inline]
+    pub fn max_inner(&self, mtu: usize) -> usize {
+        match &self.seal {
+            Seal::Nothing => mtu,
+            Seal::Esp(sa) => sa.max_inner(mtu),
+            Seal::WireGuard(out) => session::max_inner(&out.outer, mtu),
+        }
+    }
+}
+
+impl Keys {
+    /// # Errors
+    /// [`SaError::DuplicateSpi`].
+    pub fn new(
+        (generation, selection): (u32, u32),
+        inbound: Vec<EspIn>,
+        sessions: Vec<WgIn>,
+        listen: Vec<Listen>,
+        tunnels: Vec<TunnelKeys>,
+    ) -> Result<Self, SaError> {
+        let receivers: Vec<u32> = sessions.iter().map(|wg| wg.session.local_index()).collect();
+        let spis: Vec<u32> = inbound.iter().map(|esp| esp.sa.spi()).collect();
+        let mut locals: Vec<IpAddr> = inbound.iter().map(|esp| esp.local).collect();
+        locals.sort_unstable();
+        locals.dedup();
+        Ok(Self {
+            generation,
+            selection,
+            by_spi: SpiIndex::new(&spis)?,
+            inbound,
+            by_receiver: SpiIndex::new(&receivers)?,
+            sessions,
+            listen,
+            tunnels,
+            locals,
+        })
+    }
+
+    /// The association that a packet with this SPI belongs to.
+    #[inline]
+    pub fn esp(&self, spi: u32) -> Option<&EspIn> {
+        self.inbound.get(self.by_spi.find(spi)?)
+    }
+
+    /// The WireGuard session that a packet with this receiver index belongs to.
+    #[inline]
+    pub fn session(&self, receiver: u32) -> Option<&WgIn> {
+        self.sessions.get(self.by_receiver.find(receiver)?)
+    }
+
+    /// The WireGuard tunnel that listens on a UDP port.
+    #[inline]
+    pub fn listen(&self, port: u16) -> Option<&Listen> {
+        self.listen.iter().find(|listen| listen.port == port)
+    }
+
+    /// Whether ESP to this address is for us.
+    #[inline]
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.locals.binary_search(&address).is_ok()
+    }
+
+    /// Whether a fragment, which may show no port, may be of a packet that is sealed and for us. `host`: whether `to` is one
+    /// of this host's addresses.
+    pub fn may_be_sealed(&self, proto: u8, to: IpAddr, host: impl Fn() -> bool) -> bool {
+        let listens = || self.listen.iter().any(|listen| listen.local.map_or_else(&host, |local| local == to));
+        match proto {
+            proto::ESP => self.is_local(to),
+            proto::UDP => self.is_local(to) || listens(),
+            _ => false,
+        }
+    }
+
+    #[inline]
+    pub fn tunnel(&self, tunnel: u16) -> Option<&TunnelKeys> {
+        self.tunnels.get(usize::from(tunnel))
+    }
+
+    #[inline]
+    pub fn way(&self, tunnel: u16, way: u32) -> Option<&Way> {
+        self.tunnel(tunnel)?.ways.get(way as usize)?.as_deref()
+    }
+
+    /// All ways out, each with its tunnel and its number.
+    pub fn ways(&self) -> impl Iterator<Item = (u16, u32, &Way)> {
+        self.tunnels.iter().enumerate().flat_map(|(tunnel, keys)| {
+            let ways = keys.ways.iter().enumerate();
+            ways.filter_map(move |(at, way)| Some((tunnel as u16, at as u32, way.as_deref()?)))
+        })
+    }
+
+    pub fn inbound(&self) -> &[EspIn] {
+        &self.inbound
+    }
+}
