@@ -1,6 +1,7 @@
 //! Benches of softdpu: side by side with the kernel and a bare AF_XDP loop, and in memory against bare libraries.
 //! Everything that is compared is measured in one run, in turn (A B C A B C …), so that noise hits all alike.
 
+pub mod aead;
 pub mod bpf;
 pub mod clock;
 pub mod esp;
@@ -17,4 +18,5 @@ pub mod session;
 pub mod stats;
 pub mod steer;
 pub mod stop;
+pub mod tunnels;
 pub mod veth;

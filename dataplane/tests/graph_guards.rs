@@ -159,10 +159,15 @@ fn fragments_without_ports_are_protected_where_their_flow_may_be() {
     first[16..18].copy_from_slice(&36u16.to_be_bytes());
     let first = with_fragment(first[..50].to_vec(), 9, 0x2000);
     let later = with_fragment(dns.clone(), 9, 2);
-    assert_eq!(a.pass(APPS, &first).remove(0).1[23], 17, "dns goes in clear");
-    assert_eq!(a.pass(APPS, &later).remove(0).1[23], 17, "and so do its later fragments");
+    assert_eq!(a.pass(APPS, &later), [], "which port it is for is not known yet");
+    let out = a.pass(APPS, &first);
+    assert_eq!(out.iter().map(|(_, frame)| frame[23]).collect::<Vec<_>>(), [17, 17], "dns goes in clear, all of it");
+    assert_eq!(out[0].1[34..42], dns[34..42], "the first first");
     let orphan = with_fragment(dns, 10, 2);
-    assert_eq!(a.pass(APPS, &orphan).remove(0).1[23], ESP, "whose first was not seen may be of any flow");
+    assert_eq!(a.pass(APPS, &orphan), [], "whose first was not seen may be of any flow");
+    a.wait(31_000_000_000);
+    assert_eq!(a.dropped(DropReason::ReassemblyTimeout), 1);
+    a.assert_no_leak();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod demo;
 mod ebpf;
+mod interop;
 mod run;
 mod setup;
 mod test;
@@ -28,6 +29,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Check everything: format, lints, all tests, a short fuzz run
     Test(test::Arguments),
+    /// Make the table of peers of what the tests found
+    Interop(interop::Arguments),
     /// Run the benches (release build)
     Bench(BenchArguments),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         }),
         Verb::Demo(arguments) => demo::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
+        Verb::Interop(arguments) => interop::main(&arguments),
         Verb::Bench(arguments) => bench(&arguments),
     };
     match done {

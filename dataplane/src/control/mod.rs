@@ -4,7 +4,7 @@
 mod api;
 pub mod client;
 mod server;
-mod socket;
+pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
 pub mod types;

@@ -1,9 +1,9 @@
 //! What nodes work with besides the batch: the worker's tables and pools, and the plan of the moment.
 
-use super::packet::{NO_FLOW, NONE, Packet};
+use super::packet::{NO_FLOW, Packet};
 use super::reason::DropReason;
 use crate::flow::FlowTable;
-use crate::host::fib::Fib;
+use crate::host::fib::{Fib, PortId};
 use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
 use crate::l7::Inspector;
@@ -11,7 +11,9 @@ use crate::plan::Plan;
 use crate::telemetry::counters::WorkerCounters;
 use crate::tunnel::events::Events;
 use crate::tunnel::keys::{Keys, Way};
+use crate::wire::ip::{V4_HEADER, V6_HEADER, V6_MIN_MTU};
 use crate::worker::neighbours::Asks;
+use softdpu_ebpf_common::walk::L3;
 
 /// Most packets that wait for link addresses or sessions, per worker.
 pub const MAX_HELD: usize = 256;
@@ -29,6 +31,10 @@ pub struct Seen {
     pub to_compress: bool,
     /// To be cut into fragments.
     pub to_cut: bool,
+    /// May have to be cut once it is sealed.
+    pub to_cut_outer: bool,
+    /// Fragments.
+    pub fragments: bool,
 }
 
 /// Everything a node may touch. Lives for one batch; the parts are the worker's.
@@ -86,13 +92,47 @@ impl<'a> Cx<'a> {
     /// Largest IP packet, in bytes, that can go the packet's way: the port's MTU, less what its tunnel puts around it.
     #[inline]
     pub fn mtu_of(&self, packet: &Packet) -> usize {
-        let link = usize::from(self.fib.links()[usize::from(packet.meta.port_out)].mtu);
-        if packet.meta.tunnel_out == NONE {
-            return link;
+        let whole = self.whole_mtu_of(packet);
+        match self.plan.tunnels.get(usize::from(packet.meta.tunnel_out)) {
+            // In fragments of the outer packet.
+            Some(tunnel) if tunnel.fragment_outer => whole.max(self.link_mtu(packet.meta.port_out, tunnel.mtu)),
+            // RFC 2473 §7.1: an IPv6 link carries 1280 bytes, a tunnel that cannot fragments what it sends.
+            Some(_) if packet.headers.l3 == L3::V6 => whole.max(V6_MIN_MTU),
+            _ => whole,
         }
+    }
+
+    /// The same in one packet.
+    #[inline]
+    pub fn whole_mtu_of(&self, packet: &Packet) -> usize {
+        let outer = self.outer_mtu_of(packet);
+        self.way(packet).map_or(outer, |way| way.max_inner(outer))
+    }
+
+    /// Largest packet, in bytes, that leaves by the packet's way: of what is sealed, the outer one.
+    #[inline]
+    pub fn outer_mtu_of(&self, packet: &Packet) -> usize {
         let tunnel = self.plan.tunnels.get(usize::from(packet.meta.tunnel_out));
-        let link = tunnel.and_then(|tunnel| tunnel.mtu).map_or(link, |mtu| mtu.min(link));
-        self.way(packet).map_or(link, |way| way.max_inner(link))
+        let link = self.link_mtu(packet.meta.port_out, tunnel.and_then(|tunnel| tunnel.mtu));
+        self.way(packet).map_or(link, |way| way.state.path_mtu.limit(link, self.now))
+    }
+
+    /// Largest inner packet that a packet's receiver can send back by the tunnel that it came by. `None`: it came by none.
+    pub fn mtu_back(&self, packet: &Packet) -> Option<usize> {
+        let tunnel = self.plan.tunnels.get(usize::from(packet.meta.tunnel_in))?;
+        let link = self.link_mtu(packet.meta.port_in, tunnel.mtu);
+        let ways = &self.keys.tunnel(packet.meta.tunnel_in)?.ways;
+        let way = ways.iter().flatten().next()?;
+        let inner = way.max_inner(way.state.path_mtu.limit(link, self.now));
+        // With several peers it may be another one, whose outer header may be IPv6's.
+        let other = ways.len() > 1 && way.remote.is_ipv4();
+        Some(inner - if other { V6_HEADER - V4_HEADER } else { 0 }.min(inner))
+    }
+
+    #[inline]
+    fn link_mtu(&self, port: PortId, tunnel: Option<usize>) -> usize {
+        let link = usize::from(self.fib.links()[usize::from(port)].mtu);
+        tunnel.map_or(link, |mtu| mtu.min(link))
     }
 
     /// Frees the further parts of a chain; the first stays.

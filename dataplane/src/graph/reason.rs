@@ -52,9 +52,16 @@ reasons! {
         Tagged "tagged" "In a VLAN, on a port whose routes and neighbours are the untagged link's: forwarding it would join the two. Make the VLAN's own interface a port, or leave the VLAN to the kernel.",
         Multicast "multicast" "Multicast and broadcast are the kernel's; a steering rule is too wide.",
     }
+    "reassemble" {
+        ReassemblyTimeout "reassembly_timeout" "A fragment whose datagram did not become complete within 30 s: the rest was lost on the way, or went to another worker because the NIC chooses queues by ports too (see the operator's guide on fragments).",
+        ReassemblyFull "reassembly_full" "A fragment of an incomplete datagram that had to make room for another, or of a source that has its share of the room already.",
+        BadFragment "bad_fragment" "A fragment that overlaps another (RFC 5722), contradicts the datagram's end, is empty or of odd length, or would make it longer than 65,535 bytes; and whatever else comes of that datagram.",
+        DuplicateFragment "duplicate_fragment" "A fragment that was there already; the first is used.",
+    }
     "open" {
-        NoSa "no_sa" "ESP for this host with an SPI no tunnel has: the peer's `spi` and our `in.spi` differ.",
+        NoSa "no_sa" "For this host with an SPI or a receiver index that no tunnel has: the peer's `spi` and our `in.spi` differ, or the session is gone.",
         WrongPeer "wrong_peer" "ESP under a known SPI from another address than the tunnel's `remote`.",
+        SaExpired "sa_expired" "Its association or session is past its life; a new one was not made in time.",
         Replay "replay" "Sequence number seen before, or older than the replay window (RFC 4303 §3.4.3).",
         BadIcv "bad_icv" "Authentication failed: the keys of the two sides differ, or the packet was tampered with.",
         EspShort "esp_short" "Shorter than ESP's header, IV, trailer and ICV.",
@@ -62,8 +69,12 @@ reasons! {
         Dummy "dummy" "ESP traffic-flow-confidentiality packet (next header 59), discarded as RFC 4303 §2.6 asks.",
         BadInner "bad_inner" "Authentic, but what is inside is not an IP packet.",
         BadIv "bad_iv" "Its IV does not carry its sequence number: the peer is not a softdpu, or another version.",
-        Keepalive "keepalive" "NAT keepalive (RFC 3948 §2.3), discarded as it should be.",
+        Keepalive "keepalive" "NAT keepalive (RFC 3948 §2.3), or WireGuard's, discarded as it should be.",
         EcnNotCapable "ecn_not_capable" "Congestion was marked on a packet whose sender cannot hear of it (RFC 6040 §4.2).",
+        NotAllowed "not_allowed" "Authentic, but its source address is not among the peer's allowed IPs.",
+        Handshake "handshake" "A WireGuard handshake message or cookie, handed to the control side, as it should be.",
+        HandshakeFlood "handshake_flood" "A WireGuard handshake message that found the control side's queue full.",
+        NotWireGuard "not_wireguard" "Neither a WireGuard message nor for another host, on a WireGuard tunnel's port.",
         OuterFragment "outer_fragment" "A fragment of an ESP packet; the path between the tunnel's ends has a lower MTU than the tunnel.",
     }
     "select" {
@@ -90,6 +101,7 @@ reasons! {
     }
     "seal" {
         SequenceExhausted "sequence_exhausted" "The SA's sequence numbers are used up; it needs a new key. Nothing is sent in clear.",
+        TransportFragment "transport_fragment" "A fragment, for a tunnel in transport mode, which does not seal them (RFC 4303 §3.1.1).",
         TooLong "too_long" "The sealed packet would exceed what IP can say (65,535 bytes).",
         NoRoom "no_room" "The packet and its tunnel headers do not fit the frame.",
     }

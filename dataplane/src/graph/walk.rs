@@ -10,29 +10,36 @@ use crate::nodes::emit::Emit;
 use crate::nodes::flow::Flow;
 use crate::nodes::fragment::Fragment;
 use crate::nodes::icmp::Icmp;
+use crate::nodes::mss::Mss;
 use crate::nodes::open::Open;
+use crate::nodes::outer_fragment::OuterFragment;
 use crate::nodes::parse::Parse;
 use crate::nodes::policy::Policy;
+use crate::nodes::reassemble::{Gather, Reassemble, Waiting};
 use crate::nodes::rewrite::Rewrite;
 use crate::nodes::route::Route;
 use crate::nodes::seal::SealNode;
 use crate::nodes::select::Select;
 
 /// One worker's nodes, with whatever memory each has of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Graph {
     parse: Parse,
+    reassemble: Reassemble,
     open: Open,
     decompress: Decompress,
+    gather: Gather,
     flow: Flow,
     classify: Classify,
     policy: Policy,
     select: Select,
     route: Route,
     icmp: Icmp,
+    mss: Mss,
     fragment: Fragment,
     compress: Compress,
     seal: SealNode,
+    outer_fragment: OuterFragment,
     rewrite: Rewrite,
     emit: Emit,
 }
@@ -45,9 +52,38 @@ macro_rules! walk {
 }
 
 impl Graph {
+    /// `frames`: how many the worker has, which bounds how many fragments may wait.
+    pub fn new(frames: u32) -> Self {
+        Self {
+            parse: Parse,
+            reassemble: Reassemble::new(frames),
+            open: Open,
+            decompress: Decompress::default(),
+            gather: Gather::new(frames),
+            flow: Flow::default(),
+            classify: Classify::default(),
+            policy: Policy,
+            select: Select,
+            route: Route,
+            icmp: Icmp,
+            mss: Mss,
+            fragment: Fragment::default(),
+            compress: Compress::default(),
+            seal: SealNode,
+            outer_fragment: OuterFragment::default(),
+            rewrite: Rewrite,
+            emit: Emit,
+        }
+    }
+
+    /// Where fragments wait for the rest of their datagram.
+    pub fn waiting(&mut self) -> [&mut Waiting; 2] {
+        [self.reassemble.waiting(), self.gather.waiting()]
+    }
+
     /// Takes the batch from the receive ring to the transmit lists; the batch is empty afterwards.
     pub fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: parse open decompress flow classify policy);
+        walk!(self, cx, batch: parse reassemble open decompress gather flow classify policy);
         self.go_out(cx, batch);
     }
 
@@ -62,6 +98,6 @@ impl Graph {
     }
 
     fn go_out(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: select route icmp fragment compress seal rewrite emit);
+        walk!(self, cx, batch: select route icmp mss fragment compress seal outer_fragment rewrite emit);
     }
 }

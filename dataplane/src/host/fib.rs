@@ -106,6 +106,12 @@ impl Fib {
         &self.links
     }
 
+    pub fn set_link_mtu(&mut self, port: PortId, mtu: u16) {
+        if let Some(link) = self.links.get_mut(usize::from(port)) {
+            link.mtu = mtu;
+        }
+    }
+
     /// The first address of each family is what ICMP errors are sent from; a global IPv6 address beats a link-local one.
     pub fn set_link_address(&mut self, port: PortId, addr: IpAddr) {
         let Some(link) = self.links.get_mut(usize::from(port)) else { return };

@@ -16,4 +16,4 @@ pub mod umem;
 pub mod xdp;
 
 #[cfg(test)]
-mod testbed;
+pub(crate) mod testbed;

@@ -7,6 +7,8 @@ use crate::graph::{Batch, Cx, Node, Packet};
 
 /// How many packets ahead of the look-up a flow's own cache lines are asked for.
 const AHEAD: usize = 4;
+/// A full batch and all fragments that may come out of waiting with it.
+const MOST: usize = 2 * MAX_BATCH;
 
 #[derive(Debug)]
 pub struct Flow {
@@ -17,7 +19,7 @@ pub struct Flow {
 
 impl Default for Flow {
     fn default() -> Self {
-        Self { prepared: vec![Prepared::default(); MAX_BATCH].into(), keyed: vec![false; MAX_BATCH].into() }
+        Self { prepared: vec![Prepared::default(); MOST].into(), keyed: vec![false; MOST].into() }
     }
 }
 
@@ -34,7 +36,7 @@ impl Node for Flow {
                 cx.flows.prefetch(prepared);
             }
         }
-        let len = batch.len().min(MAX_BATCH);
+        let len = batch.len().min(MOST);
         let (prepared, keyed) = (&self.prepared[..len], &self.keyed[..len]);
         for (prepared, _) in prepared.iter().zip(keyed).take(AHEAD).filter(|(_, keyed)| **keyed) {
             cx.flows.prefetch_flow(prepared);

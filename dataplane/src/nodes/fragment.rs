@@ -35,7 +35,7 @@ fn cut(cx: &mut Cx<'_>, batch: &mut Batch, packet: &Packet) -> bool {
     let before = batch.packets.len();
     let bytes = packet.frame.bytes();
     let header = v4_header_len(bytes);
-    let mtu = cx.mtu_of(packet);
+    let mtu = cx.whole_mtu_of(packet);
     let (offset, more) = place(bytes);
     // By its own length: what is behind the end of a packet in several frames would become part of its payload.
     let Some(payload) = usize::from(packet.headers.end).checked_sub(header) else { return false };
@@ -74,7 +74,7 @@ fn copy(cx: &mut Cx<'_>, packet: &Packet, header: usize, piece: Piece) -> Option
 }
 
 /// Copies `to.len()` bytes of the packet from `from` on, across the parts of a chain.
-fn copy_out(cx: &Cx<'_>, packet: &Packet, mut from: usize, mut to: &mut [u8]) {
+pub(super) fn copy_out(cx: &Cx<'_>, packet: &Packet, mut from: usize, mut to: &mut [u8]) {
     for part in cx.pool.parts(&packet.frame) {
         let Some(part) = part.get(from..) else {
             from -= part.len();

@@ -37,8 +37,13 @@ impl Node for Icmp {
 fn check(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
     let l3 = packet.headers.l3;
     decrement_ttl(packet.frame.bytes_mut(), l3).map_err(|_| Complaint::TimeExceeded)?;
+    let len = packet.frame.total_len();
+    if len <= cx.whole_mtu_of(packet) {
+        return Ok(());
+    }
+    cx.seen.to_cut_outer |= packet.meta.tunnel_out != NONE;
     let mtu = cx.mtu_of(packet);
-    if packet.frame.total_len() <= mtu {
+    if len <= mtu {
         return Ok(());
     }
     if dont_fragment(packet.frame.bytes(), l3) {

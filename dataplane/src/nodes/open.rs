@@ -1,10 +1,18 @@
 //! `open`: what is sealed and for this host comes out of its tunnel, in place; everything else goes by.
 
+use super::open_wg;
 use crate::crypto::esp::{LINK_LEN, NEXT_IPCOMP, OpenError};
+use crate::crypto::inbound;
+use crate::crypto::wg::session;
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::plan::rules::ip;
-use crate::tunnel::keys::EspIn;
-use softdpu_ebpf_common::walk::{self, ESP_IN_UDP_PORT, Headers, proto};
+use crate::tunnel::events::Event;
+use crate::tunnel::keys::{EspIn, Keys, WgIn};
+use softdpu_ebpf_common::walk::{self, ESP_IN_UDP_PORT, Fragment, Headers, proto};
+use std::net::SocketAddr;
+
+/// With more associations than this their memory does not stay in the cache, and is asked for ahead.
+const FEW: usize = 64;
 
 #[derive(Debug, Default)]
 pub struct Open;
@@ -13,27 +21,86 @@ impl Node for Open {
     const NAME: &'static str = "open";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        if cx.seen.sealed {
-            each(cx, batch, open);
+        if !cx.seen.sealed {
+            return;
         }
+        let keys = cx.keys;
+        if keys.inbound().len() > FEW {
+            prefetch(keys, batch);
+        }
+        let mut run = Openers::default();
+        each(cx, batch, |cx, packet| open(cx, packet, &mut run, keys));
     }
 }
 
-/// ESP, bare or in UDP, and what else comes to its UDP port.
+/// What the batch's packets are opened with: packets in a row of one association or session are one run of it.
+#[derive(Default)]
+pub(super) struct Openers<'k> {
+    esp: Option<(u32, inbound::Opener<'k>)>,
+    wireguard: Option<(u32, session::Opener<'k>)>,
+}
+
+impl<'k> Openers<'k> {
+    #[inline]
+    fn esp(&mut self, esp: &'k EspIn, now: u64) -> &mut inbound::Opener<'k> {
+        let spi = esp.sa.spi();
+        if self.esp.as_ref().is_some_and(|(of, _)| *of != spi) {
+            self.esp = None;
+        }
+        &mut self.esp.get_or_insert_with(|| (spi, esp.sa.opener_at(now))).1
+    }
+
+    #[inline]
+    pub(super) fn wireguard(&mut self, wg: &'k WgIn, now: u64) -> &mut session::Opener<'k> {
+        let index = wg.session.local_index();
+        if self.wireguard.as_ref().is_some_and(|(of, _)| *of != index) {
+            self.wireguard = None;
+        }
+        &mut self.wireguard.get_or_insert_with(|| (index, wg.session.opener(now))).1
+    }
+
+    /// Ends the WireGuard run, so that all of it is known.
+    pub(super) fn flush(&mut self) {
+        self.wireguard = None;
+    }
+}
+
+#[cold]
+fn prefetch(keys: &Keys, batch: &Batch) {
+    let found = || batch.packets.iter().filter_map(|packet| keys.esp(packet.headers.spi));
+    found().for_each(|esp| esp.sa.prefetch());
+    found().for_each(|esp| esp.sa.prefetch_window());
+}
+
+/// ESP, bare or in UDP, what else comes to its UDP port, and what comes to a WireGuard tunnel's.
 #[inline]
-pub(super) fn concerns(headers: &Headers) -> bool {
+pub(super) fn concerns(headers: &Headers, keys: &Keys) -> bool {
+    is_esp(headers) || (headers.proto == proto::UDP && keys.listen(headers.dport).is_some())
+}
+
+#[inline]
+fn is_esp(headers: &Headers) -> bool {
     headers.spi != 0 || headers.proto == proto::ESP || (headers.dport == ESP_IN_UDP_PORT && headers.proto == proto::UDP)
 }
 
 #[inline]
-fn open(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
-    if concerns(&packet.headers) { open_esp(cx, packet) } else { Ok(()) }
+fn open<'k>(cx: &mut Cx<'_>, packet: &mut Packet, run: &mut Openers<'k>, keys: &'k Keys) -> Result<(), DropReason> {
+    let headers = &packet.headers;
+    if is_esp(headers) {
+        return open_esp(cx, packet, run, keys);
+    }
+    if headers.proto == proto::UDP
+        && headers.fragment == Fragment::No
+        && let Some(listen) = keys.listen(headers.dport)
+    {
+        return open_wg::open(cx, packet, listen, run, keys);
+    }
+    Ok(())
 }
 
-fn open_esp(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
-    use softdpu_ebpf_common::walk::Fragment;
+#[inline]
+fn open_esp<'k>(cx: &mut Cx<'_>, packet: &mut Packet, run: &mut Openers<'k>, keys: &'k Keys) -> Result<(), DropReason> {
     let headers = &packet.headers;
-    let keys = cx.keys;
     let local = ip(headers.l3, &headers.dst);
     if !keys.is_local(local) {
         return Ok(()); // somebody else's ESP, to be forwarded
@@ -46,11 +113,15 @@ fn open_esp(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         return Err(DropReason::OuterFragment);
     }
     let esp = keys.esp(headers.spi).filter(|esp| esp.local == local).ok_or(DropReason::NoSa)?;
-    if esp.remote != ip(headers.l3, &headers.src) {
+    let from =
+        SocketAddr::new(ip(headers.l3, &headers.src), if headers.proto == proto::UDP { headers.sport } else { 0 });
+    let moved = esp.remote != from;
+    if moved && !esp.may_move {
         return Err(DropReason::WrongPeer);
     }
     packet.meta.outer_tos = headers.tos;
-    let opened = if packet.frame.is_chain() { open_chain(cx, packet, esp) } else { open_frame(cx.now, packet, esp) };
+    let opener = run.esp(esp, cx.now);
+    let opened = if packet.frame.is_chain() { open_chain(cx, packet, opener) } else { open_frame(packet, opener) };
     let counters = &cx.counters.tunnels[usize::from(esp.tunnel)];
     match opened {
         Ok(_) => counters.opened.add(1, packet.frame.total_len() as u64),
@@ -58,8 +129,13 @@ fn open_esp(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         Err(DropReason::BadIcv | DropReason::BadIv) => counters.forged.inc(),
         Err(_) => {}
     }
-    packet.meta.next_header = opened?;
+    let (next_header, seq) = opened?;
+    packet.meta.next_header = next_header;
     packet.meta.tunnel_in = esp.tunnel;
+    // Only with the newest packet: one that was late, or held back by somebody, says where the peer was (RFC 7296 §2.23).
+    if moved && seq >= esp.sa.window().top() {
+        let _ = cx.events.push(Event::Moved { tunnel: esp.tunnel, way: esp.way, from });
+    }
     if packet.meta.next_header == NEXT_IPCOMP {
         cx.seen.ipcomp = true;
         return Ok(());
@@ -68,20 +144,19 @@ fn open_esp(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
 }
 
 #[inline]
-fn open_frame(now: u64, packet: &mut Packet, esp: &EspIn) -> Result<u8, DropReason> {
-    let opened = esp.sa.opener_at(now).open(&mut packet.frame, &packet.headers).map_err(reason)?;
-    if packet.frame.trim_front(LINK_LEN) { Ok(opened.next_header) } else { Err(DropReason::BadInner) }
+fn open_frame(packet: &mut Packet, opener: &mut inbound::Opener<'_>) -> Result<(u8, u64), DropReason> {
+    let opened = opener.open(&mut packet.frame, &packet.headers).map_err(reason)?;
+    if packet.frame.trim_front(LINK_LEN) { Ok((opened.next_header, opened.seq)) } else { Err(DropReason::BadInner) }
 }
 
 /// A packet in several frames is gathered, opened, and scattered over fresh ones.
 #[cold]
-fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet, esp: &EspIn) -> Result<u8, DropReason> {
-    let headers = &packet.headers;
+fn open_chain(cx: &mut Cx<'_>, packet: &mut Packet, opener: &mut inbound::Opener<'_>) -> Result<(u8, u64), DropReason> {
     let len = cx.pool.linearise(&packet.frame, cx.scratch).ok_or(DropReason::NoRoom)?;
-    let opened = esp.sa.opener_at(cx.now).open_packet(&mut cx.scratch[..len], headers).map_err(reason)?;
+    let opened = opener.open_packet(&mut cx.scratch[..len], &packet.headers).map_err(reason)?;
     let fresh = cx.pool.scatter(&cx.scratch[opened.place]).ok_or(DropReason::NoRoom)?;
     cx.pool.free(std::mem::replace(&mut packet.frame, fresh));
-    Ok(opened.next_header)
+    Ok((opened.next_header, opened.seq))
 }
 
 /// Reads the headers of what came out of the tunnel.
@@ -121,7 +196,8 @@ fn reason(error: OpenError) -> DropReason {
         OpenError::Chained => DropReason::NoRoom,
         OpenError::NotEsp | OpenError::Short => DropReason::EspShort,
         OpenError::Keepalive => DropReason::Keepalive,
-        OpenError::NoSa | OpenError::Expired => DropReason::NoSa,
+        OpenError::NoSa => DropReason::NoSa,
+        OpenError::Expired => DropReason::SaExpired,
         OpenError::Replay | OpenError::TooOld => DropReason::Replay,
         OpenError::BadIv => DropReason::BadIv,
         OpenError::BadIcv => DropReason::BadIcv,

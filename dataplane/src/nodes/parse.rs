@@ -6,7 +6,7 @@ use crate::nodes::open::{self, Part};
 use crate::wire::checksum::{self, L4Sum};
 use crate::wire::ethernet::Mac;
 use crate::wire::ip::v4_header_len;
-use softdpu_ebpf_common::walk::{self, Headers, L3, WalkError};
+use softdpu_ebpf_common::walk::{self, Fragment, Headers, L3, WalkError};
 
 #[derive(Debug, Default)]
 pub struct Parse;
@@ -38,7 +38,8 @@ fn parse(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     }
     check_station(cx, packet.meta.port_in, headers, bytes)?;
     rebase(headers);
-    cx.seen.sealed |= open::concerns(headers);
+    cx.seen.sealed |= open::concerns(headers, cx.keys);
+    cx.seen.fragments |= headers.fragment != Fragment::No;
     let end = usize::from(headers.end);
     if !packet.frame.trim_front(l3_off) {
         return Err(DropReason::Truncated);

@@ -1,12 +1,16 @@
-//! `seal`: packets of protected flows go into their tunnel, in place.
+//! `seal`: packets of protected flows go into their tunnel, in place. Packets in a row of one way are one run: their
+//! sequence numbers are taken, and the association told, once for all of them.
 
-use crate::crypto::OutboundSa;
 use crate::crypto::esp::{Inner, LINK_LEN, NEXT_IPV4, NEXT_IPV6, SealError};
+use crate::crypto::outbound;
+use crate::crypto::outer::Outer;
+use crate::crypto::wg::session;
 use crate::graph::packet::NONE;
-use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
-use crate::tunnel::keys::Seal;
-use crate::wire::ip::{V4_HEADER, V6_HEADER};
+use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
+use crate::tunnel::keys::{Seal, Way};
+use crate::wire::ip::V6_HEADER;
 use softdpu_ebpf_common::walk::L3;
+use std::ops::Range;
 
 #[derive(Debug, Default)]
 pub struct SealNode;
@@ -15,58 +19,135 @@ impl Node for SealNode {
     const NAME: &'static str = "seal";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        if cx.seen.to_seal {
-            each(cx, batch, seal);
+        if !cx.seen.to_seal {
+            return;
+        }
+        let mut refused = false;
+        let mut rest = &mut batch.packets[..];
+        while let Some(first) = rest.first() {
+            let of = (first.meta.tunnel_out, first.meta.way);
+            let same = rest.iter().take_while(|packet| (packet.meta.tunnel_out, packet.meta.way) == of).count();
+            let (run, later) = std::mem::take(&mut rest).split_at_mut(same);
+            rest = later;
+            if of.0 != NONE {
+                refused |= seal_run(cx, run);
+            }
+        }
+        if refused {
+            sweep(cx, batch);
         }
     }
 }
 
-#[inline]
-fn seal(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
-    let tunnel = packet.meta.tunnel_out;
-    if tunnel == NONE {
-        return Ok(());
-    }
-    let Some(way) = cx.way(packet) else { return Err(DropReason::NotSealed) };
-    let sa = match &way.seal {
-        Seal::Esp(sa) => sa,
-        Seal::Nothing => return Err(DropReason::NotSealed),
+/// One run of a way's packets. Says whether any was refused.
+fn seal_run(cx: &mut Cx<'_>, run: &mut [Packet]) -> bool {
+    let count = run.len() as u64;
+    let Some(way) = run.first().and_then(|packet| cx.way(packet)) else { return refuse(run, DropReason::NotSealed) };
+    let mut sealer = match &way.seal {
+        Seal::Nothing => return refuse(run, DropReason::NoSession),
+        Seal::Esp(sa) => Sealer::Esp(sa.sealer_at(count, cx.now)),
+        Seal::WireGuard(out) => match out.session(cx.now) {
+            Some(session) => Sealer::WireGuard(session.sealer(count, cx.now), &out.outer),
+            None => return refuse(run, DropReason::NoSession),
+        },
     };
-    let len = packet.frame.total_len();
-    let own = if packet.headers.l3 == L3::V6 { NEXT_IPV6 } else { NEXT_IPV4 };
-    let next_header = if packet.meta.compress && packet.meta.next_header != 0 { packet.meta.next_header } else { own };
-    let inner = Inner { place: 0..len, next_header, tos: packet.headers.tos };
-    if packet.frame.is_chain() {
-        seal_chain(cx, packet, &inner, sa)?;
-    } else {
-        sa.sealer_at(1, cx.now).seal(&mut packet.frame, &inner).map_err(reason)?;
-        if !packet.frame.trim_front(LINK_LEN) {
-            return Err(DropReason::NoRoom);
+    let mut refused = false;
+    let (mut packets, mut bytes) = (0, 0);
+    for packet in run.iter_mut() {
+        let len = packet.frame.total_len() as u64;
+        match seal(cx, packet, way, &mut sealer) {
+            Ok(()) => {
+                packet.meta.sealed = true;
+                packets += 1;
+                bytes += len;
+            }
+            Err(reason) => {
+                packet.meta.fate = Fate::Drop(reason);
+                refused = true;
+            }
         }
     }
-    packet.meta.sealed = true;
-    cx.counters.tunnels[usize::from(tunnel)].sealed.add(1, len as u64);
-    Ok(())
+    if let Some(counters) = run.first().and_then(|first| cx.counters.tunnels.get(usize::from(first.meta.tunnel_out))) {
+        counters.sealed.add(packets, bytes);
+    }
+    refused
+}
+
+fn refuse(run: &mut [Packet], reason: DropReason) -> bool {
+    run.iter_mut().for_each(|packet| packet.meta.fate = Fate::Drop(reason));
+    true
+}
+
+enum Sealer<'a> {
+    Esp(outbound::Sealer<'a>),
+    WireGuard(session::Sealer<'a>, &'a Outer),
+}
+
+#[inline]
+fn seal(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
+    if packet.frame.is_chain() {
+        return seal_chain(cx, packet, way, sealer);
+    }
+    let place = 0..packet.frame.len();
+    match sealer {
+        Sealer::Esp(sealer) => {
+            let inner = inner(packet, place);
+            sealer.seal(&mut packet.frame, &inner).map_err(of_esp)?;
+        }
+        Sealer::WireGuard(sealer, outer) => {
+            let plain = plain(cx, packet, way, place);
+            sealer.seal(&mut packet.frame, &plain, outer).map_err(of_wireguard)?;
+        }
+    }
+    if packet.frame.trim_front(LINK_LEN) { Ok(()) } else { Err(DropReason::NoRoom) }
 }
 
 /// A packet in several frames is gathered, sealed, and scattered over fresh ones.
 #[cold]
-fn seal_chain(cx: &mut Cx<'_>, packet: &mut Packet, inner: &Inner, sa: &OutboundSa) -> Result<(), DropReason> {
+fn seal_chain(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
     const FRONT: usize = LINK_LEN + V6_HEADER + 64;
-    const _: () = assert!(V6_HEADER > V4_HEADER);
     let len = cx.pool.linearise(&packet.frame, &mut cx.scratch[FRONT..]).ok_or(DropReason::NoRoom)?;
-    let inner = Inner { place: FRONT..FRONT + len, next_header: inner.next_header, tos: inner.tos };
-    let sealed = sa.sealer_at(1, cx.now).seal_slice(cx.scratch, &inner).map_err(reason)?;
+    let place = FRONT..FRONT + len;
+    let sealed = match sealer {
+        Sealer::Esp(sealer) => sealer.seal_slice(cx.scratch, &inner(packet, place)).map_err(of_esp)?,
+        Sealer::WireGuard(sealer, outer) => {
+            let plain = plain(cx, packet, way, place);
+            sealer.seal_slice(cx.scratch, &plain, outer).map_err(of_wireguard)?
+        }
+    };
     let fresh = cx.pool.scatter(&cx.scratch[sealed.start + LINK_LEN..sealed.end]).ok_or(DropReason::NoRoom)?;
     cx.pool.free(std::mem::replace(&mut packet.frame, fresh));
     Ok(())
 }
 
-fn reason(error: SealError) -> DropReason {
+#[inline]
+fn inner(packet: &Packet, place: Range<usize>) -> Inner {
+    let own = if packet.headers.l3 == L3::V6 { NEXT_IPV6 } else { NEXT_IPV4 };
+    let next_header = if packet.meta.compress && packet.meta.next_header != 0 { packet.meta.next_header } else { own };
+    Inner { place, next_header, tos: packet.headers.tos }
+}
+
+#[inline]
+fn plain(cx: &Cx<'_>, packet: &Packet, way: &Way, place: Range<usize>) -> session::Plain {
+    let link = usize::from(cx.fib.links()[usize::from(packet.meta.port_out)].mtu);
+    session::Plain { place, tos: packet.headers.tos, mtu: way.max_inner(link) }
+}
+
+fn of_esp(error: SealError) -> DropReason {
     match error {
-        SealError::SeqExhausted | SealError::Expired => DropReason::SequenceExhausted,
+        SealError::SeqExhausted => DropReason::SequenceExhausted,
+        SealError::Expired => DropReason::SaExpired,
         SealError::TooLong => DropReason::TooLong,
-        SealError::NoRoom | SealError::Chained | SealError::BadPlace => DropReason::NoRoom,
-        SealError::Fragment | SealError::BadInner => DropReason::BadInner,
+        SealError::Fragment => DropReason::TransportFragment,
+        SealError::NoRoom | SealError::Chained | SealError::BadPlace | SealError::BadInner => DropReason::NoRoom,
+    }
+}
+
+fn of_wireguard(error: session::SealError) -> DropReason {
+    match error {
+        session::SealError::CounterExhausted => DropReason::SequenceExhausted,
+        session::SealError::Expired => DropReason::SaExpired,
+        session::SealError::TooLong => DropReason::TooLong,
+        session::SealError::NoRoom | session::SealError::Chained | session::SealError::BadPlace => DropReason::NoRoom,
     }
 }

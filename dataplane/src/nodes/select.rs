@@ -4,6 +4,7 @@
 use crate::flow::FlowIdx;
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
+use crate::plan::rules::ip;
 use crate::tunnel::events::Event;
 use crate::tunnel::keys::{Seal, Selector};
 
@@ -42,6 +43,7 @@ pub(super) fn select(cx: &mut Cx<'_>, packet: &mut Packet) -> Fate {
     };
     match cx.way(packet).map(|way| &way.seal) {
         Some(Seal::Nothing) => ask(cx, packet),
+        Some(Seal::WireGuard(out)) if out.session(cx.now).is_none() => ask(cx, packet),
         Some(_) => Fate::Go,
         None => Fate::Drop(DropReason::NoSelector),
     }
@@ -61,6 +63,7 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, DropReason> {
     let way = match &tunnel.selector {
         Selector::Nothing => None,
         Selector::Only => Some(0),
+        Selector::Allowed(table) => table.look_up(ip(packet.headers.l3, &packet.headers.dst)),
     }
     .ok_or(DropReason::NoSelector)?;
     if packet.meta.flow != NO_FLOW {

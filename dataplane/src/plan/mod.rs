@@ -17,6 +17,8 @@ pub struct Plan {
     pub name: String,
     pub ports: Vec<Port>,
     pub tunnels: Vec<Tunnel>,
+    /// Some rule asks for ports, which later fragments do not have.
+    pub asks_ports: bool,
     /// First match wins.
     pub rules: Vec<Rule>,
 }
@@ -66,6 +68,7 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
         name: policy.name.clone(),
         ports: policy.ports.iter().map(|port| Port { name: port.name.clone(), finish_checksums: false }).collect(),
         tunnels: policy.tunnels.iter().map(tunnel).collect(),
+        asks_ports: policy.rules.iter().any(|r| !r.matches.ports.is_empty() || !r.matches.source_ports.is_empty()),
         rules: policy.rules.iter().map(rule).collect::<Result<_>>()?,
     })
 }

@@ -146,6 +146,15 @@ pub struct WorkerCounters {
     pub flows_refused: Counter,
     /// ICMP errors sent in place of packets that could not go on.
     pub icmp_sent: Counter,
+    /// Datagrams put together from fragments, to be opened.
+    pub reassembled: Counter,
+    /// Incomplete datagrams now, and the fragments of them that are held.
+    pub datagrams_held: Counter,
+    pub fragments_held: Counter,
+    /// SYNs whose MSS was lowered.
+    pub mss_clamped: Counter,
+    /// Sealed packets that were cut into fragments.
+    pub outer_fragmented: Counter,
     /// Bytes that came to the link header unsealed although a rule encrypts their flow; they are held back there. Stays zero.
     pub escaped_bytes: Counter,
     names: Arc<Names>,
@@ -189,6 +198,11 @@ impl WorkerCounters {
             flows: Counter::default(),
             flows_refused: Counter::default(),
             icmp_sent: Counter::default(),
+            reassembled: Counter::default(),
+            datagrams_held: Counter::default(),
+            fragments_held: Counter::default(),
+            mss_clamped: Counter::default(),
+            outer_fragmented: Counter::default(),
             escaped_bytes: Counter::default(),
             names,
         }

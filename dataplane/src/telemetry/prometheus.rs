@@ -147,6 +147,11 @@ fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     let refused = "Packets that found the flow table full and were judged by themselves.";
     counters(e, "worker_flows_refused", refused, worker(|w| w.flows_refused))?;
     counters(e, "worker_icmp_sent", "ICMP errors sent.", worker(|w| w.icmp_sent))?;
+    counters(e, "worker_reassembled", "Datagrams put together from fragments.", worker(|w| w.reassembled))?;
+    counters(e, "worker_outer_fragmented", "Sealed packets cut into fragments.", worker(|w| w.outer_fragmented))?;
+    counters(e, "worker_mss_clamped", "SYNs whose MSS was lowered.", worker(|w| w.mss_clamped))?;
+    gauges(e, "worker_datagrams_held", "Incomplete datagrams.", worker(|w| w.datagrams_held))?;
+    gauges(e, "worker_fragments_held", "Fragments held for their datagrams.", worker(|w| w.fragments_held))?;
     gauges(e, "worker_flows", "Flows in the table.", worker(|w| w.flows))?;
     let places = |f: &Frames| [("free", f.free), ("fill", f.fill), ("tx", f.tx), ("graph", f.graph)];
     let series =
@@ -213,6 +218,8 @@ mod tests {
             "softdpu_drop_packets", "softdpu_escaped_bytes",
             "softdpu_worker_batches", "softdpu_worker_packets", "softdpu_worker_idle_rounds", "softdpu_worker_polls",
             "softdpu_worker_flows_refused", "softdpu_worker_icmp_sent",
+            "softdpu_worker_reassembled", "softdpu_worker_outer_fragmented", "softdpu_worker_mss_clamped",
+            "softdpu_worker_datagrams_held", "softdpu_worker_fragments_held",
             "softdpu_worker_flows", "softdpu_worker_frames", "softdpu_worker_frames_all",
         ]);
         for name in names {

@@ -107,6 +107,21 @@ pub struct WorkerLoop {
     /// Packets that found the flow table full and were judged by themselves.
     #[serde(default)]
     pub flows_refused: u64,
+    /// Datagrams put together from fragments, to be opened.
+    #[serde(default)]
+    pub reassembled: u64,
+    /// Incomplete datagrams now.
+    #[serde(default)]
+    pub datagrams_held: u64,
+    /// Their fragments that are held.
+    #[serde(default)]
+    pub fragments_held: u64,
+    /// SYNs whose MSS was lowered.
+    #[serde(default)]
+    pub mss_clamped: u64,
+    /// Sealed packets that were cut into fragments.
+    #[serde(default)]
+    pub outer_fragmented: u64,
     /// ICMP errors sent in place of packets that could not go on.
     #[serde(default)]
     pub icmp_sent: u64,
@@ -196,6 +211,11 @@ impl Snapshot {
             flows: from.flows.get(),
             flows_refused: from.flows_refused.get(),
             icmp_sent: from.icmp_sent.get(),
+            reassembled: from.reassembled.get(),
+            datagrams_held: from.datagrams_held.get(),
+            fragments_held: from.fragments_held.get(),
+            mss_clamped: from.mss_clamped.get(),
+            outer_fragmented: from.outer_fragmented.get(),
             frames,
         });
     }

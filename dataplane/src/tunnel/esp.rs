@@ -2,14 +2,12 @@
 
 use super::keys::{EspIn, Seal, Selector, TunnelKeys, Way};
 use super::publisher::Part;
-use crate::config::policy::{self, EspTunnel, Policy, SequenceMode};
-use crate::crypto::esp::NAT_T_PORT;
-use crate::crypto::inbound::Sequence;
-use crate::crypto::outbound::Start;
+use crate::config::policy::{self, EspTunnel, IpsecMode, Policy, SequenceMode};
+use crate::crypto::esp::{Mode, NAT_T_PORT};
+use crate::crypto::inbound::{InboundOptions, NatFix, Sequence};
+use crate::crypto::outbound::{OutboundOptions, Start};
 use crate::crypto::outer::{Encapsulation, Endpoints};
-use crate::crypto::{
-    Cipher, InboundConfig, InboundOptions, InboundSa, OutboundConfig, OutboundOptions, OutboundSa, keyfile,
-};
+use crate::crypto::{Cipher, InboundConfig, InboundSa, OutboundConfig, OutboundSa, keyfile};
 use anyhow::{Context, Result, bail};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -45,11 +43,12 @@ pub fn parts(policy: &Policy) -> Result<Vec<Part>> {
                 tunnel: at as u16,
                 way: 0,
                 local: tunnel.local,
-                remote: tunnel.remote,
+                remote: SocketAddr::new(tunnel.remote, port),
                 may_move: port != 0,
             }],
-            keys: TunnelKeys { selector: Selector::Only, ways: vec![Some(Arc::new(way))] },
+            ..Part::default()
         };
+        parts[at].keys = TunnelKeys { selector: Selector::Only, ways: vec![Some(Arc::new(way))] };
     }
     Ok(parts)
 }
@@ -86,6 +85,10 @@ fn build(tunnel: &EspTunnel) -> Result<(InboundSa, OutboundSa)> {
         SequenceMode::Extended => (Sequence::Extended, Start::ClockIv),
         SequenceMode::Short => (Sequence::Short, Start::ClockIv),
     };
+    let mode = match tunnel.mode {
+        IpsecMode::Tunnel => Mode::Tunnel,
+        IpsecMode::Transport => Mode::Transport,
+    };
     let outbound = OutboundSa::new(&OutboundConfig {
         spi: tunnel.out.spi,
         material: &out_key,
@@ -93,14 +96,15 @@ fn build(tunnel: &EspTunnel) -> Result<(InboundSa, OutboundSa)> {
         encapsulation,
         extended: sequence != Sequence::Short,
         start,
-        options: OutboundOptions::default(),
+        options: OutboundOptions { mode, ..OutboundOptions::default() },
     })?;
     let inbound = InboundSa::new(&InboundConfig {
         spi: tunnel.inbound.spi,
         material: &in_key,
         sequence,
         window: tunnel.replay_window,
-        options: InboundOptions::default(),
+        // Nobody tells us the addresses that the peer saw; what was authenticated needs no other checksum.
+        options: InboundOptions { mode, nat: NatFix::Recompute, ..InboundOptions::default() },
     })?;
     Ok((inbound, outbound))
 }

@@ -18,8 +18,12 @@ pub enum Event {
     Handshake { tunnel: u16, from: SocketAddr, local: IpAddr, message: Message },
     /// A packet waits for a session or association.
     Wanted { tunnel: u16, way: u32 },
-    /// An authenticated packet came from another address than the peer's last.
+    /// An authentic ESP packet came from another address than the peer's last.
     Moved { tunnel: u16, way: u32, from: SocketAddr },
+    /// An authentic WireGuard packet of the session `index` came from another address than the peer's last.
+    Roamed { tunnel: u16, index: u32, from: SocketAddr, local: IpAddr },
+    /// The first packet of a session that this host answered has come: it is the one to send with.
+    Confirmed { tunnel: u16, index: u32 },
 }
 
 /// A handshake message, copied out of its frame.

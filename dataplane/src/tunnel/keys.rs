@@ -2,11 +2,16 @@
 //! and the ways out of each tunnel. Immutable; a rekey, a new peer or a moved endpoint is a new snapshot.
 
 use crate::crypto::esp::SaError;
+use crate::crypto::outer::Outer;
 use crate::crypto::sadb::SpiIndex;
+use crate::crypto::wg::session::{self, Session};
 use crate::crypto::{InboundSa, OutboundSa};
+use crate::tunnel::wireguard::allowed::AllowedTable;
+use crate::wire::pmtu::PathMtu;
+use softdpu_ebpf_common::walk::proto;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Everything that workers need of the tunnels, at one time.
 #[derive(Debug, Default)]
@@ -17,6 +22,9 @@ pub struct Keys {
     pub selection: u32,
     inbound: Vec<EspIn>,
     by_spi: SpiIndex,
+    sessions: Vec<WgIn>,
+    by_receiver: SpiIndex,
+    listen: Vec<Listen>,
     tunnels: Vec<TunnelKeys>,
     /// Addresses that ESP is for us at, in order.
     locals: Vec<IpAddr>,
@@ -30,10 +38,28 @@ pub struct EspIn {
     /// The way out to the same peer, for moved endpoints.
     pub way: u32,
     pub local: IpAddr,
-    /// Where it must come from.
-    pub remote: IpAddr,
+    /// Where it must come from; port 0 where it is not in UDP.
+    pub remote: SocketAddr,
     /// Behind a NAT the peer's address may change, and does so with an authentic packet.
     pub may_move: bool,
+}
+
+/// A WireGuard session and what it belongs to.
+#[derive(Clone, Debug)]
+pub struct WgIn {
+    pub session: Arc<Session>,
+    pub tunnel: u16,
+    /// The peer: its way out, and its number in the allowed IPs.
+    pub way: u32,
+}
+
+/// Where a WireGuard tunnel's peers send to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub port: u16,
+    pub tunnel: u16,
+    /// `None`: any address of this host.
+    pub local: Option<IpAddr>,
 }
 
 /// One tunnel's ways out, and how one is chosen.
@@ -51,6 +77,8 @@ pub enum Selector {
     Nothing,
     /// There is only one.
     Only,
+    /// The peer whose allowed IPs have the packet's destination.
+    Allowed(Arc<AllowedTable>),
 }
 
 /// A peer's way out: what seals for it, and where it is.
@@ -68,6 +96,28 @@ pub enum Seal {
     /// No session yet, or none any more: packets wait.
     Nothing,
     Esp(Arc<OutboundSa>),
+    WireGuard(Box<WgOut>),
+}
+
+/// A WireGuard peer's sessions to send with.
+#[derive(Clone, Debug)]
+pub struct WgOut {
+    /// Made as responder: used as soon as the peer has.
+    pub next: Option<Arc<Session>>,
+    pub current: Option<Arc<Session>>,
+    pub outer: Outer,
+}
+
+impl WgOut {
+    /// What to send with now. `now`: monotonic nanoseconds.
+    #[inline]
+    pub fn session(&self, now: u64) -> Option<&Session> {
+        let session = match &self.next {
+            Some(next) if next.confirmed() => next,
+            _ => self.current.as_ref()?,
+        };
+        (!session.expired(now)).then_some(session)
+    }
 }
 
 /// What workers remember of a way from one snapshot to the next.
@@ -75,8 +125,8 @@ pub enum Seal {
 pub struct WayState {
     /// FIB generation and adjacency of the next hop towards the peer; generation 0: not looked up.
     hop: AtomicU64,
-    /// Largest outer packet that the path takes, in bytes; 0: not known to be less than the link's.
-    path_mtu: AtomicU32,
+    /// Largest outer packet that the path takes, where that is known to be less than the link's.
+    pub path_mtu: PathMtu,
     /// A packet has asked for a session, and the control side was told.
     wanted: AtomicBool,
 }
@@ -93,20 +143,6 @@ impl WayState {
         self.hop.store(u64::from(generation) << 32 | u64::from(adjacency), Ordering::Relaxed);
     }
 
-    /// The link's MTU, or what the path was found to take.
-    #[inline]
-    pub fn path_mtu(&self, link: usize) -> usize {
-        match self.path_mtu.load(Ordering::Relaxed) {
-            0 => link,
-            mtu => link.min(mtu as usize),
-        }
-    }
-
-    /// `None`: nothing is known any more.
-    pub fn set_path_mtu(&self, mtu: Option<u32>) {
-        self.path_mtu.store(mtu.unwrap_or(0), Ordering::Relaxed);
-    }
-
     /// Whether this is the first packet to ask since [`Self::answer`].
     pub fn want(&self) -> bool {
         !self.wanted.swap(true, Ordering::Relaxed)
@@ -118,13 +154,13 @@ impl WayState {
 }
 
 impl Way {
-    /// Longest inner packet, in bytes, whose sealed packet is within `mtu` (of the link, IP header included).
+    /// Longest inner packet, in bytes, whose sealed packet is within `mtu` (of the path, IP header included).
     #[inline]
     pub fn max_inner(&self, mtu: usize) -> usize {
-        let mtu = self.state.path_mtu(mtu);
         match &self.seal {
             Seal::Nothing => mtu,
             Seal::Esp(sa) => sa.max_inner(mtu),
+            Seal::WireGuard(out) => session::max_inner(&out.outer, mtu),
         }
     }
 }
@@ -135,13 +171,26 @@ impl Keys {
     pub fn new(
         (generation, selection): (u32, u32),
         inbound: Vec<EspIn>,
+        sessions: Vec<WgIn>,
+        listen: Vec<Listen>,
         tunnels: Vec<TunnelKeys>,
     ) -> Result<Self, SaError> {
+        let receivers: Vec<u32> = sessions.iter().map(|wg| wg.session.local_index()).collect();
         let spis: Vec<u32> = inbound.iter().map(|esp| esp.sa.spi()).collect();
         let mut locals: Vec<IpAddr> = inbound.iter().map(|esp| esp.local).collect();
         locals.sort_unstable();
         locals.dedup();
-        Ok(Self { generation, selection, by_spi: SpiIndex::new(&spis)?, inbound, tunnels, locals })
+        Ok(Self {
+            generation,
+            selection,
+            by_spi: SpiIndex::new(&spis)?,
+            inbound,
+            by_receiver: SpiIndex::new(&receivers)?,
+            sessions,
+            listen,
+            tunnels,
+            locals,
+        })
     }
 
     /// The association that a packet with this SPI belongs to.
@@ -150,10 +199,33 @@ impl Keys {
         self.inbound.get(self.by_spi.find(spi)?)
     }
 
+    /// The WireGuard session that a packet with this receiver index belongs to.
+    #[inline]
+    pub fn session(&self, receiver: u32) -> Option<&WgIn> {
+        self.sessions.get(self.by_receiver.find(receiver)?)
+    }
+
+    /// The WireGuard tunnel that listens on a UDP port.
+    #[inline]
+    pub fn listen(&self, port: u16) -> Option<&Listen> {
+        self.listen.iter().find(|listen| listen.port == port)
+    }
+
     /// Whether ESP to this address is for us.
     #[inline]
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.locals.binary_search(&address).is_ok()
+    }
+
+    /// Whether a fragment, which may show no port, may be of a packet that is sealed and for us. `host`: whether `to` is one
+    /// of this host's addresses.
+    pub fn may_be_sealed(&self, proto: u8, to: IpAddr, host: impl Fn() -> bool) -> bool {
+        let listens = || self.listen.iter().any(|listen| listen.local.map_or_else(&host, |local| local == to));
+        match proto {
+            proto::ESP => self.is_local(to),
+            proto::UDP => self.is_local(to) || listens(),
+            _ => false,
+        }
     }
 
     #[inline]

@@ -7,3 +7,6 @@ pub mod esp;
 pub mod events;
 pub mod keys;
 pub mod publisher;
+pub mod wg_part;
+pub mod wireguard;
+pub mod xfrm;

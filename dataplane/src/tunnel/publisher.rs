@@ -1,6 +1,6 @@
 //! Puts the tunnels' parts together and hands the whole to the workers.
 
-use super::keys::{EspIn, Keys, TunnelKeys};
+use super::keys::{EspIn, Keys, Listen, TunnelKeys, WgIn};
 use crate::crypto::esp::SaError;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub struct Part {
     pub inbound: Vec<EspIn>,
+    pub sessions: Vec<WgIn>,
+    pub listen: Option<Listen>,
     pub keys: TunnelKeys,
 }
 
@@ -74,5 +76,7 @@ impl Publisher {
 
 fn assemble(numbers: (u32, u32), parts: &[Part]) -> Result<Keys, SaError> {
     let inbound = parts.iter().flat_map(|part| part.inbound.iter().cloned()).collect();
-    Keys::new(numbers, inbound, parts.iter().map(|part| part.keys.clone()).collect())
+    let sessions = parts.iter().flat_map(|part| part.sessions.iter().cloned()).collect();
+    let listen = parts.iter().filter_map(|part| part.listen).collect();
+    Keys::new(numbers, inbound, sessions, listen, parts.iter().map(|part| part.keys.clone()).collect())
 }

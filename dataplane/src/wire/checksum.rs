@@ -145,6 +145,12 @@ pub fn write_icmpv6(message: &mut [u8], src: &[u8; 16], dst: &[u8; 16]) {
     write_l4(message, 2, pseudo, ICMPV6);
 }
 
+/// The folded sum of an ICMPv6 message from `src` to `dst`, its checksum included: 0xffff where that is right.
+pub fn sum_icmpv6(message: &[u8], src: &[u8; 16], dst: &[u8; 16]) -> u16 {
+    let headers = Headers { src: *src, dst: *dst, l3: L3::V6, proto: ICMPV6, ..Headers::default() };
+    fold(add(pseudo(&headers, message.len()), message))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -97,6 +97,7 @@ impl Worker {
     pub fn new(parts: Parts) -> Self {
         let mut plan = Cache::new(parts.shared.plan);
         let ports = plan.load().ports.len();
+        let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
             ports: parts.ports,
@@ -105,7 +106,7 @@ impl Worker {
             counters: parts.counters,
             generation: 0,
             events: parts.events,
-            graph: Graph::default(),
+            graph,
             batch: Batch::new(),
             batch_size: parts.batch_size.clamp(1, MAX_BATCH),
             received: Vec::with_capacity(MAX_BATCH),
@@ -235,6 +236,12 @@ impl Worker {
     }
 
     fn housekeeping(&mut self, now: u64) {
+        for waiting in self.graph.waiting() {
+            waiting.expire(now, |packet, reason| {
+                self.counters.drop_packet(reason as usize);
+                self.pool.free(packet.frame);
+            });
+        }
         let inspector = &mut self.inspector;
         self.flows.expire(Tick::from_nanos(now), AGE_BUDGET, |at, ended| inspector.release(at, ended));
         if !self.held.is_empty() {
@@ -244,8 +251,11 @@ impl Worker {
     }
 
     /// Copies the ports' and the pool's own counts to where other threads may read them.
-    pub fn publish(&self) {
+    pub fn publish(&mut self) {
         self.counters.flows.set(self.flows.len() as u64);
+        let held = self.graph.waiting().map(|waiting| waiting.occupancy());
+        self.counters.datagrams_held.set(held.iter().map(|(datagrams, _)| *datagrams as u64).sum());
+        self.counters.fragments_held.set(held.iter().map(|(_, fragments)| *fragments as u64).sum());
         for (at, counters) in self.counters.ports.iter().enumerate() {
             let stats = || self.ports.iter().filter(|port| usize::from(port.id) == at).map(|port| port.io.stats());
             counters.rx.packets.set(stats().map(|s| s.rx_packets).sum());
@@ -330,6 +340,12 @@ impl Worker {
     /// Gives back every frame the worker itself still has (after a panic, those of the batch too); the ports keep theirs
     /// until they are closed.
     pub fn finish(&mut self) {
+        for waiting in self.graph.waiting() {
+            waiting.drain(|packet| {
+                self.counters.drop_packet(DropReason::Shutdown as usize);
+                self.pool.free(packet.frame);
+            });
+        }
         let walking = self.held.drain(..).chain(self.batch.packets.drain(..)).map(|packet| packet.frame);
         let lists = self.received.drain(..).chain(self.tx.iter_mut().flat_map(|frames| frames.drain(..)));
         for frame in walking.chain(lists) {

@@ -2,6 +2,7 @@
 //! time; `--check` only looks.
 
 mod apt;
+mod peers;
 mod programs;
 mod toolchain;
 
@@ -52,6 +53,7 @@ pub struct Item {
 fn look(need: Need) -> Vec<Item> {
     let mut items = toolchain::look();
     items.extend(programs::look());
+    items.extend(peers::look());
     items.push(toolchain::look_fuzz());
     items.retain(|item| item.need <= need);
     items
@@ -107,6 +109,7 @@ fn install(need: Need) -> Result<()> {
     let start = Instant::now();
     programs::install(need)?;
     toolchain::install(need)?;
+    peers::install(need)?;
     eprintln!("setup took {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }

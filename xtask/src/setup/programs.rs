@@ -7,8 +7,15 @@ use anyhow::Result;
 use super::{Item, Need, apt, say};
 use crate::run;
 
+/// Where a plugin of strongSwan is.
+macro_rules! plugin {
+    ($name:literal) => {
+        concat!("/usr/lib/ipsec/plugins/libstrongswan-", $name, ".so")
+    };
+}
+
 /// Program (or a file, where the path is absolute), Debian package, need, why.
-const PROGRAMS: [(&str, &str, Need, &str); 17] = [
+const PROGRAMS: [(&str, &str, Need, &str); 24] = [
     ("ip", "iproute2", Need::Run, "makes namespaces and links"),
     ("ethtool", "ethtool", Need::Run, "sets offloads of links"),
     ("bpftool", "bpftool", Need::Run, "finds XDP programs left behind"),
@@ -26,6 +33,13 @@ const PROGRAMS: [(&str, &str, Need, &str); 17] = [
     ("/usr/bin/python3", "python3-minimal", Need::Test, "runs Scapy"),
     ("nft", "nftables", Need::Test, "filters in tests"),
     ("g++", "g++", Need::Test, "builds libFuzzer"),
+    ("wg", "wireguard-tools", Need::Test, "configures WireGuard peers, and ours"),
+    ("wireguard-go", "wireguard-go", Need::Test, "WireGuard peer of another make"),
+    ("/usr/lib/ipsec/charon", "strongswan-charon", Need::Test, "IPsec peer of another make: its IKE daemon"),
+    ("swanctl", "strongswan-swanctl", Need::Test, "configures it"),
+    (plugin!("kernel-libipsec"), "libcharon-extra-plugins", Need::Test, "its ESP in user space"),
+    (plugin!("openssl"), "libstrongswan-standard-plugins", Need::Test, "its fast ciphers"),
+    (plugin!("chapoly"), "libstrongswan-extra-plugins", Need::Test, "its ChaCha20-Poly1305 and Curve25519"),
 ];
 
 /// Looks for each.

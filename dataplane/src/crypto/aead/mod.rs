@@ -4,6 +4,10 @@
 //! one key in the back end that [`choose`] found fastest for its cipher on this machine; `ring` is always there. The
 //! expanded keys live in secret pages ([`crate::crypto::secret`]).
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(feature = "aws-lc-rs")]
+mod aws;
 pub mod choose;
 mod material;
 mod ring;
@@ -89,9 +93,16 @@ impl<'a> Job<'a> {
     /// `None` where `aad` is longer than [`JOB_AAD`].
     #[inline]
     pub fn new(nonce: [u8; NONCE_LEN], aad: &[u8], text: &'a mut [u8], tag: [u8; TAG_LEN]) -> Option<Self> {
-        let mut own = [0; JOB_AAD];
-        own.get_mut(..aad.len())?.copy_from_slice(aad);
-        Some(Self { nonce, aad: own, aad_len: aad.len() as u8, text, tag, ok: false })
+        let mut job = Self::bare(nonce, text, tag);
+        job.aad.get_mut(..aad.len())?.copy_from_slice(aad);
+        job.aad_len = aad.len() as u8;
+        Some(job)
+    }
+
+    /// Without additional data.
+    #[inline]
+    pub fn bare(nonce: [u8; NONCE_LEN], text: &'a mut [u8], tag: [u8; TAG_LEN]) -> Self {
+        Self { nonce, aad: [0; JOB_AAD], aad_len: 0, text, tag, ok: false }
     }
 
     #[inline]
@@ -136,23 +147,45 @@ pub trait Aead: Send + Sync + fmt::Debug {
 pub enum BackEnd {
     /// `ring`: hand-written assembly, chosen by what the CPU offers. All ciphers, everywhere.
     Ring,
+    /// Our own ChaCha20-Poly1305, for CPUs with AVX-512 and IFMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AWS-LC: all ciphers.
+    #[cfg(feature = "aws-lc-rs")]
+    AwsLc,
 }
 
 impl BackEnd {
+    const ALL: &[BackEnd] = &[
+        BackEnd::Ring,
+        #[cfg(target_arch = "x86_64")]
+        BackEnd::Avx512,
+        #[cfg(feature = "aws-lc-rs")]
+        BackEnd::AwsLc,
+    ];
+
     /// Those that know `cipher` and run on this CPU; `ring` first.
     pub fn all(cipher: Cipher) -> impl Iterator<Item = BackEnd> {
-        [BackEnd::Ring].into_iter().filter(move |b| b.runs(cipher))
+        Self::ALL.iter().copied().filter(move |b| b.runs(cipher))
     }
 
     pub fn name(self) -> &'static str {
         match self {
             BackEnd::Ring => "ring",
+            #[cfg(target_arch = "x86_64")]
+            BackEnd::Avx512 => "avx512",
+            #[cfg(feature = "aws-lc-rs")]
+            BackEnd::AwsLc => "aws-lc",
         }
     }
 
-    fn runs(self, _cipher: Cipher) -> bool {
+    fn runs(self, cipher: Cipher) -> bool {
         match self {
             BackEnd::Ring => true,
+            #[cfg(target_arch = "x86_64")]
+            BackEnd::Avx512 => cipher == Cipher::ChaCha20Poly1305 && avx512::runs(),
+            #[cfg(feature = "aws-lc-rs")]
+            BackEnd::AwsLc => true,
         }
     }
 }
@@ -172,6 +205,10 @@ pub struct AeadKey {
 
 enum Expanded {
     Ring(ring::Key),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Key),
+    #[cfg(feature = "aws-lc-rs")]
+    AwsLc(aws::Key),
 }
 
 /// `$call` on whatever back end `$self` has.
@@ -179,6 +216,10 @@ macro_rules! on_key {
     ($self:expr, $key:ident => $call:expr) => {
         match &$self.key {
             Expanded::Ring($key) => $call,
+            #[cfg(target_arch = "x86_64")]
+            Expanded::Avx512($key) => $call,
+            #[cfg(feature = "aws-lc-rs")]
+            Expanded::AwsLc($key) => $call,
         }
     };
 }
@@ -203,6 +244,10 @@ impl AeadKey {
     fn expand(back_end: BackEnd, cipher: Cipher, key: &[u8]) -> Self {
         let key = match back_end {
             BackEnd::Ring => Expanded::Ring(ring::Key::new(cipher, key)),
+            #[cfg(target_arch = "x86_64")]
+            BackEnd::Avx512 => Expanded::Avx512(avx512::Key::new(key).expect("it runs here")),
+            #[cfg(feature = "aws-lc-rs")]
+            BackEnd::AwsLc => Expanded::AwsLc(aws::Key::new(cipher, key)),
         };
         scrub_stack();
         Self { cipher, key }
@@ -215,6 +260,10 @@ impl AeadKey {
     pub fn back_end(&self) -> BackEnd {
         match &self.key {
             Expanded::Ring(_) => BackEnd::Ring,
+            #[cfg(target_arch = "x86_64")]
+            Expanded::Avx512(_) => BackEnd::Avx512,
+            #[cfg(feature = "aws-lc-rs")]
+            Expanded::AwsLc(_) => BackEnd::AwsLc,
         }
     }
 }

@@ -6,17 +6,24 @@
 //! [`message`] (the wire format) → [`keys`] → [`noise`] (the handshake) → [`cookie`] and
 //! [`limit`] (what protects it) → [`session`] (transport).
 
+pub mod activity;
 pub mod cookie;
 pub mod keys;
 pub mod limit;
 pub mod message;
 pub mod noise;
+#[cfg(test)]
+mod noise_tests;
+pub mod session;
 mod symmetric;
 pub mod timestamp;
+mod window;
 
+pub use activity::Activity;
 pub use keys::{Identity, PrivateKey, Psk, PublicKey, Remote};
 pub use message::Message;
 pub use noise::{Initiator, NoiseError, Opening, Responder, SessionKeys};
+pub use session::Session;
 pub use timestamp::Tai64n;
 
 use std::time::Duration;

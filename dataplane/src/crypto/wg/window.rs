@@ -216,4 +216,3 @@ impl ReplayWindow {
         Ok((high & 0xffff_ffff) << 32 | u64::from(low))
     }
 }
-
