@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+
 use super::aead::{Cipher, KeyMaterial};
+use super::secret::Secret;
 
 /// More than any key file needs (hex text with white space); what is larger is some other file.
 const MAX_FILE: usize = 1024;
@@ -36,6 +40,8 @@ pub enum KeyFileError {
     Size { path: PathBuf, cipher: Cipher, found: usize },
     #[error("key file {path} holds an odd number of hex digits ({digits}); {cipher} needs {}", 2 * .cipher.material_len())]
     OddHex { path: PathBuf, cipher: Cipher, digits: usize },
+    #[error("key file {path} holds no WireGuard key; make one with: (umask 077; wg genkey > {path})")]
+    NotWireGuard { path: PathBuf },
 }
 
 /// Reads the keying material of `cipher` from `path`.
@@ -46,6 +52,28 @@ pub enum KeyFileError {
 /// # Errors
 /// See [`KeyFileError`]; each names the file and, where there is one, the remedy.
 pub fn read(path: &Path, cipher: Cipher) -> Result<KeyMaterial, KeyFileError> {
+    let (content, len) = read_private(path)?;
+    if len > MAX_FILE {
+        return Err(KeyFileError::TooLarge { path: path.into(), cipher });
+    }
+    parse(path, cipher, &content[..len])
+}
+
+/// Reads a WireGuard key, private or preshared, as `wg genkey` and `wg genpsk` write it: 32 bytes in base64.
+///
+/// # Errors
+/// As [`read`]; and [`KeyFileError::NotWireGuard`].
+pub fn read_wireguard(path: &Path) -> Result<Secret<32>, KeyFileError> {
+    let (content, len) = read_private(path)?;
+    let text = content.get(..len).unwrap_or_default().trim_ascii();
+    let mut key = Secret::zeroed();
+    match BASE64.decode_slice(text, key.expose_mut()) {
+        Ok(32) => Ok(key),
+        _ => Err(KeyFileError::NotWireGuard { path: path.into() }),
+    }
+}
+
+fn read_private(path: &Path) -> Result<(Zeroizing<[u8; MAX_FILE + 1]>, usize), KeyFileError> {
     // Not blocking, so that a FIFO in the file's place is refused below rather than waited for.
     let file = OpenOptions::new()
         .read(true)
@@ -55,11 +83,7 @@ pub fn read(path: &Path, cipher: Cipher) -> Result<KeyMaterial, KeyFileError> {
     // The opened file is judged, not the path: nobody can swap it in between.
     let meta = file.metadata().map_err(|source| KeyFileError::Read { path: path.into(), source })?;
     check(path, &meta, effective_uid())?;
-    let (content, len) = read_bounded(&file).map_err(|source| KeyFileError::Read { path: path.into(), source })?;
-    if len > MAX_FILE {
-        return Err(KeyFileError::TooLarge { path: path.into(), cipher });
-    }
-    parse(path, cipher, &content[..len])
+    read_bounded(&file).map_err(|source| KeyFileError::Read { path: path.into(), source })
 }
 
 fn effective_uid() -> u32 {

@@ -15,10 +15,10 @@ use crate::{
     account,
     cleanup::RunDir,
     process::{self, Process},
-    topology::{SERVER, Topology},
+    topology::{CLIENT, SERVER, Topology},
 };
 
-/// Numbered datagrams from the client to the server, at a steady rate.
+/// Numbered datagrams between client and server, at a steady rate.
 #[derive(Debug, Clone, Copy)]
 pub struct Numbered {
     /// Datagrams a second.
@@ -28,6 +28,8 @@ pub struct Numbered {
     /// At least this long.
     pub time: Duration,
     pub v6: bool,
+    /// From the server to the client.
+    pub reverse: bool,
 }
 
 /// What became of numbered datagrams.
@@ -62,10 +64,14 @@ impl Numbered {
     /// # Errors
     /// When a socket cannot be made, nothing at all arrives, or `meanwhile` fails.
     pub fn run(&self, topology: &Topology, meanwhile: impl FnOnce() -> Result<()>) -> Result<Arrived> {
-        let server: SocketAddr = SocketAddr::new(SERVER[usize::from(self.v6)].parse()?, 0);
-        let receiver = topology.server.within(|| Ok(UdpSocket::bind(server)?))?;
+        let (from, to, address) = match self.reverse {
+            false => (&topology.client, &topology.server, SERVER),
+            true => (&topology.server, &topology.client, CLIENT),
+        };
+        let there = SocketAddr::new(address[usize::from(self.v6)].parse()?, 0);
+        let receiver = to.within(|| Ok(UdpSocket::bind(there)?))?;
         let any: SocketAddr = if self.v6 { "[::]:0" } else { "0.0.0.0:0" }.parse()?;
-        let sender = topology.client.within(|| Ok(UdpSocket::bind(any)?))?;
+        let sender = from.within(|| Ok(UdpSocket::bind(any)?))?;
         room(&receiver, libc::SO_RCVBUFFORCE, 64 << 20)?;
         receiver.set_read_timeout(Some(Duration::from_millis(50)))?;
         sender.connect(receiver.local_addr()?)?;
@@ -269,7 +275,7 @@ mod tests {
         }
         let topology = Topology::new(&Options::new("unit-probe")).unwrap();
         topology.reachable(SERVER[0], Duration::from_secs(5)).unwrap();
-        let load = Numbered { rate: 5000, length: 200, time: Duration::from_millis(400), v6: false };
+        let load = Numbered { rate: 5000, length: 200, time: Duration::from_millis(400), v6: false, reverse: false };
         let all = load.run(&topology, || Ok(())).unwrap();
         assert!(all.sent > 500 && all.missing() == 0 && all.duplicates == 0, "{all:?}");
         // While the way is barred, exactly what was sent meanwhile is missing.
