@@ -46,7 +46,8 @@ impl IcmpErrors {
         } else {
             set(&fd, SOL_RAW, ICMP_FILTER, &!(1u32 << UNREACHABLE))?;
         }
-        Ok(Self { fd: AsyncFd::register(fd)?, v6 })
+        // SAFETY: the descriptor is owned by what registers it, so it stays open, and the same, for as long as it is registered.
+        Ok(Self { fd: unsafe { AsyncFd::register(fd) }?, v6 })
     }
 
     /// The next error that is worth believing, as far as can be told without knowing the tunnels.
