@@ -95,7 +95,7 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>
             sealer.seal(&mut packet.frame, &inner).map_err(of_esp)?;
         }
         Sealer::WireGuard(sealer, outer) => {
-            let plain = plain(cx, packet, way, place);
+            let plain = plain(cx, packet, place);
             sealer.seal(&mut packet.frame, &plain, outer).map_err(of_wireguard)?;
         }
     }
@@ -111,7 +111,7 @@ fn seal_chain(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Seal
     let sealed = match sealer {
         Sealer::Esp(sealer) => sealer.seal_slice(cx.scratch, &inner(packet, place)).map_err(of_esp)?,
         Sealer::WireGuard(sealer, outer) => {
-            let plain = plain(cx, packet, way, place);
+            let plain = plain(cx, packet, place);
             sealer.seal_slice(cx.scratch, &plain, outer).map_err(of_wireguard)?
         }
     };
@@ -128,9 +128,8 @@ fn inner(packet: &Packet, place: Range<usize>) -> Inner {
 }
 
 #[inline]
-fn plain(cx: &Cx<'_>, packet: &Packet, way: &Way, place: Range<usize>) -> session::Plain {
-    let link = usize::from(cx.fib.links()[usize::from(packet.meta.port_out)].mtu);
-    session::Plain { place, tos: packet.headers.tos, mtu: way.max_inner(link) }
+fn plain(cx: &Cx<'_>, packet: &Packet, place: Range<usize>) -> session::Plain {
+    session::Plain { place, tos: packet.headers.tos, mtu: cx.whole_mtu_of(packet) }
 }
 
 fn of_esp(error: SealError) -> DropReason {

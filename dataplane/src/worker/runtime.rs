@@ -67,6 +67,7 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     let workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
     let watcher = host.watch(&wakers).await?;
+    let path_mtu = tokio::spawn(tunnel::pmtu::listen(host.blueprint.shared.keys.clone(), clock::now));
     let (handles, threads) = host.spawn(workers)?;
     let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, host.steer.take());
     let instance = Arc::new(instance);
@@ -80,6 +81,7 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     server.serve(instance.clone(), stop).await;
     tracing::info!("stopping");
     watcher.abort();
+    path_mtu.abort();
     instance.detach();
     host.blueprint.shared.stop.store(true, Ordering::Relaxed);
     wakers.iter().for_each(Waker::wake);
