@@ -11,7 +11,7 @@ use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
-use softdpu_bench::{aead, esp, graph, idle, memory, session, steer, stop, veth};
+use softdpu_bench::{aead, esp, esp_many, graph, idle, memory, session, steer, stop, tunnels, veth};
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
 #[derive(Parser)]
@@ -35,6 +35,9 @@ struct Arguments {
     /// The `softdpu` binary to run; default: the one beside this program.
     #[arg(long, value_name = "FILE")]
     softdpu: Option<PathBuf>,
+    /// Only these contenders of `tunnels`; a wrong name lists all.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,6 +54,8 @@ enum What {
     Idle,
     /// The steer program by BPF_PROG_TEST_RUN (root).
     Steer,
+    /// iperf3 through encrypted tunnels, softdpu's and others' (root).
+    Tunnels,
     All,
 }
 
@@ -130,6 +135,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         let (sections, targets) = esp::run(effort)?;
         report.sections.extend(sections);
         report.targets.extend(targets);
+        let (section, targets) = esp_many::run(effort, 10_000)?;
+        report.sections.push(section);
+        report.targets.extend(targets);
     }
     if wanted(What::Graph) && !stop::asked() {
         let (section, targets) = graph::run(effort)?;
@@ -143,6 +151,19 @@ fn run(arguments: &Arguments) -> Result<()> {
     if wanted(What::Idle) && !stop::asked() {
         let time = Duration::from_millis(if quick { 1000 } else { 5000 });
         let (section, targets) = idle::run(&softdpu, dut_core, if quick { 1 } else { 3 }, time)?;
+        report.sections.push(section);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Tunnels) && !stop::asked() {
+        let options = tunnels::Options {
+            // A turn is long, and there are many contenders.
+            rounds: arguments.rounds.map_or(if quick { 1 } else { 5 }, usize::from),
+            warm_up: Duration::from_secs(1),
+            turn: Duration::from_secs(if quick { 1 } else { 4 }),
+            softdpu: softdpu.clone(),
+            only: arguments.only.clone(),
+        };
+        let (section, targets) = tunnels::run(&options)?;
         report.sections.push(section);
         report.targets.extend(targets);
     }

@@ -127,7 +127,10 @@ fn states_are_seen_with_their_keys() {
             assert!(has_key(s, Cipher::Aes128Gcm) && s.supported());
             assert_eq!((s.reqid, s.replay.window, s.selector, s.encap), (1, 32, None, None));
 
-            add(0x1002, &format!("reqid 2 mode transport aead rfc4106(gcm(aes)) {KEY_256} 128 flag esn replay-window 128"));
+            add(
+                0x1002,
+                &format!("reqid 2 mode transport aead rfc4106(gcm(aes)) {KEY_256} 128 flag esn replay-window 128"),
+            );
             let seen = wait(views, "AES-256 with ESN", |v| v.states.len() == 2);
             let s = state(&seen, 0x1002);
             assert!(has_key(s, Cipher::Aes256Gcm) && s.flags.esn);
@@ -145,12 +148,21 @@ fn states_are_seen_with_their_keys() {
             let s = state(&seen, 0x1003);
             assert!(has_key(s, Cipher::ChaCha20Poly1305) && s.supported());
             assert_eq!(s.encap, Some(Encap { sport: 4500, dport: 61234 }));
-            assert_eq!((s.key.mark, s.output_mark), (Mark { value: 0x42, mask: 0xff }, Some(Mark { value: 7, mask: 15 })));
+            assert_eq!(
+                (s.key.mark, s.output_mark),
+                (Mark { value: 0x42, mask: 0xff }, Some(Mark { value: 7, mask: 15 }))
+            );
             assert_eq!((s.if_id, s.flags.decap_dscp), (31, true));
             assert_eq!((s.lifetimes.soft.bytes, s.lifetimes.hard.bytes), (Some(1000), Some(2000)));
             assert_eq!((s.lifetimes.hard.packets, s.lifetimes.soft.since_added), (Some(30), Some(500)));
 
-            add(0x1004, &format!("mode tunnel enc cbc(aes) 0x{0} auth-trunc hmac(sha256) 0x{0}{0} 128", "0123456789abcdef".repeat(2)));
+            add(
+                0x1004,
+                &format!(
+                    "mode tunnel enc cbc(aes) 0x{0} auth-trunc hmac(sha256) 0x{0}{0} 128",
+                    "0123456789abcdef".repeat(2)
+                ),
+            );
             let seen = wait(views, "AES-CBC", |v| v.states.len() == 4);
             assert_eq!(state(&seen, 0x1004).unsupported, Some(Unsupported::Cipher("cbc(aes)".into())));
 
@@ -193,7 +205,9 @@ fn a_rekey_moves_over_and_a_dying_state_is_last() {
             }
         };
         let sa = |spi| add(spi, &format!("reqid 7 mode tunnel {} flag af-unspec", gcm()));
-        ip("xfrm policy add src 10.1.0.0/16 dst 10.2.0.0/16 dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp reqid 7 mode tunnel");
+        ip(
+            "xfrm policy add src 10.1.0.0/16 dst 10.2.0.0/16 dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp reqid 7 mode tunnel",
+        );
         sa(0x7001);
         mirrored(|views| {
             assert_eq!(sealed(&wait(views, "the first", |v| v.states.len() == 1)), 0x7001);
@@ -287,7 +301,9 @@ impl Monitor {
         let mut child = Command::new("ip").args(["xfrm", "monitor", what]).stdout(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
         let out = child.stdout.take().unwrap();
-        std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        std::thread::spawn(move || {
+            BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         // It says nothing when it listens.
         std::thread::sleep(Duration::from_millis(500));
         Self { child, lines }
@@ -340,7 +356,9 @@ fn limits_are_told_to_daemons() {
 #[test]
 fn missing_states_are_asked_for() {
     inside("missing_states_are_asked_for", || {
-        ip("xfrm policy add src 10.1.0.0/16 dst 10.2.0.0/16 dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp reqid 7 mode tunnel");
+        ip(
+            "xfrm policy add src 10.1.0.0/16 dst 10.2.0.0/16 dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp reqid 7 mode tunnel",
+        );
         let now = view();
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let flow = Flow::new(address("10.1.0.1"), address("10.2.0.9"), 6, 1025, 443);

@@ -12,7 +12,6 @@ use softdpu::crypto::esp::Inner;
 use softdpu::crypto::inbound::Sequence;
 use softdpu::crypto::outbound::Start;
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
-use softdpu::crypto::sadb::Sadb;
 use softdpu::crypto::{
     Cipher, InboundConfig, InboundOptions, InboundSa, KeyMaterial, OutboundConfig, OutboundOptions, OutboundSa,
 };
@@ -34,16 +33,16 @@ enum Input<'a> {
     Damaged { v6: bool, udp: bool, tos: u8, next_header: u8, inner: &'a [u8], flips: [(u16, u8); 2] },
 }
 
-fn sadb(sequence: Sequence) -> Sadb {
+fn inbound(sequence: Sequence) -> InboundSa {
     let config =
         InboundConfig { spi: SPI, material: &MATERIAL, sequence, window: 64, options: InboundOptions::default() };
-    Sadb::new(vec![(0, InboundSa::new(&config).expect("a good SPI"))], []).expect("one SPI")
+    InboundSa::new(&config).expect("a good SPI")
 }
 
 fn open(bytes: &[u8], sequence: Sequence) -> bool {
     let Ok(headers) = walk(bytes) else { return false };
-    with_frame(bytes, |frame| match sadb(sequence).open(frame, &headers) {
-        Ok((_, opened)) => {
+    with_frame(bytes, |frame| match inbound(sequence).open(frame, &headers) {
+        Ok(opened) => {
             assert_eq!(opened.place.end, frame.len());
             true
         }
@@ -86,8 +85,7 @@ fuzz_target!(|input: Input| {
             let tag = AEAD.seal(nonce, &aad, &mut text).expect("short");
             let mut esp = [&SPI.to_be_bytes()[..], &(seq as u32).to_be_bytes(), &nonce[4..], &text, &tag].concat();
             let len = esp.len();
-            let mut sadb = sadb(Sequence::InIv);
-            let (_, sa) = sadb.inbound(SPI).expect("it is there");
+            let sa = inbound(Sequence::InIv);
             if let Ok(opened) = sa.open_slice(&mut esp, 0..len) {
                 assert!(opened.seq == seq && seq != 0 && opened.place.start == 16 && opened.place.end + 18 <= len);
                 let mut again = esp.clone();

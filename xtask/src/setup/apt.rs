@@ -8,6 +8,8 @@ use super::say;
 use crate::run;
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
+/// Programs whose packages would start a service at the next boot, and its unit.
+const SERVICES: [(&str, &str); 2] = [("nginx", "nginx"), ("ipsec", "strongswan-starter")];
 
 /// Whether packages can be installed here: root, and apt is there.
 pub fn usable() -> bool {
@@ -43,15 +45,18 @@ pub fn update() {
 /// When apt-get fails.
 pub fn install(packages: &[&str], why: &str) -> Result<()> {
     say(&format!("apt-get install {} ({why})", packages.join(" ")));
-    let nginx_was_there = run::which("nginx").is_some();
+    let there = |(program, _): &(&str, &str)| run::which(program).is_some();
+    let news: Vec<_> = SERVICES.iter().filter(|service| !there(service)).collect();
     let _policy = NoServices::new()?;
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive");
     command.args(["-qq", "-y", "-o", "Dpkg::Use-Pty=0", "install", "--no-install-recommends"]).args(packages);
     ensure!(run::loud(&mut command)?, "apt-get install failed");
-    if !nginx_was_there && run::which("nginx").is_some() && Path::new("/run/systemd/system").exists() {
-        say("systemctl disable nginx: the demo starts its own");
-        run::loud(Command::new("systemctl").args(["--quiet", "disable", "nginx"]))?;
+    for (program, unit) in news.into_iter().filter(|service| there(service)) {
+        if Path::new("/run/systemd/system").exists() {
+            say(&format!("systemctl disable {unit}: demo and tests start their own {program}"));
+            run::loud(Command::new("systemctl").args(["--quiet", "disable", unit]))?;
+        }
     }
     Ok(())
 }

@@ -7,8 +7,15 @@ use anyhow::Result;
 use super::{Item, Need, apt, say};
 use crate::run;
 
+/// Where a plugin of strongSwan is.
+macro_rules! plugin {
+    ($name:literal) => {
+        concat!("/usr/lib/ipsec/plugins/libstrongswan-", $name, ".so")
+    };
+}
+
 /// Program (or a file, where the path is absolute), Debian package, need, why.
-const PROGRAMS: [(&str, &str, Need, &str); 17] = [
+const PROGRAMS: [(&str, &str, Need, &str); 28] = [
     ("ip", "iproute2", Need::Run, "makes namespaces and links"),
     ("ethtool", "ethtool", Need::Run, "sets offloads of links"),
     ("bpftool", "bpftool", Need::Run, "finds XDP programs left behind"),
@@ -26,6 +33,17 @@ const PROGRAMS: [(&str, &str, Need, &str); 17] = [
     ("/usr/bin/python3", "python3-minimal", Need::Test, "runs Scapy"),
     ("nft", "nftables", Need::Test, "filters in tests"),
     ("g++", "g++", Need::Test, "builds libFuzzer"),
+    ("wg", "wireguard-tools", Need::Peers, "configures WireGuard peers, and ours"),
+    ("wireguard-go", "wireguard-go", Need::Peers, "WireGuard peer of another make"),
+    ("/usr/lib/ipsec/charon", "strongswan-charon", Need::Peers, "IPsec peer of another make: its IKE daemon"),
+    ("swanctl", "strongswan-swanctl", Need::Peers, "configures it"),
+    (plugin!("kernel-libipsec"), "libcharon-extra-plugins", Need::Peers, "its ESP in user space"),
+    (plugin!("openssl"), "libstrongswan-standard-plugins", Need::Peers, "its fast ciphers"),
+    (plugin!("chapoly"), "libstrongswan-extra-plugins", Need::Peers, "its ChaCha20-Poly1305 and Curve25519"),
+    ("qemu-system-x86_64", "qemu-system-x86", Need::Vm, "the virtual machine"),
+    ("busybox", "busybox-static", Need::Vm, "the VM's shell"),
+    ("kmod", "kmod", Need::Vm, "loads the VM's modules"),
+    ("xz", "xz-utils", Need::Vm, "unpacks the VM's modules"),
 ];
 
 /// Looks for each.
@@ -52,8 +70,11 @@ pub fn look() -> Vec<Item> {
 /// When apt fails.
 pub fn install(need: Need) -> Result<()> {
     let items = look();
-    let wanted: Vec<&str> =
-        items.iter().filter(|item| item.need <= need && item.found.is_none()).map(|item| item.what.as_str()).collect();
+    let wanted: Vec<&str> = items
+        .iter()
+        .filter(|item| need.includes(item.need) && item.found.is_none())
+        .map(|item| item.what.as_str())
+        .collect();
     if wanted.is_empty() {
         return Ok(());
     }

@@ -18,7 +18,7 @@ use super::peer::{Endpoint, Peer, PeerView, Sessions};
 use super::timers::{
     FORCED_NS, FORGET_NS, JITTER_NS, KEEPALIVE_NS, REKEY_ATTEMPT_NS, REKEY_TIMEOUT_NS, SILENCE_NS, Schedule, Times,
 };
-use crate::crypto::wg::cookie::{Checker, Proof};
+use crate::crypto::wg::cookie::Checker;
 use crate::crypto::wg::keys::NoRandom;
 use crate::crypto::wg::message::TRANSPORT_HEADER_LEN;
 use crate::crypto::wg::session::OVERHEAD;
@@ -214,7 +214,7 @@ impl Device {
             return false;
         }
         if peer.initiator.is_none() {
-            let may = if peer.initiated == 0 { 0 } else { peer.initiated.saturating_add(FORCED_NS) };
+            let may = if peer.shook == 0 { 0 } else { peer.shook.saturating_add(FORCED_NS) };
             if now.mono < may {
                 peer.forced_at = may;
             } else {
@@ -278,6 +278,14 @@ impl Device {
         }
         self.promote(slot, now, out);
         let Some(peer) = self.peer_mut(slot) else { return };
+        if due(peer.older_until) {
+            let before = peer.sessions.clone();
+            peer.sessions.older.clear();
+            peer.sessions_changed(mono);
+            changed(out);
+            self.forget_indices(slot, &before);
+        }
+        let Some(peer) = self.peer_mut(slot) else { return };
         if due(peer.retry_at) {
             if over(peer.first_attempt, REKEY_ATTEMPT_NS) {
                 // Nobody is there. The next packet, or persistent keepalive, begins anew.
@@ -336,7 +344,7 @@ impl Device {
         }
         let before = peer.sessions.clone();
         peer.sessions.promote();
-        peer.view = None;
+        peer.sessions_changed(now.mono);
         peer.handshake_done(now.wall);
         changed(out);
         // The peer began one itself: ours is not needed any more.
@@ -365,7 +373,7 @@ impl Device {
         self.drop_initiator(slot);
         let Some(peer) = self.peer_mut(slot) else { return };
         peer.view = None;
-        (peer.retry_at, peer.first_attempt, peer.forced_at) = (0, 0, 0);
+        (peer.retry_at, peer.first_attempt, peer.forced_at, peer.older_until) = (0, 0, 0, 0);
         let before = std::mem::take(&mut peer.sessions);
         if before.all().next().is_some() {
             changed(out);
@@ -406,7 +414,7 @@ impl Device {
         }
         match attempt {
             Attempt::First => {
-                if peer.initiated != 0 && now.mono < peer.initiated.saturating_add(REKEY_TIMEOUT_NS) {
+                if peer.shook != 0 && now.mono < peer.shook.saturating_add(REKEY_TIMEOUT_NS) {
                     return;
                 }
                 peer.first_attempt = now.mono;
@@ -427,7 +435,7 @@ impl Device {
         let mut bytes = message.to_bytes().to_vec();
         peer.jar.stamp(remote, &mut bytes, now.mono);
         peer.last_wall_out = wall;
-        peer.initiated = now.mono;
+        peer.shook = now.mono;
         peer.retry_at = now.mono.saturating_add(REKEY_TIMEOUT_NS + jitter);
         peer.activity.sent(now.mono, bytes.len() as u64, false);
         let before = peer.initiator.replace(initiator);
@@ -458,11 +466,6 @@ impl Device {
             Ok(()) => u64::from_le_bytes(bytes) % limit.max(1),
             Err(_) => 0,
         }
-    }
-
-    /// Whether the sender's address must be proved; counts the message.
-    pub(super) fn must_prove(&mut self, proof: Proof, now: Now) -> bool {
-        self.load.message(now.mono) && proof != Proof::Address
     }
 }
 

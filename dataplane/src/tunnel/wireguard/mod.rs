@@ -4,7 +4,7 @@
 //! [`peer::PeerView`]s and an [`allowed::AllowedTable`]. Sources: J. A. Donenfeld, "WireGuard: Next Generation Kernel Network
 //! Tunnel" ("the paper" below, with its section numbers), wireguard.com/xplatform for the configuration protocol, and
 //! the behaviour of the Linux kernel where these leave a choice. Order of reading: [`allowed`] → [`timers`] → [`peer`] →
-//! [`device`] (time) and [`receive`] (messages) → [`uapi`] (text) → [`config`] (what it does) → [`uapi_server`] → [`serve`].
+//! [`device`] (time) and [`receive`] (messages) → [`uapi`] (text) → [`config`] (what it does) → [`uapi_server`] → [`udp`] → [`serve`].
 
 pub mod allowed;
 pub mod config;
@@ -12,12 +12,19 @@ pub mod device;
 pub mod load;
 pub mod peer;
 pub mod receive;
+pub mod serve;
 pub mod timers;
 pub mod uapi;
 pub mod uapi_server;
 #[cfg(test)]
 mod uapi_tests;
+pub mod udp;
 
 pub use device::{Action, Device, Now};
 pub use load::Limits;
 pub use peer::{Endpoint, PeerView, Sessions};
+
+#[cfg(test)]
+mod device_tests;
+#[cfg(test)]
+mod sim;

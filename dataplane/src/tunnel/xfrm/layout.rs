@@ -296,7 +296,12 @@ pub fn lifetimes_bytes(lifetimes: &Lifetimes) -> [u8; 64] {
     let mut bytes = [0; 64];
     let fields = |l: &Limits| {
         let infinite = u64::MAX;
-        [l.bytes.unwrap_or(infinite), l.packets.unwrap_or(infinite), l.since_added.unwrap_or(0), l.since_used.unwrap_or(0)]
+        [
+            l.bytes.unwrap_or(infinite),
+            l.packets.unwrap_or(infinite),
+            l.since_added.unwrap_or(0),
+            l.since_used.unwrap_or(0),
+        ]
     };
     for (index, (soft, hard)) in fields(&lifetimes.soft).iter().zip(fields(&lifetimes.hard)).enumerate() {
         bytes[16 * index..16 * index + 8].copy_from_slice(&soft.to_ne_bytes());

@@ -1,7 +1,9 @@
 //! What the kernel says on `NETLINK_XFRM`, parsed. Nothing here panics or allocates more than the message is long: the bytes
 //! may be cut anywhere.
 
-use super::layout::{Attributes, Bytes, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_HEADER, NLMSG_OVERRUN, attr, kind, size};
+use super::layout::{
+    Attributes, Bytes, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_HEADER, NLMSG_OVERRUN, attr, kind, size,
+};
 use super::model::{
     Action, Defaults, Direction, Encap, Flags, IPPROTO_ESP, Mark, Mode, Policy, PolicyKey, State, StateKey, Template,
     Unsupported, Used, Way,
@@ -35,12 +37,19 @@ pub enum Message {
     StateGone(StateKey),
     /// All states of a protocol; 0 for every one.
     StatesFlushed(u8),
-    Expired { key: StateKey, hard: bool },
+    Expired {
+        key: StateKey,
+        hard: bool,
+    },
     Policy(Box<Policy>),
     PolicyGone(PolicyKey),
     PoliciesFlushed,
     /// Sequence numbers and usage of a state: the answer to `GETAE`.
-    Usage { key: StateKey, replay: Option<Replay>, used: Option<Used> },
+    Usage {
+        key: StateKey,
+        replay: Option<Replay>,
+        used: Option<Used>,
+    },
     Defaults(Defaults),
     /// Addresses of states and policies were changed without further word.
     Migrated,
@@ -96,13 +105,21 @@ fn parse(kind: u16, bytes: Bytes<'_>) -> Option<Message> {
         }
         kind::DELSA => Message::StateGone(deleted_state(bytes)?),
         kind::FLUSHSA => Message::StatesFlushed(bytes.u8(0)?),
-        kind::NEWPOLICY | kind::UPDPOLICY => policy(bytes, size::POLICY_INFO)?.map_or(Message::Other(kind), |p| Message::Policy(Box::new(p))),
+        kind::NEWPOLICY | kind::UPDPOLICY => {
+            policy(bytes, size::POLICY_INFO)?.map_or(Message::Other(kind), |p| Message::Policy(Box::new(p)))
+        }
         kind::POLEXPIRE => match policy(bytes, size::POLEXPIRE)? {
             Some(policy) if bytes.u8(size::POLICY_INFO)? != 0 => Message::PolicyGone(policy.key),
             _ => Message::Other(kind),
         },
         kind::DELPOLICY => deleted_policy(bytes)?,
-        kind::FLUSHPOLICY => if main_type(Attributes(bytes.0))? { Message::PoliciesFlushed } else { Message::Other(kind) },
+        kind::FLUSHPOLICY => {
+            if main_type(Attributes(bytes.0))? {
+                Message::PoliciesFlushed
+            } else {
+                Message::Other(kind)
+            }
+        }
         kind::NEWAE => usage(bytes)?,
         kind::SETDEFAULT | kind::GETDEFAULT => Message::Defaults(defaults(bytes)?),
         kind::MIGRATE => Message::Migrated,

@@ -187,7 +187,13 @@ fn what_softdpu_does_not_run_has_a_reason() {
 
 #[test]
 fn policies_of_sockets_and_sub_policies_are_not_ours() {
-    let policy = make_policy(Direction::In, 5, 1, selector("10.0.0.0/8", "10.0.0.0/8"), vec![make_template("1.1.1.1", "2.2.2.2", 1)]);
+    let policy = make_policy(
+        Direction::In,
+        5,
+        1,
+        selector("10.0.0.0/8", "10.0.0.0/8"),
+        vec![make_template("1.1.1.1", "2.2.2.2", 1)],
+    );
     let bytes = request::set_policy(1, &policy).to_vec();
     assert!(matches!(one(&bytes), Message::Policy(p) if *p == policy));
     let mut of_socket = bytes.clone();

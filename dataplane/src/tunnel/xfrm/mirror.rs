@@ -216,7 +216,9 @@ impl Kernel {
         loop {
             // EBUSY: an earlier dump of ours is still being read; EAGAIN: memory is short.
             match self.0.get_ref().send(&request) {
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) && Instant::now() < limit => {
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) && Instant::now() < limit =>
+                {
                     sleep(Duration::from_millis(5)).await;
                 }
                 other => return other.map(|()| sequence),

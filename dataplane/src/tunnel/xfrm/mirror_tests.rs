@@ -59,8 +59,14 @@ fn policies_of_ip_xfrm() {
         assert_eq!(first.policies.len(), 1, "what was there before is seen with the first view");
         let p = &first.policies[0];
         assert_eq!((p.key.direction, p.priority, p.action), (Direction::Out, 7, Action::Allow));
-        assert_eq!((p.selector.src.to_string(), p.selector.dst.to_string()), ("10.1.0.0/16".into(), "10.2.0.0/16".into()));
-        assert_eq!((p.templates[0].src, p.templates[0].dst, p.templates[0].reqid), (ip("192.0.2.1"), ip("192.0.2.2"), 9));
+        assert_eq!(
+            (p.selector.src.to_string(), p.selector.dst.to_string()),
+            ("10.1.0.0/16".into(), "10.2.0.0/16".into())
+        );
+        assert_eq!(
+            (p.templates[0].src, p.templates[0].dst, p.templates[0].reqid),
+            (ip("192.0.2.1"), ip("192.0.2.2"), 9)
+        );
 
         ns.ip("xfrm policy add src fd00:1::/64 dst fd00:2::/64 proto tcp sport 5 dport 443 dir fwd action block mark 3 mask 7 if_id 4");
         let view = wait(views, "the second policy", |v| v.policies.len() == 2);
@@ -104,7 +110,9 @@ fn larval_states_are_seen_youngest_last() {
     }
     let ns = Netns::new();
     let allocate = |reqid, min, max| {
-        ns.ip(&format!("xfrm state allocspi src 192.0.2.1 dst 192.0.2.2 proto esp reqid {reqid} mode tunnel min {min} max {max}"));
+        ns.ip(&format!(
+            "xfrm state allocspi src 192.0.2.1 dst 192.0.2.2 proto esp reqid {reqid} mode tunnel min {min} max {max}"
+        ));
     };
     allocate(1, 0x2000, 0x2000);
     allocate(2, 0x1000, 0x1000);
@@ -137,7 +145,11 @@ fn a_storm_of_policies_ends_in_the_truth() {
     let run = |text: String| {
         ns.run(|| {
             use std::io::Write;
-            let mut ip = std::process::Command::new("ip").args(["-batch", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+            let mut ip = std::process::Command::new("ip")
+                .args(["-batch", "-"])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
             ip.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
             assert!(ip.wait().unwrap().success());
         });
@@ -173,7 +185,9 @@ fn a_small_socket_overflows_and_recovers() {
             let mut kernel = Kernel::with_buffer(4096).unwrap();
             mirror.read_all(&mut kernel).await.unwrap();
             // Nobody reads meanwhile.
-            let text: String = (0..400).map(|i| format!("xfrm policy add src 10.1.0.0/16 dst 10.{}.{}.0/24 dir out\n", i / 256, i % 256)).collect();
+            let text: String = (0..400)
+                .map(|i| format!("xfrm policy add src 10.1.0.0/16 dst 10.{}.{}.0/24 dir out\n", i / 256, i % 256))
+                .collect();
             let file = std::env::temp_dir().join(format!("softdpu-xfrm-{}-batch", std::process::id()));
             std::fs::write(&file, text).unwrap();
             let done = std::process::Command::new("ip").arg("-batch").arg(&file).status().unwrap();

@@ -284,7 +284,10 @@ impl Reporter {
     }
 
     /// Sends requests together; the answers in their order, `None` for those that are missing.
-    fn exchange<R: Fn(u32) -> Request>(&mut self, requests: impl Iterator<Item = R>) -> io::Result<Vec<Option<Message>>> {
+    fn exchange<R: Fn(u32) -> Request>(
+        &mut self,
+        requests: impl Iterator<Item = R>,
+    ) -> io::Result<Vec<Option<Message>>> {
         let mut all = Zeroizing::new(Vec::new());
         let (mut first, mut count) = (0, 0);
         for request in requests {

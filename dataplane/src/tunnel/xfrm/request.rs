@@ -176,7 +176,8 @@ fn if_id(message: &mut Builder, if_id: u32) {
 /// `xfrm_usersa_info` at the start of a message.
 fn state_info(message: &mut Builder, state: &State) {
     let f = &state.flags;
-    let flags = [f.no_ecn, f.decap_dscp, f.no_path_mtu_discovery, f.wildcard_receive, f.icmp, f.any_family, false, f.esn];
+    let flags =
+        [f.no_ecn, f.decap_dscp, f.no_path_mtu_discovery, f.wildcard_receive, f.icmp, f.any_family, false, f.esn];
     let flags = flags.iter().enumerate().fold(0, |bits, (at, set)| bits | u8::from(*set) << at);
     let short_window = if state.replay.bitmap_words.is_some() { 0 } else { state.replay.window.min(32) as u8 };
     message

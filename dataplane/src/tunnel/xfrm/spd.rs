@@ -5,9 +5,7 @@
 //! first, and stops where no better policy can follow: 10,000 policies of a few shapes cost a few probes. It is asked
 //! for the first packet of a flow only.
 
-use super::model::{
-    Action, Defaults, Direction, Flow, Mode, Policy, State, Template, Unsupported,
-};
+use super::model::{Action, Defaults, Direction, Flow, Mode, Policy, State, Template, Unsupported};
 use super::tables::Snapshot;
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -23,12 +21,19 @@ pub enum Out<'a> {
     Clear(&'a Arc<Policy>),
     Block(&'a Arc<Policy>),
     /// It goes by this state.
-    Seal { policy: &'a Arc<Policy>, template: &'a Template, state: &'a Arc<State> },
+    Seal {
+        policy: &'a Arc<Policy>,
+        template: &'a Template,
+        state: &'a Arc<State>,
+    },
     /// It must be sealed and there is no state: it must not leave, and the key daemon should be asked
     /// ([`super::report::Reporter::acquire`]).
     NoState(&'a Arc<Policy>),
     /// The kernel would do what softdpu cannot.
-    Kernel { policy: &'a Arc<Policy>, why: Why<'a> },
+    Kernel {
+        policy: &'a Arc<Policy>,
+        why: Why<'a>,
+    },
 }
 
 /// Why a packet is for the kernel.
@@ -154,7 +159,8 @@ impl Spd {
             if s.src.addr().is_ipv4() != s.dst.addr().is_ipv4() {
                 continue;
             }
-            let shapes = &mut spd.shapes[usize::from(policy.key.direction.number())][usize::from(s.src.addr().is_ipv6())];
+            let shapes =
+                &mut spd.shapes[usize::from(policy.key.direction.number())][usize::from(s.src.addr().is_ipv6())];
             let masks = Masks::of(policy);
             let at = shapes.iter().position(|shape| shape.masks == masks).unwrap_or_else(|| {
                 // Policies come best first, so shapes are found in the order of their best.
@@ -166,8 +172,7 @@ impl Spd {
         }
         for state in &snapshot.states {
             if state.unsupported != Some(Unsupported::Larval) && !state.flags.wildcard_receive {
-                let end =
-                    End { dst: state.dst(), reqid: state.reqid, mode: state.mode, protocol: state.key.protocol };
+                let end = End { dst: state.dst(), reqid: state.reqid, mode: state.mode, protocol: state.key.protocol };
                 spd.states.entry(end).or_default().push(state.clone());
             }
         }
@@ -247,7 +252,13 @@ impl Spd {
 
     /// The best state for a template between these outer addresses, as `xfrm_state_find` picks it. Where the template leaves
     /// the source open, any will do (the kernel would ask its routes).
-    fn state(&self, policy: &Policy, template: &Template, flow: &Flow, (src, dst): (IpAddr, IpAddr)) -> Option<&Arc<State>> {
+    fn state(
+        &self,
+        policy: &Policy,
+        template: &Template,
+        flow: &Flow,
+        (src, dst): (IpAddr, IpAddr),
+    ) -> Option<&Arc<State>> {
         let end = End { dst, reqid: template.reqid, mode: template.mode, protocol: template.protocol };
         let states = self.states.get(&end)?;
         let mark = policy.mark.value & policy.mark.mask;

@@ -175,18 +175,34 @@ fn nothing_passes_where_the_default_is_block() {
 fn any_prefix() -> impl Strategy<Value = Prefix> {
     // Few distinct bits, so that prefixes nest and collide.
     prop_oneof![
-        (0_u32..8, prop_oneof![Just(0_u8), 1..9_u8, Just(32)])
-            .prop_map(|(a, len)| Prefix::new(IpAddr::V4((a << 29 | a).into()), len).unwrap()),
-        (0_u128..8, prop_oneof![Just(0_u8), 1..9_u8, Just(128)])
-            .prop_map(|(a, len)| Prefix::new(IpAddr::V6((a << 125 | a).into()), len).unwrap()),
+        (0_u32..8, prop_oneof![Just(0_u8), 1..9_u8, Just(32)]).prop_map(|(a, len)| Prefix::new(
+            IpAddr::V4((a << 29 | a).into()),
+            len
+        )
+        .unwrap()),
+        (0_u128..8, prop_oneof![Just(0_u8), 1..9_u8, Just(128)]).prop_map(|(a, len)| Prefix::new(
+            IpAddr::V6((a << 125 | a).into()),
+            len
+        )
+        .unwrap()),
     ]
 }
 
 fn any_selector() -> impl Strategy<Value = Selector> {
-    let port = prop_oneof![Just((0_u16, 0_u16)), (0..4_u16).prop_map(|p| (p, 0xffff)), (0..4_u16).prop_map(|p| (p, 0xfffe))];
-    (any_prefix(), any_prefix(), port.clone(), port, 0..3_u8, 0..2_u32).prop_map(|(src, dst, s, d, protocol, interface)| {
-        Selector { src, dst, sport: s.0, sport_mask: s.1, dport: d.0, dport_mask: d.1, protocol, interface }
-    })
+    let port =
+        prop_oneof![Just((0_u16, 0_u16)), (0..4_u16).prop_map(|p| (p, 0xffff)), (0..4_u16).prop_map(|p| (p, 0xfffe))];
+    (any_prefix(), any_prefix(), port.clone(), port, 0..3_u8, 0..2_u32).prop_map(
+        |(src, dst, s, d, protocol, interface)| Selector {
+            src,
+            dst,
+            sport: s.0,
+            sport_mask: s.1,
+            dport: d.0,
+            dport_mask: d.1,
+            protocol,
+            interface,
+        },
+    )
 }
 
 proptest! {

@@ -64,7 +64,11 @@ fn an_update_fills_a_larval_state_and_changes_little_of_a_ripe_one() {
     let now = t.state(&ripe.key).unwrap();
     assert_eq!((now.encap, now.lifetimes), (Some(Encap { sport: 1, dport: 2 }), limits));
     assert_eq!((now.reqid, now.used.bytes, now.dying), (7, 9, false));
-    assert_eq!(now.material.as_ref().unwrap().id(), ripe.material.as_ref().unwrap().id(), "the kernel keeps its keys too");
+    assert_eq!(
+        now.material.as_ref().unwrap().id(),
+        ripe.material.as_ref().unwrap().id(),
+        "the kernel keeps its keys too"
+    );
 }
 
 #[test]
