@@ -7,7 +7,7 @@ use crate::crypto::outer::Outer;
 use crate::crypto::wg::session;
 use crate::graph::packet::NONE;
 use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
-use crate::tunnel::keys::{Seal, Way};
+use crate::tunnel::keys::Seal;
 use crate::wire::ip::V6_HEADER;
 use softdpu_ebpf_common::walk::L3;
 use std::ops::Range;
@@ -55,7 +55,7 @@ fn seal_run(cx: &mut Cx<'_>, run: &mut [Packet]) -> bool {
     let (mut packets, mut bytes) = (0, 0);
     for packet in run.iter_mut() {
         let len = packet.frame.total_len() as u64;
-        match seal(cx, packet, way, &mut sealer) {
+        match seal(cx, packet, &mut sealer) {
             Ok(()) => {
                 packet.meta.sealed = true;
                 packets += 1;
@@ -84,9 +84,9 @@ enum Sealer<'a> {
 }
 
 #[inline]
-fn seal(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
+fn seal(cx: &mut Cx<'_>, packet: &mut Packet, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
     if packet.frame.is_chain() {
-        return seal_chain(cx, packet, way, sealer);
+        return seal_chain(cx, packet, sealer);
     }
     let place = 0..packet.frame.len();
     match sealer {
@@ -104,7 +104,7 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>
 
 /// A packet in several frames is gathered, sealed, and scattered over fresh ones.
 #[cold]
-fn seal_chain(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
+fn seal_chain(cx: &mut Cx<'_>, packet: &mut Packet, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
     const FRONT: usize = LINK_LEN + V6_HEADER + 64;
     let len = cx.pool.linearise(&packet.frame, &mut cx.scratch[FRONT..]).ok_or(DropReason::NoRoom)?;
     let place = FRONT..FRONT + len;

@@ -23,6 +23,7 @@ use crate::io::steer::{self, AttachMode, LoadOptions, Steer};
 use crate::io::umem::Umem;
 use crate::io::xdp::{XdpSpec, open_ports};
 use crate::plan::steering;
+use crate::tunnel;
 use anyhow::{Context, Result};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram;
@@ -67,7 +68,7 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     let workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
     let watcher = host.watch(&wakers).await?;
-    let path_mtu = tokio::spawn(tunnel::pmtu::listen(host.blueprint.shared.keys.clone(), clock::now));
+    let path_mtu = host.learn_path_mtu();
     let (handles, threads) = host.spawn(workers)?;
     let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, host.steer.take());
     let instance = Arc::new(instance);
@@ -277,6 +278,15 @@ impl Host {
             changed: Box::new(move || wakers.iter().for_each(Waker::wake)),
         };
         Ok(tokio::spawn(watch.start().await?))
+    }
+
+    /// Follows ICMP errors about what the tunnels send.
+    fn learn_path_mtu(&self) -> tokio::task::JoinHandle<()> {
+        let keys = self.blueprint.shared.keys.clone();
+        if self.nics.iter().all(Option::is_none) || self.blueprint.policy.tunnels.is_empty() {
+            return tokio::spawn(std::future::pending());
+        }
+        tokio::spawn(tunnel::pmtu::listen(keys, clock::now))
     }
 
     fn spawn(&self, workers: Vec<Ready>) -> Result<(Vec<WorkerHandle>, Vec<JoinHandle<()>>)> {
