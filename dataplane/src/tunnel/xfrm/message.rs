@@ -164,9 +164,7 @@ fn state(bytes: Bytes<'_>, fixed: usize) -> Option<State> {
             attr::ALG_AEAD => algorithm = aead(value)?,
             // Of a pair of ciphers the one that encrypts is named.
             attr::ALG_CRYPT => algorithm = other_cipher(value)?,
-            attr::ALG_AUTH | attr::ALG_AUTH_TRUNC | attr::ALG_COMP
-                if matches!(algorithm, Err(Unsupported::Larval)) =>
-            {
+            attr::ALG_AUTH | attr::ALG_AUTH_TRUNC | attr::ALG_COMP if matches!(algorithm, Err(Unsupported::Larval)) => {
                 algorithm = other_cipher(value)?;
             }
             attr::ENCAP if value.u16(0)? != ESP_IN_UDP => refuse = Some(Unsupported::Encapsulation(value.u16(0)?)),
