@@ -59,8 +59,10 @@ pub struct OutboundSa {
     df: Df,
     /// Added to the sequence number to make the IV.
     iv_offset: u64,
-    /// Last number that may be used.
-    last: u64,
+    /// Last number that may ever be used.
+    end: u64,
+    /// Last number that may be used now: within the lease, where there is one.
+    last: AtomicU64,
     key_id: KeyId,
     /// Next number to hand out; `last + 1` (0 past the 64-bit end) when all are used. On a cache line of its own: it is
     /// written all the time.
@@ -96,7 +98,8 @@ impl OutboundSa {
             entry: Entry::new(options.dscp, options.ecn),
             df: options.df,
             iv_offset,
-            last,
+            end: last,
+            last: AtomicU64::new(last),
             key_id: config.material.id(),
             next: Counter(AtomicU64::new(first)),
             account: Account::new(options.lifetime, options.added_ns, options.used),
@@ -125,6 +128,18 @@ impl OutboundSa {
     pub fn skip_to(&self, seq: u64) {
         let next = |now: u64| (now != 0).then(|| now.max(seq.saturating_add(1)).wrapping_add(1));
         let _ = self.next.0.try_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// Numbers up to `last` may be used from now on, and none beyond: for an association whose numbers another shares, and has
+    /// handed over up to there.
+    pub fn lease_to(&self, last: u64) {
+        self.last.store(last.min(self.end), Ordering::Relaxed);
+    }
+
+    /// How many numbers may still be handed out.
+    pub fn left(&self) -> u64 {
+        let next = self.next.0.load(Ordering::Relaxed);
+        if next == 0 { 0 } else { self.last.load(Ordering::Relaxed).wrapping_add(1).saturating_sub(next) }
     }
 
     /// What it has carried, its runs of the moment not included.
@@ -218,7 +233,8 @@ impl OutboundSa {
         let mut next = self.next.0.load(Ordering::Relaxed);
         loop {
             // `next` is 0 only when the 64-bit numbers have run out: the first is 1.
-            let left = if next == 0 || next > self.last { 0 } else { (self.last - next).saturating_add(1) };
+            let last = self.last.load(Ordering::Relaxed);
+            let left = if next == 0 || next > last { 0 } else { (last - next).saturating_add(1) };
             let granted = wanted.min(left);
             if granted == 0 {
                 return (next, 0);
@@ -397,9 +413,12 @@ impl<'a> Sealer<'a> {
         if self.left > 0 {
             return Ok(());
         }
+        if self.sa.last.load(Ordering::Relaxed) < self.sa.end {
+            return Err(SealError::Expired); // till the lease is renewed
+        }
         self.sa.account.end();
         let all = if self.sa.extended { u64::MAX } else { u32::MAX.into() };
-        Err(if self.sa.last < all { SealError::Expired } else { SealError::SeqExhausted })
+        Err(if self.sa.end < all { SealError::Expired } else { SealError::SeqExhausted })
     }
 }
 

@@ -9,13 +9,15 @@ use super::wireguard::device::Device;
 use super::wireguard::load::Limits;
 use super::wireguard::serve::{Handle, Options, Service};
 use super::wireguard::uapi::{AllowedIp, SetDevice, SetPeer, State};
-use super::{keepalive, pmtu};
+use super::{keepalive, pmtu, xfrm};
 use crate::config::policy::{Policy, TunnelKind, WireGuardTunnel};
 use crate::control::types::PeerStatus;
 use crate::crypto::keyfile;
 use crate::crypto::wg::PublicKey;
+use crate::host::fib::Fib;
 use crate::worker::clock;
 use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,6 +35,7 @@ pub struct Prepared {
 pub struct Control {
     publisher: Arc<Mutex<Publisher>>,
     wireguard: Vec<(usize, Handle)>,
+    xfrm: Option<xfrm::run::Handle>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -64,8 +67,24 @@ impl Prepared {
         publisher: Arc<Mutex<Publisher>>,
         events: Arc<Events>,
         steering: Arc<Steering>,
-    ) -> Control {
-        let mut control = Control { publisher: publisher.clone(), wireguard: Vec::new(), tasks: Vec::new() };
+        fib: Arc<ArcSwap<Fib>>,
+    ) -> Result<Control> {
+        let mut control =
+            Control { publisher: publisher.clone(), wireguard: Vec::new(), xfrm: None, tasks: Vec::new() };
+        for (at, tunnel) in policy.tunnels.iter().enumerate() {
+            let TunnelKind::Xfrm(policy) = &tunnel.kind else { continue };
+            let setup = xfrm::run::Setup {
+                tunnel: at,
+                name: tunnel.name.clone(),
+                fallback: policy.fallback,
+                publisher: publisher.clone(),
+                steering: steering.clone(),
+                fib: fib.clone(),
+            };
+            let (handle, run) = xfrm::run::start(setup).with_context(|| format!("tunnel `{}`", tunnel.name))?;
+            control.tasks.push(tokio::spawn(run));
+            control.xfrm = Some(handle);
+        }
         for (at, parts, service) in self.services {
             control.wireguard.push((at, service.handle()));
             let publish = publish(at, parts, publisher.clone(), steering.clone());
@@ -76,9 +95,10 @@ impl Prepared {
             control.tasks.push(tokio::spawn(pmtu::listen(keys, clock::now)));
         }
         control.tasks.push(tokio::spawn(keepalive::run(policy.clone(), publisher.clone())));
-        control.tasks.push(tokio::spawn(dispatch(events, publisher.clone(), control.wireguard.clone())));
+        let listeners = (control.wireguard.clone(), control.xfrm.clone());
+        control.tasks.push(tokio::spawn(dispatch(events, publisher.clone(), listeners)));
         control.tasks.push(tokio::spawn(sweep(publisher)));
-        control
+        Ok(control)
     }
 }
 
@@ -117,6 +137,11 @@ impl Control {
             }
         }
         all
+    }
+
+    /// What there is to say of tunnels, by the tunnel's index.
+    pub fn notes(&self) -> Vec<(usize, Vec<String>)> {
+        self.xfrm.iter().map(|xfrm| (xfrm.tunnel, xfrm.notes())).collect()
     }
 
     /// What became of WireGuard messages on the control side, by reason, over all tunnels.
@@ -187,13 +212,21 @@ fn first_settings(tunnel: &WireGuardTunnel) -> Result<SetDevice> {
 }
 
 /// Hands what workers tell to whom it concerns.
-async fn dispatch(events: Arc<Events>, publisher: Arc<Mutex<Publisher>>, wireguard: Vec<(usize, Handle)>) {
+async fn dispatch(
+    events: Arc<Events>,
+    publisher: Arc<Mutex<Publisher>>,
+    (wireguard, xfrm): (Vec<(usize, Handle)>, Option<xfrm::run::Handle>),
+) {
     loop {
         events.wait().await;
         while let Some(event) = events.pop() {
             let tunnel = usize::from(event.tunnel());
             if let Event::Moved { from, .. } = event {
                 esp_moved(&publisher, tunnel, from);
+            } else if let Event::Acquire { flow, .. } = event {
+                if let Some(xfrm) = &xfrm {
+                    xfrm.acquire(flow);
+                }
             } else if let Some((_, handle)) = wireguard.iter().find(|(at, _)| *at == tunnel) {
                 handle.events.pass(&event);
             }

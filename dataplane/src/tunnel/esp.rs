@@ -119,8 +119,9 @@ impl StaticEsp {
                 tunnel: self.tunnel,
                 way: 0,
                 local: self.local,
-                remote: self.remote,
+                remote: Some(self.remote),
                 may_move: port != 0,
+                state: None,
             }],
             keys: TunnelKeys { selector: Selector::Only, ways: vec![Some(Arc::new(way))] },
             ..Part::default()

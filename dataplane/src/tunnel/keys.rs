@@ -7,6 +7,8 @@ use crate::crypto::sadb::SpiIndex;
 use crate::crypto::wg::session::{self, Session};
 use crate::crypto::{InboundSa, OutboundSa};
 use crate::tunnel::wireguard::allowed::AllowedTable;
+use crate::tunnel::xfrm::model::State;
+use crate::tunnel::xfrm::selector::XfrmSelector;
 use crate::wire::pmtu::PathMtu;
 use softdpu_ebpf_common::walk::proto;
 use std::net::{IpAddr, SocketAddr};
@@ -38,10 +40,12 @@ pub struct EspIn {
     /// The way out to the same peer, for moved endpoints.
     pub way: u32,
     pub local: IpAddr,
-    /// Where it must come from; port 0 where it is not in UDP.
-    pub remote: SocketAddr,
+    /// Where it must come from, port 0 where it is not in UDP; `None`: from anywhere, as the kernel has it.
+    pub remote: Option<SocketAddr>,
     /// Behind a NAT the peer's address may change, and does so with an authentic packet.
     pub may_move: bool,
+    /// What the kernel's policies ask about a packet that it opened.
+    pub state: Option<Arc<State>>,
 }
 
 /// A WireGuard session and what it belongs to.
@@ -79,6 +83,8 @@ pub enum Selector {
     Only,
     /// The peer whose allowed IPs have the packet's destination.
     Allowed(Arc<AllowedTable>),
+    /// The state that the kernel's policies name for it.
+    Xfrm(Arc<XfrmSelector>),
 }
 
 /// A peer's way out: what seals for it, and where it is.
@@ -214,6 +220,11 @@ impl Keys {
     #[inline]
     pub fn esp(&self, spi: u32) -> Option<&EspIn> {
         self.inbound.get(self.by_spi.find(spi)?)
+    }
+
+    /// The number of the association with this SPI, in [`Self::inbound`].
+    pub fn esp_number(&self, spi: u32) -> Option<u32> {
+        self.by_spi.find(spi).map(|at| at as u32)
     }
 
     /// The WireGuard session that a packet with this receiver index belongs to.

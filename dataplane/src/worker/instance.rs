@@ -272,6 +272,9 @@ impl ControlSource for Instance {
         Box::pin(async move {
             let mut status = self.status_now();
             if let Some(tunnels) = &self.tunnels {
+                for (at, notes) in tunnels.notes() {
+                    status.tunnels[at].notes = notes;
+                }
                 for (at, peers) in tunnels.peers(&self.policy).await {
                     status.tunnels[at].peers = peers;
                 }

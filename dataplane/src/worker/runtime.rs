@@ -77,10 +77,13 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     host.blueprint.on_new_keys(Box::new(move || to_wake.iter().for_each(Waker::wake)));
     let (handles, threads) = host.spawn(workers)?;
     let steering = Arc::new(host.steering());
-    let tunnels = host.tunnels.take().map(|prepared| {
-        let blueprint = &host.blueprint;
-        prepared.start(&blueprint.policy, blueprint.publisher.clone(), blueprint.events.clone(), steering.clone())
-    });
+    let blueprint = &host.blueprint;
+    let (publisher, events, fib) =
+        (blueprint.publisher.clone(), blueprint.events.clone(), blueprint.shared.fib.clone());
+    let start = |prepared: tunnel::control::Prepared| {
+        prepared.start(&blueprint.policy, publisher, events, steering.clone(), fib)
+    };
+    let tunnels = host.tunnels.take().map(start).transpose()?;
     let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, tunnels);
     let instance = Arc::new(instance);
     tracing::info!(socket = %server.socket().display(), ports = host.facts.len(), workers = threads.len(), "running");
