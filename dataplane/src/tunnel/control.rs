@@ -71,8 +71,10 @@ impl Prepared {
             let publish = publish(at, parts, publisher.clone(), steering.clone());
             control.tasks.push(tokio::spawn(service.run(publish)));
         }
-        let keys = lock(&publisher).keys();
-        control.tasks.push(tokio::spawn(pmtu::listen(keys, clock::now)));
+        if !policy.tunnels.is_empty() {
+            let keys = lock(&publisher).keys();
+            control.tasks.push(tokio::spawn(pmtu::listen(keys, clock::now)));
+        }
         control.tasks.push(tokio::spawn(keepalive::run(policy.clone(), publisher.clone())));
         control.tasks.push(tokio::spawn(dispatch(events, publisher.clone(), control.wireguard.clone())));
         control.tasks.push(tokio::spawn(sweep(publisher)));
