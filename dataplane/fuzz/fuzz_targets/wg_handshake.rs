@@ -67,7 +67,7 @@ enum Input<'a> {
         now: u64,
     },
     Flood {
-        sources: &'a [(u64, u16)],
+        sources: Vec<(u64, u16)>,
     },
 }
 
@@ -142,7 +142,7 @@ fuzz_target!(|input: Input| {
             let mut limiter = RateLimiter::new(16);
             for (now, source) in sources {
                 let [a, b] = source.to_be_bytes();
-                let _ = limiter.allow([10, 0, a, b].into(), *now);
+                let _ = limiter.allow([10, 0, a, b].into(), now);
                 assert!(limiter.len() <= 16);
             }
         }

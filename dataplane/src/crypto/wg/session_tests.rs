@@ -15,7 +15,6 @@ use super::session::{OVERHEAD, OpenError, Opened, Plain, SealError, Session, WIN
 use super::{Activity, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_TIME};
 use crate::crypto::esp::LINK_LEN;
 use crate::crypto::outer::{Encapsulation, Endpoints, Outer};
-use crate::crypto::secret::Secret;
 use crate::crypto::testing::{TestFrame, checksum, ipv4, ipv6};
 
 const UDP: Encapsulation = Encapsulation::Udp { source: 51_820, destination: 51_821 };
@@ -32,12 +31,8 @@ fn outer(v6: bool) -> Outer {
 
 /// Both ends of a session, without the handshake.
 fn ends() -> (Session, Session) {
-    let of = |local_index, remote_index, send: u8, receive: u8, initiator| {
-        let (send, receive) = (Secret::new(&[send; 32]), Secret::new(&[receive; 32]));
-        let keys = SessionKeys { local_index, remote_index, send, receive, initiator };
-        Session::new(keys, 0, Arc::default())
-    };
-    (of(10, 20, 1, 2, true), of(20, 10, 2, 1, false))
+    let (ours, theirs) = SessionKeys::made_up();
+    (Session::new(ours, 0, Arc::default()), Session::new(theirs, 0, Arc::default()))
 }
 
 fn plain(len: usize, tos: u8) -> Plain {
