@@ -6,6 +6,7 @@ mod interop;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Check everything: format, lints, all tests, a short fuzz run
     Test(test::Arguments),
+    /// Run the tests that need a kernel of their own, in a virtual machine
+    Vm(vm::Arguments),
     /// Make the table of peers of what the tests found
     Interop(interop::Arguments),
     /// Run the benches (release build)
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         }),
         Verb::Demo(arguments) => demo::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
+        Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Interop(arguments) => interop::main(&arguments),
         Verb::Bench(arguments) => bench(&arguments),
     };

@@ -22,9 +22,18 @@ fn flow(host: &str, class: &str) -> FlowInfo {
 }
 
 impl ControlSource for Fake {
-    fn status(&self) -> Status {
+    fn rekey<'a>(&'a self, tunnel: &'a str, peer: Option<&'a str>) -> BoxFuture<'a, anyhow::Result<usize>> {
+        Box::pin(async move {
+            anyhow::ensure!(tunnel == "wg0", "no tunnel is called `{tunnel}`");
+            Ok(if peer.is_some() { 1 } else { 3 })
+        })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Status> {
         let workers = vec![WorkerStatus { state: "running".into(), ..WorkerStatus::default() }];
-        Status { name: "edge-a".into(), version: "1.2.3".into(), uptime_s: 2.5, workers, ..Status::default() }
+        let status =
+            Status { name: "edge-a".into(), version: "1.2.3".into(), uptime_s: 2.5, workers, ..Status::default() };
+        Box::pin(async move { status })
     }
 
     fn counters(&self) -> Snapshot {

@@ -35,6 +35,8 @@ pub struct Meta {
     pub compress: bool,
     /// What ESP's next header says (opened), or will say (to be sealed); 0: the packet's own family.
     pub next_header: u8,
+    /// Put together from fragments, to be sealed: it was cut for the path, and is cut again behind `seal`.
+    pub joined: bool,
     /// Went through `seal`.
     pub sealed: bool,
     /// DSCP and ECN byte of the outer header it came in.
@@ -57,6 +59,7 @@ impl Meta {
             fate: Fate::Go,
             compress: false,
             next_header: 0,
+            joined: false,
             sealed: false,
             outer_tos: 0,
             tunnel_in: NONE,

@@ -142,9 +142,14 @@ impl Socket {
     /// Opens, fills and binds. `fill` is called before bind with the fill ring, and commits what it puts: some drivers
     /// (ice, i40e) take buffers at bind and not again. The UMEM is registered with the first socket; later ones, of any
     /// interface and queue, share it (kernel 5.10) with rings of their own.
+    ///
+    /// Binds in one of the [`ways`]; for another, open anew. The kernel notes `XDP_USE_SG` in the UMEM's registration even
+    /// where the bind then fails, and holds sockets that share it to that (`xp_assign_dev`): with the same registration bound
+    /// without it, no second interface could join.
     pub fn open(
         umem: &Arc<Umem>,
         spec: &SocketSpec,
+        way: Way,
         fill: impl FnOnce(&mut Producer<u64>),
     ) -> Result<(Self, Ends), IoError> {
         let SocketSpec { queue, ring, .. } = *spec;
@@ -217,14 +222,13 @@ impl Socket {
         fill(&mut fill_ring);
         let shared = lender.is_some();
         let multi_buffer = match &lender {
-            // Modes are the lender's; the kernel takes no other flag here.
+            // The kernel takes no other flag here.
             Some(lender) => {
                 bind(raw, ifindex, queue, libc::XDP_SHARED_UMEM, lender.as_raw_fd()).map(|()| umem.multi_buffer())
             }
             None => {
-                // Whether a packet of the interface's MTU, with two VLAN tags, fits one chunk.
-                let longest = mtu(&spec.interface).map_err(fail("read MTU"))? + 22;
-                bind_first(raw, ifindex, spec, longest <= umem.chunk_size() - HEADROOM as u32)
+                let flags = libc::XDP_USE_NEED_WAKEUP | way.0;
+                bind(raw, ifindex, queue, flags, 0).map(|()| way.0 & libc::XDP_USE_SG != 0)
             }
         }
         .map_err(fail("bind"))?;
@@ -299,37 +303,44 @@ fn ifindex(interface: &str) -> Result<u32, IoError> {
     }
 }
 
-/// Binds with what was asked, the best first. Returns whether multi-buffer is on.
+/// One way to bind: flags of `XDP_ZEROCOPY`, `XDP_COPY` and `XDP_USE_SG`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way(u16);
+
+/// What may be bound with what was asked, the best first.
 ///
 /// Zero-copy is named rather than left to the kernel (no flag): asked for both, the kernel gives multi-buffer in copy mode
 /// where the driver has zero-copy without multi-buffer, and some drivers fail hard instead of falling back.
-fn bind_first(fd: RawFd, ifindex: u32, spec: &SocketSpec, one_buffer: bool) -> io::Result<bool> {
+///
+/// # Errors
+/// When the interface's MTU cannot be read.
+pub fn ways(umem: &Umem, spec: &SocketSpec) -> Result<Vec<Way>, IoError> {
     const SG: u16 = libc::XDP_USE_SG;
+    if umem.lender().is_some() {
+        // Modes are the lender's.
+        return Ok(vec![Way(0)]);
+    }
     let mut ways = Vec::with_capacity(4);
     if spec.zero_copy != ZeroCopy::Never {
-        ways.push(libc::XDP_ZEROCOPY | SG);
-        if one_buffer {
-            ways.push(libc::XDP_ZEROCOPY);
+        ways.push(Way(libc::XDP_ZEROCOPY | SG));
+        // Whether a packet of the interface's MTU, with two VLAN tags, fits one chunk.
+        ifindex(&spec.interface)?;
+        let longest = mtu(&spec.interface).map_err(|e| spec.error("read MTU", e))? + 22;
+        if longest <= umem.chunk_size() - HEADROOM as u32 {
+            ways.push(Way(libc::XDP_ZEROCOPY));
         }
     }
     if spec.zero_copy != ZeroCopy::Require {
         // The second for kernels before 6.6, which have no multi-buffer.
-        ways.extend([libc::XDP_COPY | SG, libc::XDP_COPY]);
+        ways.extend([Way(libc::XDP_COPY | SG), Way(libc::XDP_COPY)]);
     }
-    let mut result = Err(io::Error::from_raw_os_error(libc::EINVAL));
-    for way in ways {
-        match bind(fd, ifindex, spec.queue, libc::XDP_USE_NEED_WAKEUP | way, 0) {
-            Ok(()) => return Ok(way & SG != 0),
-            Err(e) => {
-                let hopeless = [libc::EBUSY, libc::EPERM, libc::ENODEV, libc::ENETDOWN];
-                if e.raw_os_error().is_some_and(|n| hopeless.contains(&n)) {
-                    return Err(e);
-                }
-                result = Err(e);
-            }
-        }
-    }
-    result
+    Ok(ways)
+}
+
+/// Whether another way may do where this one failed.
+pub fn may_do_otherwise(error: &IoError) -> bool {
+    let hopeless = [libc::EBUSY, libc::EPERM, libc::ENODEV, libc::ENETDOWN];
+    matches!(error, IoError::Socket { step: "bind", .. }) && error.errno().is_some_and(|n| !hopeless.contains(&n))
 }
 
 /// The interface's MTU in bytes.

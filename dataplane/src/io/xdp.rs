@@ -9,7 +9,7 @@ use super::frame::Frame;
 use super::pool::FramePool;
 use super::port::{PortStats, Rings};
 use super::queues::{Queues, lend};
-use super::socket::{BindMode, KernelStats, Socket, SocketSpec, ZeroCopy};
+use super::socket::{self, BindMode, KernelStats, Socket, SocketSpec, ZeroCopy};
 
 /// Descriptors that one sendto takes in copy mode on kernels before 6.17.
 const SMALLEST_BUDGET: u32 = 32;
@@ -96,14 +96,20 @@ impl XdpPort {
         let wanted = if spec.fill == 0 { pool.total() / 2 } else { spec.fill };
         let fill_target = wanted.clamp(1, ring * 2);
         let umem = pool.umem().clone();
-        let opened = Socket::open(&umem, &spec.socket, |ring| {
-            lend(pool, id, ring, fill_target);
-        });
-        let (socket, ends) = match opened {
-            Ok(opened) => opened,
-            Err(e) => {
-                pool.reclaim(id);
-                return Err(e);
+        let mut ways = socket::ways(&umem, &spec.socket)?.into_iter().peekable();
+        let (socket, ends) = loop {
+            let way = ways.next().expect("there is always one way, and none after the last");
+            let opened = Socket::open(&umem, &spec.socket, way, |ring| {
+                lend(pool, id, ring, fill_target);
+            });
+            match opened {
+                Ok(opened) => break opened,
+                Err(e) => {
+                    pool.reclaim(id);
+                    if ways.peek().is_none() || !socket::may_do_otherwise(&e) {
+                        return Err(e);
+                    }
+                }
             }
         };
         let queues = Queues::new(ends, id, fill_target, socket.multi_buffer());

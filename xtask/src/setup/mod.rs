@@ -24,16 +24,32 @@ pub struct Arguments {
     json: bool,
 }
 
-/// What something is needed for. Each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// What something is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Need {
     /// Building softdpu with its XDP program.
     Build,
     /// The demo: namespaces, real applications.
     Run,
+    /// Other makes of IPsec and WireGuard, which the tests talk to.
+    Peers,
     /// The tests: strangers that check our packets, the fuzzer.
     Test,
+    /// The tests that run in a virtual machine: QEMU, and what goes into it.
+    Vm,
+}
+
+impl Need {
+    /// Whether who needs this needs `other` too. The tests do without a virtual machine where none can be had.
+    pub fn includes(self, other: Self) -> bool {
+        match other {
+            Self::Build => true,
+            Self::Run => self != Self::Build,
+            Self::Peers => !matches!(self, Self::Build | Self::Run),
+            Self::Test | Self::Vm => self == other,
+        }
+    }
 }
 
 /// One thing that must be there.
@@ -55,7 +71,7 @@ fn look(need: Need) -> Vec<Item> {
     items.extend(programs::look());
     items.extend(peers::look());
     items.push(toolchain::look_fuzz());
-    items.retain(|item| item.need <= need);
+    items.retain(|item| need.includes(item.need));
     items
 }
 
@@ -70,8 +86,10 @@ fn missing(need: Need) -> Vec<Item> {
 pub fn main(arguments: &Arguments) -> Result<bool> {
     if !arguments.check {
         install(Need::Test)?;
+        install(Need::Vm)?;
     }
-    let items = look(Need::Test);
+    let mut items = look(Need::Test);
+    items.extend(look(Need::Vm).into_iter().filter(|item| item.need == Need::Vm));
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&items)?);
     } else {
@@ -124,9 +142,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_need_includes_the_one_before() {
+    fn each_need_has_what_it_is_built_on() {
         let (build, run, test) = (look(Need::Build), look(Need::Run), look(Need::Test));
         assert!(build.len() < run.len() && run.len() < test.len());
+        let vm = look(Need::Vm);
+        assert!(vm.len() > run.len() && vm.iter().all(|item| item.need != Need::Test));
+        assert!(test.iter().all(|item| item.need != Need::Vm));
         assert!(test.iter().all(|item| !item.why.is_empty() && !item.how.is_empty()));
     }
 }

@@ -35,7 +35,7 @@ pub fn look() -> Vec<Item> {
 /// When one does not build.
 pub fn install(need: Need) -> Result<()> {
     for (program, what, time, why) in CRATES {
-        if need < Need::Test || peers::find(program).is_some() {
+        if !need.includes(Need::Test) || peers::find(program).is_some() {
             continue;
         }
         say(&format!("cargo install {what} ({why}; takes {time})"));

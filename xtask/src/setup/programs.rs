@@ -15,7 +15,7 @@ macro_rules! plugin {
 }
 
 /// Program (or a file, where the path is absolute), Debian package, need, why.
-const PROGRAMS: [(&str, &str, Need, &str); 24] = [
+const PROGRAMS: [(&str, &str, Need, &str); 28] = [
     ("ip", "iproute2", Need::Run, "makes namespaces and links"),
     ("ethtool", "ethtool", Need::Run, "sets offloads of links"),
     ("bpftool", "bpftool", Need::Run, "finds XDP programs left behind"),
@@ -33,13 +33,17 @@ const PROGRAMS: [(&str, &str, Need, &str); 24] = [
     ("/usr/bin/python3", "python3-minimal", Need::Test, "runs Scapy"),
     ("nft", "nftables", Need::Test, "filters in tests"),
     ("g++", "g++", Need::Test, "builds libFuzzer"),
-    ("wg", "wireguard-tools", Need::Test, "configures WireGuard peers, and ours"),
-    ("wireguard-go", "wireguard-go", Need::Test, "WireGuard peer of another make"),
-    ("/usr/lib/ipsec/charon", "strongswan-charon", Need::Test, "IPsec peer of another make: its IKE daemon"),
-    ("swanctl", "strongswan-swanctl", Need::Test, "configures it"),
-    (plugin!("kernel-libipsec"), "libcharon-extra-plugins", Need::Test, "its ESP in user space"),
-    (plugin!("openssl"), "libstrongswan-standard-plugins", Need::Test, "its fast ciphers"),
-    (plugin!("chapoly"), "libstrongswan-extra-plugins", Need::Test, "its ChaCha20-Poly1305 and Curve25519"),
+    ("wg", "wireguard-tools", Need::Peers, "configures WireGuard peers, and ours"),
+    ("wireguard-go", "wireguard-go", Need::Peers, "WireGuard peer of another make"),
+    ("/usr/lib/ipsec/charon", "strongswan-charon", Need::Peers, "IPsec peer of another make: its IKE daemon"),
+    ("swanctl", "strongswan-swanctl", Need::Peers, "configures it"),
+    (plugin!("kernel-libipsec"), "libcharon-extra-plugins", Need::Peers, "its ESP in user space"),
+    (plugin!("openssl"), "libstrongswan-standard-plugins", Need::Peers, "its fast ciphers"),
+    (plugin!("chapoly"), "libstrongswan-extra-plugins", Need::Peers, "its ChaCha20-Poly1305 and Curve25519"),
+    ("qemu-system-x86_64", "qemu-system-x86", Need::Vm, "the virtual machine"),
+    ("busybox", "busybox-static", Need::Vm, "the VM's shell"),
+    ("kmod", "kmod", Need::Vm, "loads the VM's modules"),
+    ("xz", "xz-utils", Need::Vm, "unpacks the VM's modules"),
 ];
 
 /// Looks for each.
@@ -66,8 +70,11 @@ pub fn look() -> Vec<Item> {
 /// When apt fails.
 pub fn install(need: Need) -> Result<()> {
     let items = look();
-    let wanted: Vec<&str> =
-        items.iter().filter(|item| item.need <= need && item.found.is_none()).map(|item| item.what.as_str()).collect();
+    let wanted: Vec<&str> = items
+        .iter()
+        .filter(|item| need.includes(item.need) && item.found.is_none())
+        .map(|item| item.what.as_str())
+        .collect();
     if wanted.is_empty() {
         return Ok(());
     }

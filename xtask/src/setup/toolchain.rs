@@ -93,7 +93,7 @@ pub fn install(need: Need) -> Result<()> {
         say(&format!("{words} (links the XDP program; takes about two minutes)"));
         ensure!(run::loud(&mut command)?, "bpf-linker does not build");
     }
-    if need >= Need::Test && cargo_fuzz().is_none() {
+    if need.includes(Need::Test) && cargo_fuzz().is_none() {
         let words = look_fuzz().how;
         say(&format!("{words} (runs the fuzz targets; takes about two minutes)"));
         ensure!(run::loud(run::cargo().args(words.split(' ').skip(1)))?, "cargo-fuzz does not build");

@@ -53,6 +53,25 @@ impl NetNs {
         process::run(&mut command, PATIENCE)?.ok().with_context(|| process::describe(&command))
     }
 
+    /// Takes the link with a MAC address out of the caller's namespace and names it. A device goes back there by itself when
+    /// the namespace goes, if it is no virtual one.
+    ///
+    /// # Errors
+    /// When there is no such link within a few seconds: links of a namespace that just went take a moment to come back.
+    pub fn take_link(&self, mac: &str, name: &str) -> Result<()> {
+        let find = || {
+            let links = std::fs::read_dir("/sys/class/net").ok()?.flatten();
+            let mut links = links.filter(|link| {
+                std::fs::read_to_string(link.path().join("address")).is_ok_and(|address| address.trim() == mac)
+            });
+            links.next()?.file_name().into_string().ok()
+        };
+        let link = process::eventually(Duration::from_secs(5), find).with_context(|| format!("no link has {mac}"))?;
+        let mut command = Command::new("ip");
+        command.args(["link", "set", "dev", &link, "netns", &self.name, "name", name]);
+        process::run(&mut command, PATIENCE)?.ok().with_context(|| process::describe(&command)).map(|_| ())
+    }
+
     /// A command that will run inside. Unlike `ip netns exec` it keeps the caller's mounts, and the child ends with us.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let fd = self.file.as_raw_fd();

@@ -57,6 +57,8 @@ pub struct Options {
     pub on_loss: &'static str,
     /// Queues of each port, and so workers.
     pub queues: u8,
+    /// `auto`, `never` or `require`, for both ports.
+    pub zero_copy: &'static str,
     /// Lines put at the head of the file: other keys of the top level.
     pub head: String,
 }
@@ -71,6 +73,7 @@ impl Default for Options {
             compress: true,
             on_loss: "drop",
             queues: 1,
+            zero_copy: "auto",
             head: String::new(),
         }
     }
@@ -200,7 +203,10 @@ compress = "{compress}"
 fn port_table(name: &str, options: &Options) -> String {
     match options.ports {
         Ports::Xdp => {
-            format!("\n[[port]]\nname = \"{name}\"\ninterface = \"{name}\"\nqueues = {}\n", options.queues)
+            let Options { queues, zero_copy, .. } = options;
+            format!(
+                "\n[[port]]\nname = \"{name}\"\ninterface = \"{name}\"\nqueues = {queues}\nzero_copy = \"{zero_copy}\"\n"
+            )
         }
         Ports::Pcap => format!("\n[[port]]\nname = \"{name}\"\nkind = \"pcap\"\n"),
     }

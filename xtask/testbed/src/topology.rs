@@ -40,12 +40,15 @@ pub struct Options {
     pub offload: bool,
     /// Queues of each port of the edges.
     pub queues: u8,
+    /// Links are those of the VM of `cargo xtask vm`, each a pair of virtio devices, in place of veths. The edges are then on
+    /// one link and nothing is on the wire.
+    pub virtio: bool,
 }
 
 impl Options {
     /// MTU 1500 everywhere, offload on, one queue.
     pub fn new(tag: &str) -> Self {
-        Self { tag: tag.to_owned(), apps_mtu: 1500, uplink_mtu: 1500, offload: true, queues: 1 }
+        Self { tag: tag.to_owned(), apps_mtu: 1500, uplink_mtu: 1500, offload: true, queues: 1, virtio: false }
     }
 }
 
@@ -91,6 +94,20 @@ impl Topology {
         self.wire.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
         self.wire.ip("link add wire type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
         let (apps, uplink) = (options.apps_mtu, options.uplink_mtu);
+        if options.virtio {
+            for (hub, end, ns, name, mtu) in [
+                (1, 1, &self.client, "eth0", apps),
+                (1, 2, &self.edge_a, "apps", apps),
+                (2, 1, &self.edge_a, "uplink", uplink),
+                (2, 2, &self.edge_b, "uplink", uplink),
+                (3, 1, &self.edge_b, "apps", apps),
+                (3, 2, &self.server, "eth0", apps),
+            ] {
+                ns.take_link(&format!("52:54:00:00:{hub:02x}:{end:02x}"), name)?;
+                ns.ip(&format!("link set dev {name} mtu {mtu} up"))?;
+            }
+            return Ok(());
+        }
         self.pair(&self.edge_a, "apps", &self.client, "eth0", apps, options.queues)?;
         self.pair(&self.edge_b, "apps", &self.server, "eth0", apps, options.queues)?;
         self.pair(&self.edge_a, "uplink", &self.wire, "to-a", uplink, options.queues)?;
