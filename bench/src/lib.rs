@@ -20,3 +20,4 @@ pub mod steer;
 pub mod stop;
 pub mod tunnels;
 pub mod veth;
+pub mod wg;

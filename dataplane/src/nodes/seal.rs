@@ -45,7 +45,10 @@ fn seal_run(cx: &mut Cx<'_>, run: &mut [Packet]) -> bool {
     let Some(way) = run.first().and_then(|packet| cx.way(packet)) else { return refuse(run, DropReason::NotSealed) };
     let mut sealer = match &way.seal {
         Seal::Nothing => return refuse(run, DropReason::NoSession),
-        Seal::Esp(sa) => Sealer::Esp(sa.sealer_at(count, cx.now)),
+        Seal::Esp(out) => Sealer::Esp(match &out.via {
+            None => out.sa.sealer_at(count, cx.now),
+            Some(outer) => out.sa.sealer_at(count, cx.now).via(outer),
+        }),
         Seal::WireGuard(out) => match out.session(cx.now) {
             Some(session) => Sealer::WireGuard(session.sealer(count, cx.now), &out.outer),
             None => return refuse(run, DropReason::NoSession),

@@ -26,6 +26,19 @@ pub enum Event {
     Confirmed { tunnel: u16, index: u32 },
 }
 
+impl Event {
+    /// Index of the tunnel that it is about.
+    pub fn tunnel(&self) -> u16 {
+        match self {
+            Self::Handshake { tunnel, .. }
+            | Self::Wanted { tunnel, .. }
+            | Self::Moved { tunnel, .. }
+            | Self::Roamed { tunnel, .. }
+            | Self::Confirmed { tunnel, .. } => *tunnel,
+        }
+    }
+}
+
 /// A handshake message, copied out of its frame.
 #[derive(Clone, Debug)]
 pub struct Message {

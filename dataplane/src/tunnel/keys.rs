@@ -95,8 +95,16 @@ pub struct Way {
 pub enum Seal {
     /// No session yet, or none any more: packets wait.
     Nothing,
-    Esp(Arc<OutboundSa>),
+    Esp(EspOut),
     WireGuard(Box<WgOut>),
+}
+
+/// An association to send with.
+#[derive(Clone, Debug)]
+pub struct EspOut {
+    pub sa: Arc<OutboundSa>,
+    /// In place of the association's own outer header: the peer has moved.
+    pub via: Option<Box<Outer>>,
 }
 
 /// A WireGuard peer's sessions to send with.
@@ -157,7 +165,7 @@ impl Way {
     /// Seals what packets carry, behind their own headers: a fragment cannot be sealed so (RFC 4303 §3.1.1).
     #[inline]
     pub fn is_transport(&self) -> bool {
-        matches!(&self.seal, Seal::Esp(sa) if sa.mode() == Mode::Transport)
+        matches!(&self.seal, Seal::Esp(out) if out.sa.mode() == Mode::Transport)
     }
 
     /// Longest inner packet, in bytes, whose sealed packet is within `mtu` (of the path, IP header included).
@@ -165,7 +173,10 @@ impl Way {
     pub fn max_inner(&self, mtu: usize) -> usize {
         match &self.seal {
             Seal::Nothing => mtu,
-            Seal::Esp(sa) => sa.max_inner(mtu),
+            Seal::Esp(out) => match &out.via {
+                None => out.sa.max_inner(mtu),
+                Some(outer) => out.sa.max_inner_via(outer, mtu),
+            },
             Seal::WireGuard(out) => session::max_inner(&out.outer, mtu),
         }
     }
