@@ -23,9 +23,9 @@ use crate::report::{Bound, Section, Target};
 
 const LENGTHS: [usize; 3] = [64, 512, 1400];
 /// Frames the cases walk over, and packets per batch.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 const CHUNK: usize = 2048;
-const LINK: usize = 14;
+pub(crate) const LINK: usize = 14;
 const SPI: u32 = 0x1001;
 const TAG: usize = 16;
 /// Outer IPv4, SPI and sequence number, IV: what is between the link header and the text.
@@ -72,29 +72,29 @@ pub fn run(effort: Effort) -> Result<(Vec<Section>, Vec<Target>)> {
 }
 
 /// Chunks as a UMEM has them.
-struct Frames {
+pub(crate) struct Frames {
     memory: Vec<u8>,
 }
 
 impl Frames {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Written once, so that the pages are there.
         Self { memory: vec![0x5a; BATCH * CHUNK] }
     }
 
-    fn memory(&mut self) -> Memory {
+    pub(crate) fn memory(&mut self) -> Memory {
         Memory(NonNull::from(&mut *self.memory).cast())
     }
 }
 
 /// The frames' memory, lent to the cases of one comparison, which run one after the other and never together.
 #[derive(Clone, Copy)]
-struct Memory(NonNull<u8>);
+pub(crate) struct Memory(NonNull<u8>);
 
 impl Memory {
     /// Lends chunk `i` with a packet in `off..off + len` to `work`.
     #[inline]
-    fn with_frame<T>(self, i: usize, off: usize, len: usize, work: impl FnOnce(&mut Frame) -> T) -> T {
+    pub(crate) fn with_frame<T>(self, i: usize, off: usize, len: usize, work: impl FnOnce(&mut Frame) -> T) -> T {
         // SAFETY: `i` is below BATCH at every caller, `Frames` outlives the cases, and no other token or slice exists while
         // this one does: cases run one after the other and keep none.
         let mut frame =
@@ -106,7 +106,7 @@ impl Memory {
 
     /// Lends bytes of chunk `i` to `work`.
     #[inline]
-    fn with_bytes<T>(self, i: usize, place: std::ops::Range<usize>, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    pub(crate) fn with_bytes<T>(self, i: usize, place: std::ops::Range<usize>, work: impl FnOnce(&mut [u8]) -> T) -> T {
         // SAFETY: as above; `place` is within CHUNK at every caller.
         work(unsafe { std::slice::from_raw_parts_mut(self.0.add(i * CHUNK + place.start).as_ptr(), place.len()) })
     }

@@ -11,7 +11,7 @@ use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
-use softdpu_bench::{aead, esp, graph, idle, memory, session, steer, stop, tunnels, veth};
+use softdpu_bench::{aead, esp, esp_many, graph, idle, memory, session, steer, stop, tunnels, veth, wg};
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
 #[derive(Parser)]
@@ -48,6 +48,8 @@ enum What {
     Aead,
     /// ESP seal and open against bare `ring`.
     Esp,
+    /// WireGuard seal and open against bare `ring`.
+    Wg,
     /// The graph in memory, rings, flow look-up.
     Graph,
     /// CPU of an instance without traffic (root).
@@ -133,6 +135,14 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     if wanted(What::Esp) && !stop::asked() {
         let (sections, targets) = esp::run(effort)?;
+        report.sections.extend(sections);
+        report.targets.extend(targets);
+        let (section, targets) = esp_many::run(effort, 10_000)?;
+        report.sections.push(section);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Wg) && !stop::asked() {
+        let (sections, targets) = wg::run(effort)?;
         report.sections.extend(sections);
         report.targets.extend(targets);
     }

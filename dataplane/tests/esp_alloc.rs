@@ -11,7 +11,6 @@ use softdpu::crypto::esp::{Inner, LINK_LEN, NEXT_IPCOMP, NEXT_IPV4, NEXT_NONE, O
 use softdpu::crypto::inbound::Sequence;
 use softdpu::crypto::outbound::Start;
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
-use softdpu::crypto::sadb::Sadb;
 use softdpu::crypto::{
     Cipher, InboundConfig, InboundOptions, InboundSa, KeyMaterial, OutboundConfig, OutboundOptions, OutboundSa,
 };
@@ -81,7 +80,7 @@ fn nothing_on_the_packet_path_allocates() {
             window: 4096,
             options: InboundOptions::default(),
         };
-        let mut sadb = Sadb::new(vec![(0, InboundSa::new(&config).unwrap())], [Some(out.into())]).unwrap();
+        let sa = InboundSa::new(&config).unwrap();
         let (mut compressor, mut decompressor) = (Compressor::new(), Decompressor::new(65_535));
         let mut flow = Governor::default();
         let packets: Vec<Vec<u8>> = (0..120).map(|i| packet(40 + i * 13 % 1400, i % 3 != 0)).collect();
@@ -99,10 +98,9 @@ fn nothing_on_the_packet_path_allocates() {
                 inner = Inner { place, next_header: NEXT_IPCOMP, tos: 0 };
                 compressed += 1;
             }
-            let sa = &sadb.outbound(0).unwrap().sa;
-            sa.sealer(2).seal(&mut frame, &inner).unwrap();
+            out.sealer_at(2, 1).seal(&mut frame, &inner).unwrap();
             let headers = walked(&frame, 0x1001);
-            let (_, got) = sadb.open(&mut frame, &headers).unwrap();
+            let got = sa.opener_at(1).open(&mut frame, &headers).unwrap();
             let same = if got.next_header == NEXT_IPCOMP {
                 let got = decompressor.decompress(&mut frame, got.place).unwrap();
                 frame.bytes()[got.place] == packet[..]
@@ -112,15 +110,11 @@ fn nothing_on_the_packet_path_allocates() {
             assert!(same);
             opened += 1;
             // The ways that fail must not allocate either: a replay of what is no longer there, a dummy, rubbish.
-            assert!(sadb.open(&mut frame, &headers).is_err());
+            assert!(sa.open(&mut frame, &headers).is_err());
             let whole = frame.len();
-            sadb.outbound(0)
-                .unwrap()
-                .sa
-                .seal(&mut frame, &Inner { place: LINK_LEN..whole, next_header: NEXT_NONE, tos: 0 })
-                .unwrap();
+            out.seal(&mut frame, &Inner { place: LINK_LEN..whole, next_header: NEXT_NONE, tos: 0 }).unwrap();
             let headers = walked(&frame, 0x1001);
-            assert_eq!(sadb.open(&mut frame, &headers), Err(OpenError::Dummy));
+            assert_eq!(sa.open(&mut frame, &headers), Err(OpenError::Dummy));
             assert!(decompressor.decompress(&mut frame, 0..30).is_err());
             frame.into_index();
         }

@@ -1,5 +1,5 @@
 //! ESP against Scapy's IPsec: it decrypts what we sealed, we open what it encrypted. All ciphers, IPv4 and IPv6
-//! outside, with and without UDP, with 32-bit and extended sequence numbers.
+//! outside, with and without UDP, with 32-bit and extended sequence numbers, tunnel and transport mode.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;
@@ -8,13 +8,14 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use softdpu::crypto::esp::{Inner, LINK_LEN, NEXT_IPV4, NEXT_IPV6};
+use softdpu::crypto::esp::{Inner, LINK_LEN, Mode, NEXT_IPV4, NEXT_IPV6};
 use softdpu::crypto::inbound::Sequence;
 use softdpu::crypto::outbound::Start;
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
 use softdpu::crypto::{
     Cipher, InboundConfig, InboundOptions, InboundSa, KeyMaterial, OutboundConfig, OutboundOptions, OutboundSa,
 };
+use softdpu_ebpf_common::walk::walk_ip;
 
 const SPI: u32 = 0xdead_beef;
 const SEQ: u32 = 41;
@@ -55,6 +56,7 @@ struct Case {
     high: Option<u32>,
     inner_v6: bool,
     len: usize,
+    mode: Mode,
 }
 
 impl Case {
@@ -64,8 +66,10 @@ impl Case {
             for bits in 0..4 {
                 for high in [None, Some(0), Some(0x0102_0304)] {
                     let (v6, udp) = (bits & 1 != 0, bits & 2 != 0);
-                    let len = 60 + all.len() * 37; // every padding, up to about 1,400 bytes
-                    all.push(Case { cipher, v6, udp, high, inner_v6: all.len() % 2 == 1, len });
+                    let len = 60 + all.len() * 18; // every padding, up to about 1,400 bytes
+                    let inner_v6 = all.len() / 2 % 2 == 1;
+                    all.push(Case { cipher, v6, udp, high, inner_v6, len, mode: Mode::Tunnel });
+                    all.push(Case { cipher, v6, udp, high, inner_v6: v6, len: len + 2, mode: Mode::Transport });
                 }
             }
         }
@@ -132,7 +136,7 @@ impl Case {
             },
             extended: self.high.is_some(),
             start: Start::At { seq: self.seq(), iv_offset: 0x77 },
-            options: OutboundOptions::default(),
+            options: OutboundOptions { mode: self.mode, ..OutboundOptions::default() },
         })
         .unwrap();
         let inner = self.inner();
@@ -156,13 +160,10 @@ impl Case {
             "local": local,
             "remote": remote,
             "udp": self.udp,
+            "transport": self.mode == Mode::Transport,
             "iv": to_hex(&self.seq().to_be_bytes()),
             "packet": to_hex(packet),
         })
-    }
-
-    fn esp_off(&self) -> usize {
-        (if self.v6 { 40 } else { 20 }) + (if self.udp { 8 } else { 0 })
     }
 
     fn open(&self, packet: &[u8], sequence: Sequence) -> Vec<u8> {
@@ -171,10 +172,11 @@ impl Case {
             material: &self.material(),
             sequence,
             window: 64,
-            options: InboundOptions::default(),
+            options: InboundOptions { mode: self.mode, ..InboundOptions::default() },
         };
-        let (mut buf, end) = (packet.to_vec(), packet.len());
-        let opened = InboundSa::new(&config).unwrap().open_slice(&mut buf, self.esp_off()..end);
+        let mut buf = packet.to_vec();
+        let headers = walk_ip(&buf[..], 0).unwrap();
+        let opened = InboundSa::new(&config).unwrap().opener().open_packet(&mut buf, &headers);
         let opened = opened.unwrap_or_else(|e| panic!("{self:?} as {sequence:?}: {}", e.reason()));
         assert_eq!((opened.seq, opened.next_header), (self.seq(), if self.inner_v6 { NEXT_IPV6 } else { NEXT_IPV4 }));
         buf[opened.place].to_vec()
@@ -190,7 +192,13 @@ fn scapy_decrypts_ours() {
     let cases = Case::all();
     let jobs: Vec<Value> = cases.iter().map(|c| c.job("decrypt", &c.sealed())).collect();
     for (case, answer) in cases.iter().zip(scapy(&jobs)) {
-        assert_eq!(packet_of(&answer), Some(case.inner()), "{case:?}: {answer}");
+        let (mut got, want) = (packet_of(&answer), case.inner());
+        if let Some(got) = got.as_mut().filter(|_| case.v6 && case.udp && case.mode == Mode::Transport) {
+            // Scapy takes ESP out of the UDP datagram here, but leaves the UDP header, and counts it in.
+            got.drain(40..48);
+            got[4..6].copy_from_slice(&want[4..6]);
+        }
+        assert_eq!(got, Some(want), "{case:?}: {answer}");
     }
 }
 

@@ -52,7 +52,7 @@ fn daemons(topology: &Topology, folder: &RunDir, options: &Options, initiator: b
 
 /// Numbered datagrams while the CHILD_SA is exchanged [`REKEYS`] times, by either side in turn.
 fn rekeyed(topology: &Topology, daemons: &[StrongSwan; 2]) -> Arrived {
-    let load = Numbered { rate: 500, length: 600, time: Duration::from_secs(3), v6: false };
+    let load = Numbered { rate: 500, length: 600, time: Duration::from_secs(3), v6: false, reverse: false };
     let arrived = load.run(topology, || {
         for round in 0..REKEYS {
             let (daemon, host) =

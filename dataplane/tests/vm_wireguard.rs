@@ -184,7 +184,7 @@ fn the_kernel_rekeys_under_load() {
     with(&topology, Case { v6: false, initiator: false, preshared: false }, |_, kernel| {
         vm::ping(&topology.server, CLIENT[0]);
         let first = kernel.handshake();
-        let load = Numbered { rate: 300, length: 400, time: Duration::from_secs(130), v6: false };
+        let load = Numbered { rate: 300, length: 400, time: Duration::from_secs(130), v6: false, reverse: false };
         // The kernel asks for a new session when its own is 120 s old (REKEY_AFTER_TIME), and sends something.
         let arrived = load
             .run(&topology, || {

@@ -94,7 +94,8 @@ impl<'a> Cx<'a> {
     pub fn mtu_of(&self, packet: &Packet) -> usize {
         let whole = self.whole_mtu_of(packet);
         match self.plan.tunnels.get(usize::from(packet.meta.tunnel_out)) {
-            // In fragments of the outer packet.
+            // In fragments of the outer packet, as many as it came in.
+            Some(_) if packet.meta.joined => usize::from(u16::MAX),
             Some(tunnel) if tunnel.fragment_outer => whole.max(self.link_mtu(packet.meta.port_out, tunnel.mtu)),
             // RFC 2473 §7.1: an IPv6 link carries 1280 bytes, a tunnel that cannot fragments what it sends.
             Some(_) if packet.headers.l3 == L3::V6 => whole.max(V6_MIN_MTU),

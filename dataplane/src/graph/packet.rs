@@ -35,6 +35,8 @@ pub struct Meta {
     pub compress: bool,
     /// What ESP's next header says (opened), or will say (to be sealed); 0: the packet's own family.
     pub next_header: u8,
+    /// Put together from fragments, to be sealed: it was cut for the path, and is cut again behind `seal`.
+    pub joined: bool,
     /// Went through `seal`.
     pub sealed: bool,
     /// DSCP and ECN byte of the outer header it came in.
@@ -44,6 +46,8 @@ pub struct Meta {
     pub rule: u16,
     /// Way out of `tunnel_out`, once `select` has chosen it.
     pub way: u32,
+    /// Number of the association that opened it, where the kernel's policies ask which; or [`NO_WAY`].
+    pub esp_in: u32,
     pub flow: u32,
     pub adjacency: u32,
 }
@@ -57,12 +61,14 @@ impl Meta {
             fate: Fate::Go,
             compress: false,
             next_header: 0,
+            joined: false,
             sealed: false,
             outer_tos: 0,
             tunnel_in: NONE,
             tunnel_out: NONE,
             rule: NONE,
             way: NO_WAY,
+            esp_in: NO_WAY,
             flow: NO_FLOW,
             adjacency: 0,
         }

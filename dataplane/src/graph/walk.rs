@@ -15,7 +15,7 @@ use crate::nodes::open::Open;
 use crate::nodes::outer_fragment::OuterFragment;
 use crate::nodes::parse::Parse;
 use crate::nodes::policy::Policy;
-use crate::nodes::reassemble::{Gather, Reassemble, Waiting};
+use crate::nodes::reassemble::{Gather, Join, Reassemble, Waiting};
 use crate::nodes::rewrite::Rewrite;
 use crate::nodes::route::Route;
 use crate::nodes::seal::SealNode;
@@ -34,6 +34,7 @@ pub struct Graph {
     policy: Policy,
     select: Select,
     route: Route,
+    join: Join,
     icmp: Icmp,
     mss: Mss,
     fragment: Fragment,
@@ -61,10 +62,11 @@ impl Graph {
             decompress: Decompress::default(),
             gather: Gather::new(frames),
             flow: Flow::default(),
-            classify: Classify::default(),
+            classify: Classify,
             policy: Policy,
             select: Select,
             route: Route,
+            join: Join::new(frames / 4),
             icmp: Icmp,
             mss: Mss,
             fragment: Fragment::default(),
@@ -77,8 +79,8 @@ impl Graph {
     }
 
     /// Where fragments wait for the rest of their datagram.
-    pub fn waiting(&mut self) -> [&mut Waiting; 2] {
-        [self.reassemble.waiting(), self.gather.waiting()]
+    pub fn waiting(&mut self) -> [&mut Waiting; 3] {
+        [self.reassemble.waiting(), self.gather.waiting(), self.join.waiting()]
     }
 
     /// Takes the batch from the receive ring to the transmit lists; the batch is empty afterwards.
@@ -98,6 +100,6 @@ impl Graph {
     }
 
     fn go_out(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: select route icmp mss fragment compress seal outer_fragment rewrite emit);
+        walk!(self, cx, batch: select route join icmp mss fragment compress seal outer_fragment rewrite emit);
     }
 }

@@ -1,6 +1,7 @@
 //! What the host is: its links, addresses, routes and neighbours, as the kernel tells them.
 
 pub mod fib;
+pub mod icmp_errors;
 pub mod lpm;
 pub mod netlink;
 pub mod nic;

@@ -1,9 +1,12 @@
-//! `reassemble` and `gather`: fragments wait here until their datagram is complete.
+//! `reassemble`, `gather` and `join`: fragments wait here until their datagram is complete.
 //!
 //! `reassemble` stands before `open`: a fragmented packet of a tunnel's peer becomes the one packet that can be opened.
 //! `gather` stands behind it, and only where rules ask for ports, which later fragments do not have: it lets a datagram's
 //! fragments go on when all are there, the first first, so that they are judged as one flow. They go on as fragments: who cut
 //! them knew the path, and a router may not cut IPv6.
+//!
+//! `join` stands before `seal`, for tunnels in transport mode: those seal what a whole datagram carries (RFC 4303 §3.1.1), so
+//! fragments of one are put together before and it is cut again after.
 //!
 //! All fragments of a datagram must reach one worker. NICs that hash ports into the queue's choice send the first fragment
 //! elsewhere than the others; such datagrams time out here (`reassembly_timeout`).
@@ -13,6 +16,7 @@ use crate::graph::{Batch, Cx, DropReason, Node, Packet};
 use crate::nodes::fragment::copy_out;
 use crate::nodes::open;
 use crate::plan::rules::ip;
+use crate::tunnel::keys::Way;
 use crate::wire::reassembly::{Complete, Limits, Place, Refusal, Table, finish, place};
 use softdpu_ebpf_common::walk::{self, Fragment};
 
@@ -41,6 +45,32 @@ impl Gather {
 
     pub fn waiting(&mut self) -> &mut Waiting {
         &mut self.0
+    }
+}
+
+/// Before `seal`: fragments that go into a tunnel in transport mode.
+pub struct Join(Waiting);
+
+impl Join {
+    /// As [`Reassemble::new`].
+    pub fn new(frames: u32) -> Self {
+        Self(Waiting::new(frames))
+    }
+
+    pub fn waiting(&mut self) -> &mut Waiting {
+        &mut self.0
+    }
+}
+
+impl Node for Join {
+    const NAME: &'static str = "join";
+
+    fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        if !cx.seen.to_seal {
+            return;
+        }
+        self.0.take(batch, |packet| packet.meta.tunnel_out != NONE && cx.way(packet).is_some_and(Way::is_transport));
+        self.0.run(cx, batch, zone, Waiting::join);
     }
 }
 
@@ -145,7 +175,8 @@ impl Waiting {
     #[cold]
     fn join(&mut self, cx: &mut Cx<'_>, batch: &mut Batch, complete: Complete) {
         let Some((first, at)) = self.whole.first() else { return };
-        let (meta, mut headers, at) = (first.meta, first.headers, *at);
+        let (mut meta, mut headers, at) = (first.meta, first.headers, *at);
+        meta.joined = meta.tunnel_out != NONE;
         let head = usize::from(at.head);
         let scratch = std::mem::take(&mut cx.scratch);
         let len = head + complete.payload as usize;
@@ -179,6 +210,12 @@ impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (datagrams, fragments) = self.occupancy();
         write!(f, "Waiting({datagrams} datagrams, {fragments} fragments)")
+    }
+}
+
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -14,7 +14,11 @@ use softdpu_testbed::{
     capture::{Capture, describe},
     cleanup::RunDir,
     edge::Edge,
-    peers::probe::{Arrived, Iperf, Numbered},
+    generator::Generator,
+    peers::{
+        probe::{Arrived, Iperf, Numbered},
+        shuffle::Shuffle,
+    },
     policy::EdgeFiles,
     process,
     status::Figures,
@@ -108,6 +112,48 @@ impl Lone {
         let balanced = process::eventually(PATIENCE, || self.figures().balanced().then_some(()));
         assert!(balanced.is_some(), "frames are missing: {:?}", self.figures());
         assert!(self.edge().alive());
+    }
+
+    /// Sends again, unchanged, every tunnel packet that the peer sent us during an exchange; each must be counted as `replay` and
+    /// none may come through. `filter`: tcpdump's, for the tunnel's data packets.
+    pub fn replay(&mut self, filter: &str) {
+        // What raw sockets see must be whole, checksum included.
+        let mut ethtool = self.topology.edge_b.command("ethtool");
+        ethtool.args(["-K", "uplink", "tx", "off", "tso", "off", "gso", "off"]);
+        process::run(&mut ethtool, PATIENCE).unwrap().ok().unwrap();
+        let capture = Capture::start(&self.topology.wire, "to-b", filter, 0, 0, &self.folder).unwrap();
+        traffic::tcp(&self.topology, false, &traffic::bytes(3, 200_000, false));
+        traffic::udp(&self.topology, true, (0..100).map(|step| 1 + step * 13));
+        let seen = capture.stop().unwrap();
+        assert!(seen.frames.len() > 200 && seen.lost == 0, "{} frames, {} lost", seen.frames.len(), seen.lost);
+        let before = self.figures();
+        let replays = |figures: &Figures| figures.drops_by_reason.get("replay").copied().unwrap_or(0);
+        let generator = Generator::open(&self.topology.wire, "to-a").unwrap();
+        let mut sent = replays(&before);
+        for frames in seen.frames.chunks(64) {
+            sent += generator.send(frames.iter().map(|frame| frame.bytes.as_slice())).unwrap();
+            process::eventually(PATIENCE, || (replays(&self.figures()) >= sent).then_some(()));
+        }
+        let after = self.figures();
+        assert_eq!(replays(&after) - replays(&before), seen.frames.len() as u64, "{:?}", after.drops_by_reason);
+        assert_eq!(after.packets_decrypted, before.packets_decrypted);
+        // It goes on as if nothing had been.
+        traffic::tcp(&self.topology, false, &traffic::bytes(4, 50_000, false));
+    }
+
+    /// Numbered datagrams both ways over a wire that delivers out of order, within the window: none is lost.
+    pub fn reordered(&mut self) {
+        let wire = Shuffle::start(&self.topology, 32).unwrap();
+        for reverse in [false, true] {
+            let load = Numbered { rate: 4000, length: 400, time: Duration::from_secs(1), v6: false, reverse };
+            let all = load.run(&self.topology, || Ok(())).unwrap();
+            assert!(all.missing() == 0 && all.duplicates == 0, "reverse {reverse}: {all:?}");
+            assert!(all.overtaken > 500, "the wire did not shuffle: {all:?}");
+        }
+        assert!(wire.moved() > 1000);
+        drop(wire);
+        let figures = self.figures();
+        assert_eq!(figures.drops_by_reason.get("replay"), None, "{:?}", figures.drops_by_reason);
     }
 
     /// Numbered datagrams while `meanwhile` runs.

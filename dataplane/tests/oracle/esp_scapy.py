@@ -1,7 +1,7 @@
 """Scapy's IPsec as a stranger to check ours against: one list of jobs (JSON) in, one list of answers out.
 
 A job: {"op": "encrypt"|"decrypt", "cipher", "key" (hex, salt included), "spi", "seq", "esn" (high half or null),
-"local", "remote", "udp" (bool), "iv" (hex, to encrypt), "packet" (hex, from its IP header on)}.
+"local", "remote", "udp" and "transport" (bool), "iv" (hex, to encrypt), "packet" (hex, from its IP header on)}.
 An answer: {"packet": hex} or {"error": text}.
 """
 
@@ -31,7 +31,7 @@ def association(job):
         seq_num=job["seq"],
         crypt_algo=job["cipher"],
         crypt_key=bytes.fromhex(job["key"]),
-        tunnel_header=outer(src=job["local"], dst=job["remote"]),
+        tunnel_header=None if job["transport"] else outer(src=job["local"], dst=job["remote"]),
         nat_t_header=UDP(sport=4500, dport=4500) if job["udp"] else None,
         esn_en=job["esn"] is not None,
         esn=job["esn"] or 0,

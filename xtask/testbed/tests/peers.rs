@@ -32,7 +32,7 @@ fn exchange(topology: &Topology, folder: &RunDir, what: &str) {
     }
     let clear = Capture::start(&topology.wire, "wire", CLEAR, 96, 0, folder).unwrap();
     for v6 in [false, true] {
-        let load = Numbered { rate: 2000, length: 500, time: Duration::from_millis(500), v6 };
+        let load = Numbered { rate: 2000, length: 500, time: Duration::from_millis(500), v6, reverse: v6 };
         let all = load.run(topology, || Ok(())).unwrap();
         assert_eq!((all.missing(), all.duplicates), (0, 0), "{what}: {all:?}");
     }

@@ -182,3 +182,101 @@ impl fmt::Debug for Checker {
         f.write_str("Checker(…)")
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::crypto::wg::keys::{PrivateKey, Psk};
+    use crate::crypto::wg::message::{INITIATION_LEN, RESPONSE_LEN};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    struct Scene {
+        here: Identity,
+        /// The same host, as a peer sees it.
+        there: Remote,
+        from: SocketAddr,
+    }
+
+    fn scene() -> Scene {
+        let here = Identity::new(PrivateKey::from_bytes(&[1; 32]));
+        let peer = Identity::new(PrivateKey::from_bytes(&[2; 32]));
+        let there = Remote::new(&peer, *here.public(), Psk::default());
+        Scene { here, there, from: "192.0.2.1:1000".parse().unwrap() }
+    }
+
+    fn stamped<const N: usize>(jar: &mut Jar, s: &Scene, now: u64) -> [u8; N] {
+        let mut message = [9; N];
+        jar.stamp(&s.there, &mut message, now);
+        message
+    }
+
+    #[test]
+    fn a_cookie_proves_address_and_port_until_it_is_too_old() {
+        let s = scene();
+        let (mut jar, mut checker) = (Jar::default(), Checker::new(0).unwrap());
+        let message: [u8; INITIATION_LEN] = stamped(&mut jar, &s, 0);
+        assert_eq!(message[INITIATION_LEN - MAC_LEN..], [0; MAC_LEN], "no cookie, no second authenticator");
+        assert_eq!(checker.check(&s.here, &message, s.from, 0), Proof::Key);
+        let reply = checker.reply(&s.here, &message, 7, s.from, 0).unwrap();
+        assert_eq!(reply.receiver, 7);
+        assert!(jar.learn(&s.there, &reply, 10 * SECOND));
+        assert!(!jar.learn(&s.there, &reply, 10 * SECOND), "one reply per message");
+
+        let message: [u8; RESPONSE_LEN] = stamped(&mut jar, &s, 20 * SECOND);
+        assert_eq!(checker.check(&s.here, &message, s.from, 20 * SECOND), Proof::Address);
+        for other in ["192.0.2.2:1000", "192.0.2.1:1001", "[2001:db8::1]:1000"] {
+            assert_eq!(checker.check(&s.here, &message, other.parse().unwrap(), 20 * SECOND), Proof::Key);
+        }
+        assert_eq!(checker.check(&s.here, &message, s.from, 120 * SECOND), Proof::Key, "its secret is too old");
+        let message: [u8; RESPONSE_LEN] = stamped(&mut jar, &s, 124 * SECOND);
+        assert_ne!(message[RESPONSE_LEN - MAC_LEN..], [0; MAC_LEN]);
+        let message: [u8; RESPONSE_LEN] = stamped(&mut jar, &s, 125 * SECOND);
+        assert_eq!(message[RESPONSE_LEN - MAC_LEN..], [0; MAC_LEN], "the sender does not use it any more either");
+        // The next reply has another secret.
+        let reply = checker.reply(&s.here, &message, 7, s.from, 126 * SECOND).unwrap();
+        assert!(jar.learn(&s.there, &reply, 126 * SECOND));
+        let message: [u8; INITIATION_LEN] = stamped(&mut jar, &s, 127 * SECOND);
+        assert_eq!(checker.check(&s.here, &message, s.from, 127 * SECOND), Proof::Address);
+    }
+
+    #[test]
+    fn a_reply_is_for_one_message_and_from_its_receiver() {
+        let s = scene();
+        let (mut jar, checker) = (Jar::default(), Checker::new(0).unwrap());
+        let message: [u8; INITIATION_LEN] = stamped(&mut jar, &s, 0);
+        let reply = checker.reply_with(&s.here, &message, 7, s.from, [3; 24]);
+        for bit in 0..256 {
+            let mut bad = reply.clone();
+            bad.sealed_cookie[bit / 8] ^= 1 << (bit % 8);
+            assert!(!jar.learn(&s.there, &bad, 0));
+        }
+        for bit in 0..192 {
+            let mut bad = reply.clone();
+            bad.nonce[bit / 8] ^= 1 << (bit % 8);
+            assert!(!jar.learn(&s.there, &bad, 0));
+        }
+        let stranger = Identity::new(PrivateKey::from_bytes(&[5; 32]));
+        assert!(!jar.learn(&s.there, &checker.reply_with(&stranger, &message, 7, s.from, [3; 24]), 0));
+        assert!(!Jar::default().learn(&s.there, &reply, 0), "nothing was sent");
+        let mut other = [8; INITIATION_LEN];
+        jar.stamp(&s.there, &mut other, 0);
+        assert!(!jar.learn(&s.there, &reply, 0), "to an earlier message");
+        let reply = checker.reply_with(&s.here, &other, 7, s.from, [3; 24]);
+        assert!(jar.learn(&s.there, &reply, 0));
+    }
+
+    #[test]
+    fn any_length_is_no_panic() {
+        let s = scene();
+        let (mut jar, mut checker) = (Jar::default(), Checker::new(0).unwrap());
+        for len in 0..40 {
+            let mut bytes = vec![0; len];
+            jar.stamp(&s.there, &mut bytes, 0);
+            let proof = checker.check(&s.here, &bytes, s.from, u64::MAX);
+            assert_eq!(proof, if len < 32 { Proof::None } else { Proof::Key });
+            checker.reply(&s.here, &bytes, 0, s.from, u64::MAX).unwrap();
+        }
+    }
+}

@@ -15,9 +15,10 @@ pub mod noise;
 #[cfg(test)]
 mod noise_tests;
 pub mod session;
+#[cfg(test)]
+mod session_tests;
 mod symmetric;
 pub mod timestamp;
-mod window;
 
 pub use activity::Activity;
 pub use keys::{Identity, PrivateKey, Psk, PublicKey, Remote};

@@ -55,7 +55,6 @@ impl Pair {
         Opening::open(&self.b, initiation)?.finish(&self.a_of_b, None)
     }
 
-    #[allow(dead_code)]
     pub(super) fn sessions(&self) -> (Session, Session) {
         let (initiator, initiation) = self.start();
         let (response, theirs) = self.hear(&initiation).unwrap().respond(&self.a_of_b, 20, key(4)).unwrap();

@@ -17,13 +17,14 @@ use std::time::Duration;
 use super::activity::{Activity, Run};
 use super::message::{TRANSPORT_HEADER_LEN, TRANSPORT_MIN_LEN, Transport};
 use super::noise::SessionKeys;
-use super::window::{ReplayError, ReplayWindow};
+
 use super::{KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME};
 use super::{REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME, REKEY_TIMEOUT};
 use crate::crypto::aead::{Aead, AeadKey, NONCE_LEN, TAG_LEN};
 use crate::crypto::ecn;
 use crate::crypto::esp::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, LINK_LEN, write_link};
 use crate::crypto::outer::Outer;
+use crate::crypto::replay::{ReplayError, ReplayWindow};
 use crate::io::frame::Frame;
 
 /// Packets behind the newest that may still come. With the block being written to it fills a ring of 2 KiB; the Linux kernel's is 8128.
@@ -336,6 +337,12 @@ impl Sealer<'_> {
         self.seal_place(buf, plain.place.clone(), plain, outer)
     }
 
+    /// Uses up what is left of the run.
+    #[cfg(test)]
+    pub(super) fn forfeit(&mut self) {
+        self.left = 0;
+    }
+
     #[inline]
     fn seal_place(
         &mut self,
@@ -469,7 +476,7 @@ impl Opener<'_> {
     /// See [`OpenError`]; the bytes of `message` are then void.
     #[inline]
     pub fn open_slice(&mut self, buf: &mut [u8], message: Range<usize>) -> Result<Opened, OpenError> {
-        let start = message.start + TRANSPORT_HEADER_LEN;
+        let from = message.start;
         let packet = buf.get_mut(message).ok_or(OpenError::Short)?;
         if packet.len() < TRANSPORT_MIN_LEN {
             return Err(OpenError::Short);
@@ -501,6 +508,7 @@ impl Opener<'_> {
             return Ok(Opened::Keepalive);
         }
         let (len, v6) = inner_len(text).ok_or(OpenError::BadInner)?;
+        let start = from + TRANSPORT_HEADER_LEN;
         Ok(Opened::Packet { place: start..start + len, v6 })
     }
 }

@@ -11,7 +11,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 pub struct Limits {
     /// With more handshake messages than this within a second, senders must prove their address. One costs about 0.2 ms.
     pub free_per_second: u32,
-    /// Most cookies a second; each is a packet to an address that may be forged.
+    /// Most cookies a second; each is a packet to an address that may be forged, and costs some 10 us. A flood
+    /// beyond it makes it likely that a true peer gets none and has to try again.
     pub cookies_per_second: u32,
     /// How many sources are told apart under load.
     pub sources: usize,
@@ -23,7 +24,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { free_per_second: 500, cookies_per_second: 5000, sources: 8192, peers: 1 << 16, allowed_ips: 1 << 20 }
+        Self { free_per_second: 500, cookies_per_second: 20_000, sources: 8192, peers: 1 << 16, allowed_ips: 1 << 20 }
     }
 }
 

@@ -30,14 +30,18 @@ pub struct Sessions {
     pub current: Option<Arc<Session>>,
     /// For packets that were under way.
     pub previous: Option<Arc<Session>>,
-    /// Pushed out where both sides initiated at once; the kernel drops it, and what is under way with it.
-    pub older: Option<Arc<Session>>,
+    /// Pushed out a moment ago, the newest last. Where handshakes cross or follow each other closely, the peer may still send
+    /// with one of these, and the three above (all that the kernel keeps) would lose it.
+    pub older: Vec<Arc<Session>>,
 }
+
+/// Most sessions in [`Sessions::older`].
+const OLDER: usize = 3;
 
 impl Sessions {
     /// All that receive.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Session>> {
-        [&self.next, &self.current, &self.previous, &self.older].into_iter().flatten()
+        [&self.next, &self.current, &self.previous].into_iter().flatten().chain(&self.older)
     }
 
     /// What to send with: `next` from its first packet on, without waiting for anybody to move it to `current`.
@@ -51,30 +55,38 @@ impl Sessions {
 
     /// A handshake that this side began is done.
     pub fn add_as_initiator(&mut self, session: Arc<Session>) {
+        let current = self.current.replace(session);
         if let Some(next) = self.next.take() {
             // The peer began one at the same time and may already send with it.
-            self.older = self.current.take();
-            self.previous = Some(next);
+            self.push_out(current);
+            let previous = self.previous.replace(next);
+            self.push_out(previous);
         } else {
-            self.older = None;
-            self.previous = self.current.take();
+            let previous = std::mem::replace(&mut self.previous, current);
+            self.push_out(previous);
         }
-        self.current = Some(session);
     }
 
     /// A handshake that the peer began is answered.
     pub fn add_as_responder(&mut self, session: Arc<Session>) {
-        self.next = Some(session);
-        self.previous = None;
-        self.older = None;
+        let next = self.next.replace(session);
+        self.push_out(next);
     }
 
     /// The initiator uses `next`.
     pub fn promote(&mut self) {
         if let Some(next) = self.next.take() {
-            self.older = None;
-            self.previous = self.current.replace(next);
+            let current = self.current.replace(next);
+            let previous = std::mem::replace(&mut self.previous, current);
+            self.push_out(previous);
         }
+    }
+
+    fn push_out(&mut self, session: Option<Arc<Session>>) {
+        if self.older.len() == OLDER && session.is_some() {
+            self.older.remove(0);
+        }
+        self.older.extend(session);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -108,7 +120,8 @@ pub struct Peer {
     pub jar: Jar,
     /// Our initiation that has no response yet.
     pub initiator: Option<Initiator>,
-    pub initiated: u64,
+    /// When the last handshake message was sent, be it an initiation or a response.
+    pub shook: u64,
     /// First initiation of this row of attempts.
     pub first_attempt: u64,
     /// When to try again.
@@ -117,6 +130,8 @@ pub struct Peer {
     pub forced_at: u64,
     /// When to forget all keys.
     pub forget_at: u64,
+    /// When to forget the sessions that were pushed out.
+    pub older_until: u64,
     /// The present session's last-minute attempt has been made.
     pub last_minute: bool,
     /// Persistent keepalives count from here where nothing was sent or received since.
@@ -146,11 +161,12 @@ impl Peer {
             sessions: Sessions::default(),
             jar: Jar::default(),
             initiator: None,
-            initiated: 0,
+            shook: 0,
             first_attempt: 0,
             retry_at: 0,
             forced_at: 0,
             forget_at: 0,
+            older_until: 0,
             last_minute: false,
             persistent_from: 0,
             last_timestamp_in: None,
@@ -191,6 +207,7 @@ impl Peer {
         timer(self.retry_at);
         timer(self.forced_at);
         timer(self.forget_at);
+        timer(self.older_until);
         timer(self.persistent_at(times).unwrap_or(0));
         if let Some(next) = &self.sessions.next
             && !next.expired(now)
@@ -218,9 +235,15 @@ impl Peer {
         at
     }
 
-    /// A session was made: all timers of the handshake start anew.
+    /// A session was made: keys are to be forgotten at other times.
     pub fn session_made(&mut self, now: u64) {
         self.forget_at = now.saturating_add(FORGET_NS);
+        self.sessions_changed(now);
+    }
+
+    /// The order of the sessions is another one.
+    pub fn sessions_changed(&mut self, now: u64) {
+        self.older_until = if self.sessions.older.is_empty() { 0 } else { now.saturating_add(SILENCE_NS) };
         self.view = None;
     }
 

@@ -22,8 +22,27 @@ pub enum Received {
     /// We, being busy, gave a cookie.
     CookieSent,
     Keepalive,
-    /// A packet for the tunnel. It is authentic and lost: this side has no way to hand it on.
-    Packet,
+    /// A packet for the tunnel from the peer in `slot`, at `start..end` of the message. It is authentic; its source is still to
+    /// be held against the allowed IPs.
+    Packet {
+        slot: u32,
+        start: usize,
+        end: usize,
+    },
+}
+
+impl Received {
+    /// What it is counted under.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Initiation => "initiation",
+            Self::Response => "response",
+            Self::Cookie => "cookie",
+            Self::CookieSent => "cookie_sent",
+            Self::Keepalive => "keepalive",
+            Self::Packet { .. } => "packet_on_socket",
+        }
+    }
 }
 
 /// Why a message was not. Each has a reason of its own; nothing was changed.
@@ -161,6 +180,7 @@ impl Device {
 
         peer.last_timestamp_in = Some(timestamp);
         peer.last_initiation_in = now.mono;
+        peer.shook = now.mono;
         peer.activity.received(now.mono, len as u64, false);
         peer.activity.sent(now.mono, bytes.len() as u64, false);
         set_endpoint(peer, from, out);
@@ -236,7 +256,7 @@ impl Device {
         self.reschedule(slot, now.mono);
         Ok(match opened {
             Opened::Keepalive => Received::Keepalive,
-            Opened::Packet { .. } => Received::Packet,
+            Opened::Packet { place, .. } => Received::Packet { slot, start: place.start, end: place.end },
         })
     }
 }

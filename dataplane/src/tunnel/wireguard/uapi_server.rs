@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::uapi::{self, Errno, MAX_LINE, Parser, Request, SetDevice, State};
 use crate::control::socket::{self, Bound};
+use crate::crypto::wg::PublicKey;
 
 /// Where clients look for the sockets.
 pub const FOLDER: &str = "/var/run/wireguard";
@@ -34,6 +35,8 @@ const IDLE: Duration = Duration::from_secs(300);
 pub enum Ask {
     Get(oneshot::Sender<State>),
     Set(Box<SetDevice>, oneshot::Sender<Result<(), Errno>>),
+    /// Not of this protocol: an operator's wish. The answer: whether there is such a peer, and a way to it.
+    Rekey(PublicKey, oneshot::Sender<bool>),
 }
 
 /// A bound socket. Dropping it removes it from the file system.

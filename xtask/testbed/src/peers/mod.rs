@@ -10,6 +10,7 @@
 pub mod keys;
 pub mod ours;
 pub mod probe;
+pub mod shuffle;
 pub mod strongswan;
 pub mod wireguard;
 
