@@ -66,8 +66,8 @@ impl Prepared {
         policy: &Policy,
         publisher: Arc<Mutex<Publisher>>,
         events: Arc<Events>,
-        steering: Arc<Steering>,
-        fib: Arc<ArcSwap<Fib>>,
+        steering: &Arc<Steering>,
+        fib: &Arc<ArcSwap<Fib>>,
     ) -> Result<Control> {
         let mut control =
             Control { publisher: publisher.clone(), wireguard: Vec::new(), xfrm: None, tasks: Vec::new() };
