@@ -267,6 +267,7 @@ impl Responder {
     ///
     /// # Errors
     /// [`NoiseError::LowOrder`]; [`NoiseError::WrongPeer`] where `remote` is not the peer of the opening.
+    #[allow(clippy::needless_pass_by_value)] // an ephemeral key is given away, so that it is used once
     pub fn respond(
         self,
         remote: &Remote,
