@@ -1,9 +1,16 @@
 //! Embeds the steer program's object where there is one. It is built from source by `cargo xtask ebpf`, never here: it needs
-//! another toolchain, and most of the crate builds and tests without it.
+//! another toolchain, and most of the crate builds and tests without it. With the feature `ipsec-mb`, links that library.
 
 use std::{env, fs, path::PathBuf};
 
 fn main() {
+    #[cfg(feature = "ipsec-mb")]
+    {
+        let shim = "src/crypto/aead/ipsec_mb.c";
+        println!("cargo:rerun-if-changed={shim}");
+        cc::Build::new().file(shim).warnings(true).compile("softdpu_ipsec_mb");
+        println!("cargo:rustc-link-lib=IPSec_MB");
+    }
     println!("cargo:rerun-if-env-changed=SOFTDPU_STEER_OBJECT");
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));

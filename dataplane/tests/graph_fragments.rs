@@ -4,12 +4,16 @@
 mod support;
 
 use softdpu::config::Policy;
-use softdpu::config::policy::TunnelKind;
+use softdpu::config::policy::{IpsecMode, TunnelKind};
 use softdpu::graph::DropReason;
+use softdpu::tunnel::pmtu::{Lowered, apply};
 use softdpu::wire::checksum::{add, fold, ipv4_header_ok, of};
 use softdpu::wire::fragment::{pieces, write_header};
+use softdpu::wire::icmp::{Complaint, V4_OVERHEAD, write};
+use softdpu::wire::pmtu::outer_pmtu;
 use softdpu::worker::build::wire_fib;
 use softdpu::worker::harness::Harness;
+use softdpu_ebpf_common::walk::{L3, walk_ip};
 use support::{APPS, Keys, UPLINK, udp4, udp6};
 
 const CLIENT: [u8; 4] = [10, 1, 0, 2];
@@ -317,4 +321,94 @@ fn a_syn_through_a_tunnel_offers_what_the_tunnel_carries() {
         a.assert_no_leak();
         b.assert_no_leak();
     }
+}
+
+/// What a router at 203.0.113.1 says about a frame of ours, as an IPv4 packet.
+fn too_big(frame: &[u8], mtu: u16) -> Vec<u8> {
+    let mut packet = vec![0; V4_OVERHEAD];
+    packet.extend(&frame[14..14 + 100]);
+    let wide = |a: [u8; 4]| std::array::from_fn(|n| if n < 4 { a[n] } else { 0 });
+    let to = [frame[26], frame[27], frame[28], frame[29]];
+    write(&mut packet, L3::V4, Complaint::TooBig(mtu), &wide([203, 0, 113, 1]), &wide(to));
+    packet
+}
+
+#[test]
+fn an_error_about_a_sealed_packet_lowers_its_ways_mtu_and_a_forged_one_does_not() {
+    for udp in [false, true] {
+        let (_keys, mut a, _) = edges(|policy| {
+            if let (true, TunnelKind::Esp(esp)) = (udp, &mut policy.tunnels[0].kind) {
+                esp.encapsulation = softdpu::config::policy::Encapsulation::Udp;
+            }
+        });
+        let sealed = a.pass(APPS, &packet(1300)).remove(0).1;
+        let keys = a.shared.keys.load_full();
+        let report = |frame: &[u8], mtu| {
+            let packet = too_big(frame, mtu);
+            outer_pmtu(&packet, &walk_ip(&packet[..], 0).unwrap())
+        };
+        let esp = if udp { 42 } else { 34 };
+        for forged in [esp, esp + 4, 33] {
+            let mut other = sealed.clone();
+            other[forged] ^= 0x40;
+            other[24..26].fill(0);
+            let sum = of(&other[14..34]);
+            other[24..26].copy_from_slice(&sum);
+            let report = report(&other, 1200).unwrap();
+            assert_eq!(apply(&keys, &report, a.now), None, "another SPI, number or peer");
+        }
+        let good = report(&sealed, 1200).unwrap();
+        assert_eq!(apply(&keys, &good, a.now), Some(Lowered { tunnel: 0, way: 0, mtu: 1200 }));
+        assert_eq!(apply(&keys, &good, a.now), None, "no news");
+        let answer = a.pass(APPS, &packet(1300)).remove(0).1;
+        assert_eq!((answer[23], answer[34], answer[35]), (1, 3, 4), "senders hear of it");
+        a.assert_no_leak();
+    }
+}
+
+#[test]
+fn who_sends_by_the_tunnel_hears_of_a_narrow_link_behind_it() {
+    let keys = Keys::new();
+    let mut a = Harness::new(keys.policy('a', "", "")).unwrap();
+    let policy = keys.policy('b', "", "");
+    let mut fib = wire_fib(&policy);
+    fib.set_link_address(0, "10.2.0.1".parse().unwrap());
+    fib.set_link_mtu(0, 1000);
+    let mut b = Harness::with_fib(policy, fib).unwrap();
+    let sealed = a.pass(APPS, &packet(1200)).remove(0).1;
+    let answer = b.pass(UPLINK, &sealed).remove(0).1;
+    assert_eq!(answer[23], 50, "an answer about a protected packet is protected");
+    let answer = a.pass(UPLINK, &answer).remove(0);
+    assert_eq!((answer.0, answer.1[23], answer.1[34], answer.1[35]), (APPS, 1, 3, 4));
+    assert_eq!(answer.1[40..42], 1000u16.to_be_bytes());
+    assert_eq!(answer.1[42 + 12..42 + 20], packet(0)[26..34], "quotes what was sent");
+}
+
+#[test]
+fn transport_mode_seals_a_fragmented_datagram_whole() {
+    let keys = Keys::new();
+    let [mut a, mut b] = ['a', 'b'].map(|edge| {
+        let (me, other) = if edge == 'a' { (1, 2) } else { (2, 1) };
+        let mut policy = keys.policy(edge, "", "");
+        policy.workers.frames = 2048;
+        policy.rules[0].matches.from = vec![format!("192.0.2.{me}/32").parse().unwrap()];
+        policy.rules[0].matches.to = vec![format!("192.0.2.{other}/32").parse().unwrap()];
+        if let TunnelKind::Esp(esp) = &mut policy.tunnels[0].kind {
+            esp.mode = IpsecMode::Transport;
+        }
+        Harness::new(policy).unwrap()
+    });
+    let payload: Vec<u8> = (0..3000u32).map(|n| (n * 7) as u8).collect();
+    let sent = cuttable(udp4([192, 0, 2, 1], [192, 0, 2, 2], (40000, 9000), 64, &payload));
+    let mut fragments = cut(&sent, 77, 1500);
+    fragments.reverse();
+    let sealed: Vec<Vec<u8>> = pass_all(&mut a, APPS, &fragments).into_iter().map(|(_, frame)| frame).collect();
+    assert_eq!(sealed.len(), 3);
+    assert!(sealed.iter().all(|frame| frame[23] == 50 && frame.len() <= 1514 && frame[20] & 0x40 == 0));
+    let out = pass_all(&mut b, UPLINK, &sealed);
+    let whole: usize = out.iter().map(|(_, frame)| frame.len() - 34).sum();
+    assert_eq!((whole, out.iter().all(|(port, _)| *port == APPS)), (3008, true));
+    assert_eq!(a.dropped(DropReason::TransportFragment), 0);
+    a.assert_no_leak();
+    b.assert_no_leak();
 }

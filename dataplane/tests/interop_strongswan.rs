@@ -17,7 +17,7 @@ use softdpu_testbed::{
 /// softdpu and strongSwan with a CHILD_SA between them. softdpu's side initiated, or answered. Both charons stay.
 struct Pair {
     lone: Lone,
-    _charons: (StrongSwan, StrongSwan),
+    charons: (StrongSwan, StrongSwan),
 }
 
 /// `None` where something is missing.
@@ -41,7 +41,7 @@ fn pair(proposal: Proposal, v6: bool, initiator: bool) -> Option<Pair> {
     let child = a.child_keys(initiator).unwrap();
     let files = ours::esp(&lone.folder, Side::A, proposal.cipher().unwrap(), "short", v6, &child).unwrap();
     lone.start(&files);
-    Some(Pair { lone, _charons: (a, b) })
+    Some(Pair { lone, charons: (a, b) })
 }
 
 /// One combination.
@@ -56,7 +56,7 @@ fn speak(proposal: Proposal, v6: bool, initiator: bool) {
         return;
     }
     let check = Check::new(row);
-    let Some(Pair { mut lone, _charons }) = pair(proposal, v6, initiator) else { return };
+    let Some(Pair { mut lone, charons: _charons }) = pair(proposal, v6, initiator) else { return };
     lone.first_packet(initiator);
     lone.exchange(&[]);
     check.passed();
@@ -89,14 +89,27 @@ const DATA: &str = "src host 192.0.2.2 and udp port 4500 and udp[8:4] != 0 and u
 
 #[test]
 fn interop_strongswan_replayed_packets_are_refused() {
-    let Some(Pair { mut lone, _charons }) = pair(Proposal::Aes128Gcm16, false, true) else { return };
+    let Some(Pair { mut lone, charons: _charons }) = pair(Proposal::Aes128Gcm16, false, true) else { return };
     lone.first_packet(true);
     lone.replay(DATA);
 }
 
 #[test]
 fn interop_strongswan_reordered_packets_arrive() {
-    let Some(Pair { mut lone, _charons }) = pair(Proposal::Aes256Gcm16, false, false) else { return };
+    let Some(Pair { mut lone, charons: _charons }) = pair(Proposal::Aes256Gcm16, false, false) else { return };
     lone.first_packet(false);
     lone.reordered();
+}
+
+#[test]
+fn interop_strongswan_ike_goes_by_on_the_same_port() {
+    let Some(Pair { mut lone, charons: (a, b) }) = pair(Proposal::Aes128Gcm16, false, true) else { return };
+    lone.first_packet(true);
+    // Both charons are behind softdpu's port by now: the exchange passes it in UDP 4500, beside the ESP.
+    b.rekey(&lone.topology.edge_b).unwrap();
+    a.established(2).unwrap();
+    b.established(2).unwrap();
+    let (ours, theirs) = (a.child_keys(true).unwrap(), b.child_keys(false).unwrap());
+    assert!(ours.inbound == theirs.outbound && ours.outbound == theirs.inbound, "{ours:?} {theirs:?}");
+    assert!(lone.edge().alive());
 }

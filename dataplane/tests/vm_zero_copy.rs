@@ -17,22 +17,27 @@ fn bound(world: &mut World, at: At) -> Vec<String> {
 fn exchange(world: &mut World) {
     for v6 in [false, true] {
         world.topology.reachable(SERVER[usize::from(v6)], vm::PATIENCE).unwrap();
-        traffic::tcp(&world.topology, v6, &traffic::bytes(1, 1 << 19, true));
-        traffic::tcp(&world.topology, v6, &traffic::bytes(2, 1 << 19, false));
-        traffic::udp(&world.topology, v6, (0..60).map(|step| 1 + step * 23));
+        traffic::tcp(&world.topology, v6, &traffic::bytes(1, 1 << 18, true));
+        traffic::tcp(&world.topology, v6, &traffic::bytes(2, 1 << 18, false));
+        traffic::udp(&world.topology, v6, (0..30).map(|step| 1 + step * 46));
     }
+    assert_eq!(traffic::checksum_errors(&world.topology), 0);
+    world.assert_sound();
+    for at in [At::A, At::B] {
+        let figures: Figures = world.figures(at);
+        assert!(figures.packets_encrypted > 200 && figures.packets_decrypted > 200, "{at:?}: {figures:?}");
+        assert_eq!(figures.escaped_bytes, 0);
+    }
+}
+
+/// As fast as it goes.
+fn load(world: &mut World) {
     let tcp = vm::iperf(&world.topology.client, &world.topology.server, SERVER[0], 3, &[]);
     let udp =
         vm::iperf(&world.topology.client, &world.topology.server, SERVER[1], 3, &["-u", "-b", "5M", "-l", "1200"]);
     eprintln!("iperf3 TCP {:.1} Mbit/s, UDP {:.1} Mbit/s", vm::rate(&tcp) / 1e6, vm::rate(&udp) / 1e6);
     assert!(vm::rate(&tcp) > 1e6, "{tcp}");
-    assert_eq!(traffic::checksum_errors(&world.topology), 0);
     world.assert_sound();
-    for at in [At::A, At::B] {
-        let figures: Figures = world.figures(at);
-        assert!(figures.packets_encrypted > 500 && figures.packets_decrypted > 500, "{at:?}: {figures:?}");
-        assert_eq!(figures.escaped_bytes, 0);
-    }
 }
 
 /// The world on virtio links, running as asked; `None`, said aloud, where this kernel's driver has no zero-copy.
@@ -64,6 +69,7 @@ fn zero_copy_carries_esp() {
         assert_eq!(bound(&mut world, at), ["zero-copy", "zero-copy"]);
     }
     exchange(&mut world);
+    load(&mut world);
 }
 
 #[test]
@@ -76,7 +82,7 @@ fn zero_copy_carries_esp_in_udp() {
 fn zero_copy_ends_and_begins_again() {
     let Some(mut world) = world("vm-zcagain", "require", false) else { return };
     world.topology.reachable(SERVER[0], vm::PATIENCE).unwrap();
-    for _ in 0..3 {
+    for _ in 0..2 {
         assert!(world.take(At::A).stop().unwrap().success());
         assert!(world.no_xdp(At::A));
         world.start(At::A);

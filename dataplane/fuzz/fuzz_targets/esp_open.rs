@@ -8,14 +8,14 @@ use std::sync::LazyLock;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use softdpu::crypto::aead::{Aead, new_aead};
-use softdpu::crypto::esp::Inner;
-use softdpu::crypto::inbound::Sequence;
+use softdpu::crypto::esp::{Inner, Mode};
+use softdpu::crypto::inbound::{NatFix, Sequence};
 use softdpu::crypto::outbound::Start;
 use softdpu::crypto::outer::{Encapsulation, Endpoints};
 use softdpu::crypto::{
     Cipher, InboundConfig, InboundOptions, InboundSa, KeyMaterial, OutboundConfig, OutboundOptions, OutboundSa,
 };
-use softdpu_ebpf_common::walk::walk;
+use softdpu_ebpf_common::walk::{Headers, walk};
 use softdpu_fuzz::with_frame;
 
 const SPI: u32 = 0x1001;
@@ -31,17 +31,18 @@ enum Input<'a> {
     Peer { seq: u64, text: &'a [u8] },
     /// A packet that we sealed, with `flips` (byte, bits) on the way.
     Damaged { v6: bool, udp: bool, tos: u8, next_header: u8, inner: &'a [u8], flips: [(u16, u8); 2] },
+    /// A transport-mode packet of a peer that has the key, behind a header as it likes; `proto` is what it says is inside.
+    Header { head: &'a [u8], l3_off: u16, udp: bool, proto: u8, text: &'a [u8] },
 }
 
-fn inbound(sequence: Sequence) -> InboundSa {
-    let config =
-        InboundConfig { spi: SPI, material: &MATERIAL, sequence, window: 64, options: InboundOptions::default() };
-    InboundSa::new(&config).expect("a good SPI")
+fn inbound(sequence: Sequence, mode: Mode) -> InboundSa {
+    let options = InboundOptions { mode, nat: NatFix::Recompute, ..InboundOptions::default() };
+    InboundSa::new(&InboundConfig { spi: SPI, material: &MATERIAL, sequence, window: 64, options }).expect("a good SPI")
 }
 
-fn open(bytes: &[u8], sequence: Sequence) -> bool {
+fn open(bytes: &[u8], sequence: Sequence, mode: Mode) -> bool {
     let Ok(headers) = walk(bytes) else { return false };
-    with_frame(bytes, |frame| match inbound(sequence).open(frame, &headers) {
+    with_frame(bytes, |frame| match inbound(sequence, mode).open(frame, &headers) {
         Ok(opened) => {
             assert_eq!(opened.place.end, frame.len());
             true
@@ -51,6 +52,16 @@ fn open(bytes: &[u8], sequence: Sequence) -> bool {
             false
         }
     })
+}
+
+/// ESP as a peer with the key makes it around any text.
+fn esp_of(seq: u64, text: &[u8]) -> Vec<u8> {
+    let mut text = text.to_vec();
+    let mut nonce = [7; 12];
+    nonce[4..].copy_from_slice(&seq.to_be_bytes());
+    let aad = [&SPI.to_be_bytes()[..], &seq.to_be_bytes()].concat();
+    let tag = AEAD.seal(nonce, &aad, &mut text).expect("short");
+    [&SPI.to_be_bytes()[..], &(seq as u32).to_be_bytes(), &nonce[4..], &text, &tag].concat()
 }
 
 fn outbound(v6: bool, udp: bool) -> OutboundSa {
@@ -74,18 +85,13 @@ fuzz_target!(|input: Input| {
     match input {
         Input::Stranger(bytes) => {
             for sequence in [Sequence::Short, Sequence::Extended, Sequence::InIv] {
-                assert!(!open(bytes, sequence));
+                assert!(!open(bytes, sequence, Mode::Tunnel) && !open(bytes, sequence, Mode::Transport));
             }
         }
         Input::Peer { seq, text } => {
-            let mut text = text.to_vec();
-            let mut nonce = [7; 12];
-            nonce[4..].copy_from_slice(&seq.to_be_bytes());
-            let aad = [&SPI.to_be_bytes()[..], &seq.to_be_bytes()].concat();
-            let tag = AEAD.seal(nonce, &aad, &mut text).expect("short");
-            let mut esp = [&SPI.to_be_bytes()[..], &(seq as u32).to_be_bytes(), &nonce[4..], &text, &tag].concat();
+            let mut esp = esp_of(seq, text);
             let len = esp.len();
-            let sa = inbound(Sequence::InIv);
+            let sa = inbound(Sequence::InIv, Mode::Tunnel);
             if let Ok(opened) = sa.open_slice(&mut esp, 0..len) {
                 assert!(opened.seq == seq && seq != 0 && opened.place.start == 16 && opened.place.end + 18 <= len);
                 let mut again = esp.clone();
@@ -106,7 +112,32 @@ fuzz_target!(|input: Input| {
                 let at = esp + usize::from(at) % (sealed.len() - esp);
                 sealed[at] ^= bits;
             }
-            assert!(sealed == before || !open(&sealed, Sequence::InIv), "a damaged packet opened");
+            assert!(sealed == before || !open(&sealed, Sequence::InIv, Mode::Tunnel), "a damaged packet opened");
+        }
+        Input::Header { head, l3_off, udp, proto, text } => {
+            let mut text = text.to_vec();
+            let pad = (text.len() + 2).wrapping_neg() & 3;
+            text.extend((1..=pad as u8).chain([pad as u8, proto]));
+            let udp_header: &[u8] = if udp { &[0; 8] } else { &[] };
+            let bytes = [head, udp_header, &esp_of(1, &text)].concat();
+            let Ok(end) = u16::try_from(bytes.len()) else { return };
+            let headers = Headers {
+                l3_off,
+                l4_off: head.len() as u16,
+                end,
+                proto: if udp { 17 } else { 50 },
+                spi: SPI,
+                ..Headers::default()
+            };
+            let sa = inbound(Sequence::InIv, Mode::Transport);
+            let mut buf = bytes.clone();
+            if let Ok(opened) = sa.opener().open_packet(&mut buf, &headers) {
+                assert!(
+                    opened.place.end <= bytes.len()
+                        && buf[opened.place.start] >> 4 == if opened.next_header == 4 { 4 } else { 6 }
+                );
+            }
+            assert!(sa.opener().open_packet(&mut bytes.clone(), &headers).is_err(), "once only");
         }
     }
 });

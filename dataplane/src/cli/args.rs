@@ -47,6 +47,9 @@ pub(super) enum Verb {
         /// Let the XDP program log each packet it sees: for finding faults on a quiet link, not for production
         #[arg(long)]
         steer_log: bool,
+        /// Folder of the sockets by which `wg` configures WireGuard tunnels. `wg` itself looks in /var/run/wireguard
+        #[arg(long, value_name = "FOLDER", env = "SOFTDPU_WIREGUARD_DIR", default_value = "/var/run/wireguard")]
+        wireguard_dir: PathBuf,
     },
 
     /// Say what is wrong with a policy
@@ -76,6 +79,16 @@ pub(super) enum Verb {
                            EXIT CODES:\n  0  answered, even when there are no flows\n  1  no instance, or it could not be asked"
     )]
     Flows(FlowsArgs),
+
+    /// Make new session keys in a WireGuard tunnel, at once
+    #[command(
+        long_about = "Begins a handshake with a peer of a WireGuard tunnel, or with all that have an endpoint, without waiting for the \
+                      two minutes after which one is due. Traffic goes on meanwhile: the old keys serve until the new ones do. \
+                      Associations of IPsec are renewed by their IKE daemon: `swanctl --rekey`.",
+        after_long_help = "EXAMPLES:\n  softdpu rekey wg0\n  softdpu rekey -n edge-a wg0 --peer branch\n\n\
+                           EXIT CODES:\n  0  handshakes were begun\n  1  no such tunnel or peer, or none could be begun"
+    )]
+    Rekey(RekeyArgs),
 
     /// Run the graph over capture files
     #[command(
@@ -151,6 +164,21 @@ pub(super) struct Instance {
 pub(super) struct StatusArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
+    /// The answer of the instance as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RekeyArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// The tunnel, as in the policy
+    #[arg(value_name = "TUNNEL")]
+    pub(super) tunnel: String,
+    /// Only this peer: its name in the policy, or its public key
+    #[arg(long, value_name = "PEER")]
+    pub(super) peer: Option<String>,
     /// The answer of the instance as JSON
     #[arg(long)]
     pub(super) json: bool,

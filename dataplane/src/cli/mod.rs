@@ -5,6 +5,7 @@ mod ask;
 mod check;
 pub mod classify;
 mod flows;
+mod rekey;
 mod replay;
 mod run;
 mod show;
@@ -20,6 +21,7 @@ use args::Verb;
 use clap::{CommandFactory, Parser};
 
 use crate::config::use_colour;
+use crate::worker::runtime::RunOptions;
 
 /// Runs the command line of the process. Exit codes: 0 done, 1 failed or something was found, 2 wrong usage.
 pub fn main() -> ExitCode {
@@ -50,7 +52,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Runs one verb. `Ok(false)` when it worked and found something wrong, which it has said.
 fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
     match &cli.verb {
-        Verb::Run { config, steer_log } => run::run(config, *steer_log, &cli.log_level),
+        Verb::Run { config, steer_log, wireguard_dir } => {
+            let options = RunOptions {
+                policy_path: config.clone(),
+                steer_log: *steer_log,
+                wireguard_folder: Some(wireguard_dir.clone()),
+            };
+            run::run(&options, &cli.log_level)
+        }
+        Verb::Rekey(args) => rekey::run(args, out),
         Verb::Check(args) => check::run(args, out),
         Verb::Status(args) => status::run(args, out),
         Verb::Flows(args) => flows::run(args, out),

@@ -6,10 +6,10 @@ use crate::config;
 use crate::telemetry::log;
 use crate::worker::runtime::{self, RunOptions};
 
-pub fn run(path: &Path, steer_log: bool, log_level: &str) -> anyhow::Result<bool> {
+pub fn run(options: &RunOptions, log_level: &str) -> anyhow::Result<bool> {
     log::init(log_level)?;
-    let Some(policy) = load(path) else { return Ok(false) };
-    runtime::run(policy, &RunOptions { policy_path: path.to_owned(), steer_log })?;
+    let Some(policy) = load(&options.policy_path) else { return Ok(false) };
+    runtime::run(policy, options)?;
     Ok(true)
 }
 

@@ -49,6 +49,12 @@ pub fn view(before: &Status, now: &Status) -> String {
     }
     section(&mut page, "Workers", &workers(now));
     section(&mut page, "Tunnels", &tunnels(now));
+    for tunnel in &now.tunnels {
+        for note in &tunnel.notes {
+            let _ = writeln!(page, "   {}: {}", clean(&tunnel.name), clean(note));
+        }
+    }
+    section(&mut page, "Peers", &peers(now));
     section(&mut page, "Steering", &steer(now));
     section(&mut page, "Rules", &rules(now));
     section(&mut page, "Classes", &classes(now));
@@ -155,6 +161,26 @@ pub fn tunnel_rows(tunnels: &[crate::control::TunnelStatus]) -> Rows {
             count(t.forged),
             t.ratio().map_or_else(|| "-".to_owned(), |r| format!("{r:.2}")),
         ]);
+    }
+    rows
+}
+
+fn peers(now: &Status) -> Rows {
+    let mut rows =
+        Rows::new(&["tunnel", "peer", "endpoint", "allowed IPs", ">handshake", ">sent", ">received", "public key"]);
+    for tunnel in &now.tunnels {
+        for peer in &tunnel.peers {
+            rows.add([
+                tunnel.name.clone(),
+                peer.name.clone(),
+                or_dash(peer.endpoint.as_deref()),
+                peer.allowed_ips.join(" "),
+                peer.last_handshake_s.map_or_else(|| "never".to_owned(), duration),
+                bytes(peer.sent_bytes),
+                bytes(peer.received_bytes),
+                peer.public_key.clone(),
+            ]);
+        }
     }
     rows
 }

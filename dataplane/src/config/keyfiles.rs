@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::policy::{Cipher, Policy, Sa};
 use super::problem::{Code, Problem};
+use crate::crypto::keyfile::locate;
 
 /// One error for each key file that cannot be used.
 pub fn check(policy: &Policy) -> Vec<Problem> {
@@ -13,11 +14,15 @@ pub fn check(policy: &Policy) -> Vec<Problem> {
 }
 
 fn check_one(cipher: Cipher, sa: &Sa) -> Option<Problem> {
-    let path = sa.key_file.display();
     let bad = |message: String, help: String| {
         Some(Problem::error(Code::KeyFile, sa.key_span.clone(), message, help).label("this file"))
     };
-    let meta = match std::fs::metadata(&sa.key_file) {
+    let place = match locate(&sa.key_file) {
+        Ok(place) => place,
+        Err(e) => return bad(e.to_string(), "or name a file by its path".into()),
+    };
+    let path = place.path.display();
+    let meta = match std::fs::metadata(&place.path) {
         Ok(meta) => meta,
         Err(e) if e.kind() == ErrorKind::NotFound => {
             // Cipher key and salt (RFC 4106 section 8.1, RFC 7634 section 2).
@@ -36,7 +41,7 @@ fn check_one(cipher: Cipher, sa: &Sa) -> Option<Problem> {
     let me = unsafe { libc::geteuid() };
     if !meta.is_file() {
         bad(format!("key file {path} is not a regular file"), "name a file that holds the key and the salt".into())
-    } else if mode & 0o077 != 0 {
+    } else if mode & place.forbidden() != 0 {
         bad(format!("others may read key file {path}: its mode is {mode:04o}"), format!("chmod 600 {path}"))
     } else if meta.uid() != 0 && meta.uid() != me {
         bad(

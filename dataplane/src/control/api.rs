@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 
 use super::ControlSource;
-use super::types::{ApiError, FlowFilter, MAX_FLOWS};
+use super::types::{ApiError, FlowFilter, MAX_FLOWS, Rekeyed};
 use crate::config::{HostPattern, known_classes, nearest};
 use crate::telemetry::prometheus::{self, Facts};
 
@@ -26,6 +26,7 @@ pub fn all(source: Arc<dyn ControlSource>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/counters", get(counters))
         .route("/v1/flows", get(flows))
+        .route("/v1/tunnels/{tunnel}/rekey", post(rekey))
         .route("/v1/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .fallback(unknown)
@@ -47,15 +48,28 @@ fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -
 }
 
 async fn status(State(source): Source) -> Response {
-    Json(source.status()).into_response()
+    Json(source.status().await).into_response()
 }
 
 async fn counters(State(source): Source) -> Response {
     Json(source.counters()).into_response()
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RekeyQuery {
+    peer: Option<String>,
+}
+
+async fn rekey(State(source): Source, Path(tunnel): Path<String>, Query(query): Query<RekeyQuery>) -> Response {
+    match source.rekey(&tunnel, query.peer.as_deref()).await {
+        Ok(begun) => Json(Rekeyed { begun }).into_response(),
+        Err(error) => refuse(StatusCode::NOT_FOUND, format!("{error:#}"), "`softdpu status` lists tunnels and peers"),
+    }
+}
+
 async fn healthz(State(source): Source) -> Response {
-    let status = source.status();
+    let status = source.status().await;
     let down: Vec<String> = status
         .workers
         .iter()
@@ -70,7 +84,7 @@ async fn healthz(State(source): Source) -> Response {
 }
 
 async fn metrics(State(source): Source) -> Response {
-    let status = source.status();
+    let status = source.status().await;
     let facts = Facts { version: status.version, instance: status.name, uptime_s: status.uptime_s };
     match prometheus::text(facts, source.counters()) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response(),

@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::header;
+use hyper::{Method, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{ApiError, FlowInfo, Status};
+use super::types::{ApiError, FlowInfo, Rekeyed, Status};
 use crate::telemetry::snapshot::Snapshot;
 
 /// Where instances have their sockets unless their policy says otherwise.
@@ -97,6 +97,18 @@ pub async fn flows(socket: &Path, class: Option<&str>, host: Option<&str>, limit
     json(socket, &path).await
 }
 
+/// `POST /v1/tunnels/TUNNEL/rekey`.
+///
+/// # Errors
+/// As [`status`], and what the server says about tunnel and peer.
+pub async fn rekey(socket: &Path, tunnel: &str, peer: Option<&str>) -> Result<Rekeyed> {
+    let mut path = format!("/v1/tunnels/{}/rekey", escape(tunnel));
+    if let Some(peer) = peer {
+        path.push_str(&format!("?peer={}", escape(peer)));
+    }
+    answer(socket, Method::POST, &path).await
+}
+
 /// Percent-encoding of a query value (RFC 3986 section 2).
 fn escape(text: &str) -> String {
     text.bytes()
@@ -108,7 +120,11 @@ fn escape(text: &str) -> String {
 }
 
 async fn json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
-    let (code, body) = tokio::time::timeout(TIMEOUT, get(socket, path))
+    answer(socket, Method::GET, path).await
+}
+
+async fn answer<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T> {
+    let (code, body) = tokio::time::timeout(TIMEOUT, ask(socket, method, path))
         .await
         .map_err(|_| anyhow!("no answer from {} within {} s", socket.display(), TIMEOUT.as_secs()))??;
     if !code.is_success() {
@@ -121,11 +137,13 @@ async fn json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
         .with_context(|| format!("{} does not answer as softdpu {} does", socket.display(), env!("CARGO_PKG_VERSION")))
 }
 
-async fn get(socket: &Path, path: &str) -> Result<(hyper::StatusCode, Bytes)> {
+async fn ask(socket: &Path, method: Method, path: &str) -> Result<(hyper::StatusCode, Bytes)> {
     let stream = UnixStream::connect(socket).await.map_err(|e| explain(socket, &e))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
-    let request = hyper::Request::get(path)
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, "softdpu")
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;

@@ -1,5 +1,5 @@
-//! A running instance answers: HTTP + JSON on a Unix socket, Prometheus text there and on loopback. Nothing here changes
-//! anything; the data comes through [`ControlSource`].
+//! A running instance answers: HTTP + JSON on a Unix socket, Prometheus text there and on loopback. All it
+//! says, and the one thing it does (new keys for a tunnel), comes through [`ControlSource`].
 
 mod api;
 pub mod client;
@@ -21,7 +21,10 @@ use crate::telemetry::snapshot::Snapshot;
 /// What a running instance knows about itself.
 pub trait ControlSource: Send + Sync + 'static {
     /// Everything at a glance. Must not block: it runs on the control thread.
-    fn status(&self) -> Status;
+    fn status(&self) -> BoxFuture<'_, Status>;
+
+    /// Makes new session keys in a tunnel, with one peer or with all; answers how many handshakes were begun.
+    fn rekey<'a>(&'a self, tunnel: &'a str, peer: Option<&'a str>) -> BoxFuture<'a, anyhow::Result<usize>>;
 
     /// All counters.
     fn counters(&self) -> Snapshot;

@@ -22,9 +22,18 @@ fn flow(host: &str, class: &str) -> FlowInfo {
 }
 
 impl ControlSource for Fake {
-    fn status(&self) -> Status {
+    fn rekey<'a>(&'a self, tunnel: &'a str, peer: Option<&'a str>) -> BoxFuture<'a, anyhow::Result<usize>> {
+        Box::pin(async move {
+            anyhow::ensure!(tunnel == "wg0", "no tunnel is called `{tunnel}`");
+            Ok(if peer.is_some() { 1 } else { 3 })
+        })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Status> {
         let workers = vec![WorkerStatus { state: "running".into(), ..WorkerStatus::default() }];
-        Status { name: "edge-a".into(), version: "1.2.3".into(), uptime_s: 2.5, workers, ..Status::default() }
+        let status =
+            Status { name: "edge-a".into(), version: "1.2.3".into(), uptime_s: 2.5, workers, ..Status::default() };
+        Box::pin(async move { status })
     }
 
     fn counters(&self) -> Snapshot {
@@ -115,7 +124,11 @@ fn the_client_reads_what_the_source_says() {
     let running = Running::start(false);
     let socket = running.socket();
     runtime().block_on(async {
-        assert_eq!(client::status(&socket).await.unwrap(), Fake.status());
+        assert_eq!(client::status(&socket).await.unwrap(), Fake.status().await);
+        assert_eq!(client::rekey(&socket, "wg0", None).await.unwrap().begun, 3);
+        assert_eq!(client::rekey(&socket, "wg0", Some("a peer/+=")).await.unwrap().begun, 1);
+        let unknown = client::rekey(&socket, "wg1", None).await.unwrap_err().to_string();
+        assert!(unknown.contains("no tunnel is called `wg1`") && unknown.contains("softdpu status"), "{unknown}");
         assert_eq!(client::counters(&socket).await.unwrap(), Fake.counters());
         let all = client::flows(&socket, None, None, 10).await.unwrap();
         assert_eq!(all.len(), 3);

@@ -67,7 +67,7 @@ pub struct WorkerStatus {
 }
 
 /// A tunnel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TunnelStatus {
     pub name: String,
     /// As in the policy: "esp", "wireguard", "xfrm".
@@ -93,6 +93,27 @@ pub struct TunnelStatus {
     /// Bytes held back at the last moment because they were not sealed. Stays zero.
     #[serde(default)]
     pub escaped_bytes: u64,
+    /// Of type wireguard: its peers.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
+    /// What is less than could be, in words.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// A WireGuard peer. No secrets: those are on the configuration socket alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// As in the policy, or the start of its key.
+    pub name: String,
+    pub public_key: String,
+    pub endpoint: Option<String>,
+    pub allowed_ips: Vec<String>,
+    /// Seconds since the last handshake; `None`: there was none.
+    pub last_handshake_s: Option<f64>,
+    /// Outer bytes of UDP payload, as `wg show` counts them.
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
 }
 
 impl TunnelStatus {
@@ -100,6 +121,13 @@ impl TunnelStatus {
     pub fn ratio(&self) -> Option<f64> {
         (self.compress_out_bytes > 0).then(|| self.compress_in_bytes as f64 / self.compress_out_bytes as f64)
     }
+}
+
+/// What came of a wish for new keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rekeyed {
+    /// Handshakes begun. Peers without an endpoint cannot be asked.
+    pub begun: usize,
 }
 
 /// A steering rule, as the XDP program counts it.

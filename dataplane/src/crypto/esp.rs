@@ -5,6 +5,9 @@
 //!             RFC 3948   4    4     8    └────────────── encrypted ──────────────────┘   16
 //!             only then └─ AAD ─┘
 //! ```
+//!
+//! Of RFC 4106's key sizes AES-192 is missing: no back end has it. Ciphers that are not AEADs (AES-CBC with HMAC) are not
+//! offered either.
 
 use std::ops::Range;
 

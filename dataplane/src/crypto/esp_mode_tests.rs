@@ -481,3 +481,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn without_a_window_a_peer_may_count_from_one_again() {
+    let packet = ipv4(60, 0);
+    let mut f = TestFrame::new(2048, &packet);
+    out(Encapsulation::None, OutboundOptions::default()).seal(f.frame(), &whole(&packet)).unwrap();
+    let esp = f.frame().bytes()[34..].to_vec();
+    for (window, sequence, again) in [
+        (0, Sequence::InIv, Ok(1)),
+        (64, Sequence::InIv, Err(OpenError::Replay)),
+        (0, Sequence::Extended, Err(OpenError::Replay)),
+    ] {
+        let options = InboundOptions::default();
+        let sa = InboundSa::new(&InboundConfig { spi: SPI, material: &material(), sequence, window, options }).unwrap();
+        for want in [Ok(1), again] {
+            assert_eq!(sa.open_slice(&mut esp.clone(), 0..esp.len()).map(|o| o.seq), want);
+        }
+        assert_eq!(sa.window().top(), 1);
+    }
+}

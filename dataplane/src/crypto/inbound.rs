@@ -43,7 +43,8 @@ pub struct InboundConfig<'a> {
     pub spi: u32,
     pub material: &'a KeyMaterial,
     pub sequence: Sequence,
-    /// Packets the anti-replay window holds, 64 to 4096.
+    /// Packets the anti-replay window holds, 64 to 4096. 0: none is kept, for mirrors of associations that have none
+    /// (RFC 4303 §3.4.3 leaves that to the receiver); extended numbers cannot do without, and get 64.
     pub window: u32,
     pub options: InboundOptions,
 }
@@ -89,6 +90,8 @@ pub struct InboundSa {
     exit: Exit,
     nat: NatFix,
     key_id: KeyId,
+    /// Whether the window's verdict counts.
+    anti_replay: bool,
     window: ReplayWindow,
     account: Account,
     refused: Refused,
@@ -118,6 +121,7 @@ impl InboundSa {
             exit: options.exit,
             nat: options.nat,
             key_id: config.material.id(),
+            anti_replay: config.window > 0 || config.sequence == Sequence::Extended,
             window: ReplayWindow::new(config.window.min(MAX_ESP_WINDOW)),
             account: Account::new(options.lifetime, options.added_ns, options.used),
             refused: Refused::default(),
@@ -268,14 +272,19 @@ impl InboundSa {
                 seq
             }
         };
-        self.window.check(seq).map_err(replay_error)?;
+        if self.anti_replay {
+            self.window.check(seq).map_err(replay_error)?;
+        }
 
         let text = &mut packet[ESP_LEN + IV_LEN..];
         let Some((text, &mut icv)) = text.split_last_chunk_mut::<ICV_LEN>() else { return Err(OpenError::Short) };
         let aad = AssociatedData::new(self.spi, seq, self.sequence != Sequence::Short);
         self.aead.open(nonce(self.salt.0, iv), aad.as_slice(), text, icv).map_err(|_| OpenError::BadIcv)?;
         // Another worker may have had the same packet.
-        self.window.accept(seq).map_err(replay_error)?;
+        let fresh = self.window.accept(seq);
+        if self.anti_replay {
+            fresh.map_err(replay_error)?;
+        }
 
         // From here on the peer itself wrote what we read.
         let [body @ .., pad_len, next_header] = &*text else { return Err(OpenError::BadPadding) };

@@ -1,4 +1,8 @@
 //! Keying material from files: what only we can read, and nothing else.
+//!
+//! A file is named by its path, or as `credential:NAME`: the credential NAME that systemd gives the unit (`LoadCredential=`,
+//! `LoadCredentialEncrypted=`) in `$CREDENTIALS_DIRECTORY`. Those are mode 0400 or 0440 in a directory that only the unit
+//! sees, so a group that may read is accepted there, and nowhere else.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -8,9 +12,12 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::aead::{Cipher, KeyMaterial};
+use super::secret::{Secret, scrub_stack};
 
 /// More than any key file needs (hex text with white space); what is larger is some other file.
 const MAX_FILE: usize = 1024;
+/// In front of the name of a credential.
+const CREDENTIAL: &str = "credential:";
 
 /// Why a key file was refused. Never says anything of its content.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +43,48 @@ pub enum KeyFileError {
     Size { path: PathBuf, cipher: Cipher, found: usize },
     #[error("key file {path} holds an odd number of hex digits ({digits}); {cipher} needs {}", 2 * .cipher.material_len())]
     OddHex { path: PathBuf, cipher: Cipher, digits: usize },
+    #[error("key file {path} is no WireGuard key: 44 characters of base64; make one with: wg genkey > {path}")]
+    WireGuard { path: PathBuf },
+    #[error(
+        "{name} is asked for, but there is no $CREDENTIALS_DIRECTORY; set LoadCredential= in the unit, and start it by systemd"
+    )]
+    NoCredentials { name: String },
+}
+
+/// Where a key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub path: PathBuf,
+    /// Whether systemd made it for us.
+    pub credential: bool,
+}
+
+impl Place {
+    /// Mode bits that nobody may have.
+    pub fn forbidden(&self) -> u32 {
+        if self.credential { 0o037 } else { 0o077 }
+    }
+}
+
+/// What `path`, as an operator wrote it or joined to the policy's folder, stands for.
+///
+/// # Errors
+/// [`KeyFileError::NoCredentials`].
+pub fn locate(path: &Path) -> Result<Place, KeyFileError> {
+    locate_in(path, std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())
+}
+
+fn locate_in(path: &Path, credentials: Option<&Path>) -> Result<Place, KeyFileError> {
+    // The last part alone, so a name cannot lead out of the directory.
+    let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix(CREDENTIAL));
+    match (name, credentials) {
+        (Some(name), None) => Err(KeyFileError::NoCredentials { name: format!("{CREDENTIAL}{name}") }),
+        (Some(name), Some(directory)) => Ok(Place { path: directory.join(name), credential: true }),
+        (None, directory) => {
+            let inside = directory.is_some_and(|d| path.parent() == Some(d));
+            Ok(Place { path: path.into(), credential: inside })
+        }
+    }
 }
 
 /// Reads the keying material of `cipher` from `path`.
@@ -46,20 +95,69 @@ pub enum KeyFileError {
 /// # Errors
 /// See [`KeyFileError`]; each names the file and, where there is one, the remedy.
 pub fn read(path: &Path, cipher: Cipher) -> Result<KeyMaterial, KeyFileError> {
+    let (path, content, len) = open(path)?;
+    if len > MAX_FILE {
+        return Err(KeyFileError::TooLarge { path, cipher });
+    }
+    parse(&path, cipher, &content[..len])
+}
+
+/// Reads a private or preshared key as `wg genkey` and `wg genpsk` write them: base64 of 32 bytes. The same rules hold for
+/// the file as for [`read`].
+///
+/// # Errors
+/// See [`KeyFileError`].
+pub fn read_wireguard(path: &Path) -> Result<Secret<32>, KeyFileError> {
+    let (path, content, len) = open(path)?;
+    let key = base64_key(content[..len].trim_ascii());
+    scrub_stack();
+    key.ok_or(KeyFileError::WireGuard { path })
+}
+
+/// The content of a file that may hold a key, at most a byte more than [`MAX_FILE`], and where it was.
+fn open(path: &Path) -> Result<(PathBuf, Zeroizing<[u8; MAX_FILE + 1]>, usize), KeyFileError> {
+    let place = locate(path)?;
+    let path = place.path.clone();
     // Not blocking, so that a FIFO in the file's place is refused below rather than waited for.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)
-        .map_err(|source| KeyFileError::Open { path: path.into(), source })?;
+        .open(&path)
+        .map_err(|source| KeyFileError::Open { path: path.clone(), source })?;
     // The opened file is judged, not the path: nobody can swap it in between.
-    let meta = file.metadata().map_err(|source| KeyFileError::Read { path: path.into(), source })?;
-    check(path, &meta, effective_uid())?;
-    let (content, len) = read_bounded(&file).map_err(|source| KeyFileError::Read { path: path.into(), source })?;
-    if len > MAX_FILE {
-        return Err(KeyFileError::TooLarge { path: path.into(), cipher });
+    let meta = file.metadata().map_err(|source| KeyFileError::Read { path: path.clone(), source })?;
+    check(&place, &meta, effective_uid())?;
+    let (content, len) = read_bounded(&file).map_err(|source| KeyFileError::Read { path: path.clone(), source })?;
+    Ok((path, content, len))
+}
+
+/// 32 bytes of base64 (RFC 4648 §4), without a branch or an address that depends on them.
+fn base64_key(text: &[u8]) -> Option<Secret<32>> {
+    let digits: &[u8; 43] = text.strip_suffix(b"=")?.try_into().ok()?;
+    let mut key = Secret::<32>::zeroed();
+    let (mut bits, mut held, mut wrong, mut at) = (0_u32, 0, 0, 0);
+    for digit in digits {
+        let value = base64_digit(*digit);
+        wrong |= value;
+        bits = bits << 6 | (value as u32 & 0x3F);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            key.expose_mut()[at] = (bits >> held) as u8;
+            at += 1;
+        }
     }
-    parse(path, cipher, &content[..len])
+    // 43 digits are two bits more than 32 bytes; in what `wg` writes they are zero.
+    (wrong >= 0 && bits & 0b11 == 0).then_some(key)
+}
+
+/// 0 to 63; negative for what is no digit.
+fn base64_digit(c: u8) -> i32 {
+    let c = i32::from(c);
+    // All ones where `c` is within: both differences are negative then, and only then.
+    let within = |low: u8, high: u8| ((i32::from(low) - 1 - c) & (c - i32::from(high) - 1)) >> 31;
+    let one = |low: u8, high: u8, first: i32| within(low, high) & (c - i32::from(low) + first + 1);
+    one(b'A', b'Z', 0) + one(b'a', b'z', 26) + one(b'0', b'9', 52) + one(b'+', b'+', 62) + one(b'/', b'/', 63) - 1
 }
 
 fn effective_uid() -> u32 {
@@ -67,14 +165,15 @@ fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-fn check(path: &Path, meta: &Metadata, euid: u32) -> Result<(), KeyFileError> {
+fn check(place: &Place, meta: &Metadata, euid: u32) -> Result<(), KeyFileError> {
+    let path = &place.path;
     if !meta.is_file() {
         return Err(KeyFileError::NotAFile { path: path.into() });
     }
     if meta.uid() != euid && meta.uid() != 0 {
         return Err(KeyFileError::Owner { path: path.into(), owner: meta.uid(), euid });
     }
-    if meta.mode() & 0o077 != 0 {
+    if meta.mode() & place.forbidden() != 0 {
         return Err(KeyFileError::Mode { path: path.into(), mode: meta.mode() & 0o7777 });
     }
     Ok(())
@@ -176,11 +275,66 @@ mod tests {
     }
 
     #[test]
+    fn credentials_are_found_by_name_and_may_be_read_by_their_group() {
+        let (dir, path) = file(HEX.as_bytes(), 0o440);
+        let there = Some(dir.path());
+        let place = locate_in(Path::new("/etc/softdpu/credential:key"), there).unwrap();
+        assert_eq!(place, Place { path: path.clone(), credential: true });
+        assert_eq!(locate_in(Path::new("credential:key"), there).unwrap(), place);
+        assert_eq!(locate_in(&path, there).unwrap(), place);
+        let meta = fs::metadata(&path).unwrap();
+        check(&place, &meta, effective_uid()).unwrap();
+        assert!(matches!(
+            check(&locate_in(&path, None).unwrap(), &meta, effective_uid()),
+            Err(KeyFileError::Mode { .. })
+        ));
+        for mode in [0o444, 0o460, 0o450] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let refused = check(&place, &fs::metadata(&path).unwrap(), effective_uid());
+            assert!(matches!(refused, Err(KeyFileError::Mode { .. })), "{mode:o}");
+        }
+        let error = locate_in(Path::new("credential:key"), None).unwrap_err().to_string();
+        assert!(error.contains("credential:key") && error.contains("LoadCredential="), "{error}");
+        // Below the directory is not in it, and nothing leads out of it.
+        assert!(!locate_in(&dir.path().join("x/key"), there).unwrap().credential);
+        assert!(!locate_in(&dir.path().join("../key"), there).unwrap().credential);
+    }
+
+    #[test]
+    fn wireguard_keys_are_read_as_wg_writes_them() {
+        let key: Vec<u8> = (0..32).map(|i| (i * 37 + 250) as u8).collect();
+        let alphabet: Vec<u8> = (b'A'..=b'Z').chain(b'a'..=b'z').chain(b'0'..=b'9').chain(*b"+/").collect();
+        for (value, digit) in alphabet.iter().enumerate() {
+            assert_eq!(base64_digit(*digit), value as i32);
+        }
+        assert_eq!((0..=255).filter(|c| base64_digit(*c) >= 0).count(), 64);
+        let bit = |n: usize| if n < 256 { key[n / 8] >> (7 - n % 8) & 1 } else { 0 };
+        let mut text: Vec<u8> =
+            (0..43).map(|d| alphabet[(0..6).fold(0, |v, b| v << 1 | bit(6 * d + b) as usize)]).collect();
+        text.extend(b"=\n");
+        let (_dir, path) = file(&text, 0o600);
+        assert_eq!(read_wireguard(&path).unwrap().expose()[..], key[..]);
+        for bad in [&text[1..], &text[..43], b"", &[b'='; 44], &[b'A'; 44], &[b'A'; 2000]] {
+            let (_dir, path) = file(bad, 0o600);
+            let error = read_wireguard(&path).unwrap_err();
+            assert!(matches!(error, KeyFileError::WireGuard { .. }) && !error.to_string().contains("AAAA"), "{error}");
+        }
+        // Bits beyond the 32 bytes, and a byte that is no digit.
+        for (place, byte) in [(42, b'/'), (5, b'-'), (5, 0xC1)] {
+            let mut bad = text.clone();
+            bad[place] = byte;
+            assert!(base64_key(bad.trim_ascii()).is_none());
+        }
+        let (_dir, open) = file(&text, 0o644);
+        assert!(matches!(read_wireguard(&open), Err(KeyFileError::Mode { .. })));
+    }
+
+    #[test]
     fn a_stranger_s_file_is_refused() {
         let (_dir, path) = file(HEX.as_bytes(), 0o600);
         let meta = fs::metadata(&path).unwrap();
         // Seen by some other user than the file's owner; where the owner is root that is accepted.
-        let stranger = check(&path, &meta, meta.uid() + 1);
+        let stranger = check(&locate_in(&path, None).unwrap(), &meta, meta.uid() + 1);
         assert_eq!(stranger.is_ok(), meta.uid() == 0);
         if effective_uid() == 0 {
             std::os::unix::fs::chown(&path, Some(65534), None).unwrap();

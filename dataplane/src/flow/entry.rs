@@ -23,7 +23,7 @@ mod flag {
     pub const HAS_HOST: u8 = 64;
 }
 
-/// One flow. 120 bytes; what every packet reads or writes comes first.
+/// One flow. 124 bytes; what every packet reads or writes comes first.
 ///
 /// The public fields are the nodes' own memory of the flow; the table itself only resets them.
 #[derive(Clone)]
@@ -62,12 +62,14 @@ pub struct Flow {
     host: u32,
     /// Way out of the tunnel that the flow's rule says, valid as long as `plan_generation` is; [`NONE`]: not chosen.
     pub way: u32,
+    /// Number of the association whose packets of this flow the kernel's policies let in, valid likewise; or [`NONE`].
+    pub esp_in: u32,
     pub(super) created: Tick,
     /// Next in the same timer slot or in the free list.
     pub(super) link: u32,
 }
 
-const _: () = assert!(std::mem::size_of::<Flow>() == 120);
+const _: () = assert!(std::mem::size_of::<Flow>() == 124);
 
 impl Flow {
     /// An entry that belongs to nobody yet.
@@ -94,6 +96,7 @@ impl Flow {
             l7_slot: NO_SLOT,
             host: 0,
             way: NONE,
+            esp_in: NONE,
             created: Tick(0),
             link: NONE,
         }

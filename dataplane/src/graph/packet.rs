@@ -46,6 +46,8 @@ pub struct Meta {
     pub rule: u16,
     /// Way out of `tunnel_out`, once `select` has chosen it.
     pub way: u32,
+    /// Number of the association that opened it, where the kernel's policies ask which; or [`NO_WAY`].
+    pub esp_in: u32,
     pub flow: u32,
     pub adjacency: u32,
 }
@@ -66,6 +68,7 @@ impl Meta {
             tunnel_out: NONE,
             rule: NONE,
             way: NO_WAY,
+            esp_in: NO_WAY,
             flow: NO_FLOW,
             adjacency: 0,
         }

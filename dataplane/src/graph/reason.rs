@@ -90,6 +90,8 @@ reasons! {
         PolicyDrop "policy_drop" "A rule with `action = \"drop\"`.",
         ClearOnProtected "clear_on_protected" "In clear, though a rule says this flow is encrypted (RFC 4301 §5.2).",
         Martian "martian" "From or to an address that no router forwards: unspecified, loopback, multicast, broadcast or IPv6 link-local (RFC 1812 §5.3.7, RFC 4291 §2.5.6).",
+        SelectorMismatch "selector_mismatch" "Out of an association that the kernel's IPsec policies do not let this packet come by (RFC 4301 §5.2).",
+        KernelOnly "kernel_only" "The kernel's IPsec policies want what only the kernel does (a cipher, several transforms); a steering rule takes it to the worker.",
         WrongTunnel "wrong_tunnel" "From a tunnel that no rule allows this flow to come by (RFC 4301 §5.2).",
     }
     "icmp" {

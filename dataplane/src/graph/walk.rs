@@ -62,7 +62,7 @@ impl Graph {
             decompress: Decompress::default(),
             gather: Gather::new(frames),
             flow: Flow::default(),
-            classify: Classify::default(),
+            classify: Classify,
             policy: Policy,
             select: Select,
             route: Route,

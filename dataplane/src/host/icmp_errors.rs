@@ -92,3 +92,91 @@ fn read_v6(message: &[u8]) -> Option<Report> {
     let local: [u8; 16] = quote[8..24].try_into().ok()?;
     of_message(IpAddr::V6(Ipv6Addr::from(local)), message)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::wire::checksum;
+    use crate::wire::ip::{write_v4, write_v6};
+    use crate::wire::pmtu::About;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    /// An error about a packet of ours that went to ourselves, from its ICMP header on. The SPI tells this test's from others'.
+    fn error(v6: bool, spi: u32) -> Vec<u8> {
+        let mut quote = vec![0; if v6 { 56 } else { 36 }];
+        let head = quote.len() - 16;
+        if v6 {
+            write_v6(&mut quote, &Ipv6Addr::LOCALHOST.octets(), &Ipv6Addr::LOCALHOST.octets(), 50, 64, 1460);
+        } else {
+            write_v4(&mut quote, Ipv4Addr::LOCALHOST.octets(), [127, 9, 9, 9], 50, 64, 1500);
+        }
+        quote[head..head + 4].copy_from_slice(&spi.to_be_bytes());
+        quote[head + 7] = 9;
+        let mut message = if v6 { vec![2, 0, 0, 0, 0, 0, 5, 0x14] } else { vec![3, 4, 0, 0, 0, 0, 5, 0x14] };
+        message.extend(quote);
+        if !v6 {
+            let sum = checksum::of(&message);
+            message[2..4].copy_from_slice(&sum);
+        }
+        message
+    }
+
+    fn send(v6: bool, message: &[u8]) {
+        let (family, protocol) =
+            if v6 { (libc::AF_INET6, libc::IPPROTO_ICMPV6) } else { (libc::AF_INET, libc::IPPROTO_ICMP) };
+        // SAFETY: no memory is handed over; the result is checked.
+        let fd = unsafe { libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+        assert!(fd >= 0);
+        // SAFETY: a descriptor just made, owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut to = [0u8; 28];
+        to[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+        if v6 {
+            to[23] = 1
+        } else {
+            to[4..8].copy_from_slice(&[127, 0, 0, 1])
+        }
+        let len = if v6 { 28 } else { 16 };
+        // SAFETY: the kernel reads `message` and `len` bytes of `to`, a socket address, which both live across the call.
+        let sent =
+            unsafe { libc::sendto(fd.as_raw_fd(), message.as_ptr().cast(), message.len(), 0, to.as_ptr().cast(), len) };
+        assert_eq!(sent, message.len() as isize, "{}", io::Error::last_os_error());
+    }
+
+    #[tokio::test]
+    async fn the_kernels_copy_of_an_error_is_read() {
+        // SAFETY: asks who we are.
+        if unsafe { libc::geteuid() } != 0 {
+            println!("skipped: needs root for raw sockets");
+            return;
+        }
+        for v6 in [false, true] {
+            let errors = match IcmpErrors::open(v6) {
+                Ok(errors) => errors,
+                Err(error) => {
+                    println!("skipped: {error}");
+                    continue;
+                }
+            };
+            let spi = 0x4000_0000 | std::process::id();
+            let mut damaged = error(v6, spi + 1);
+            damaged[40] ^= 1;
+            if !v6 {
+                send(v6, &damaged);
+            }
+            send(v6, &error(v6, spi));
+            let report = tokio::time::timeout(Duration::from_secs(10), async {
+                loop {
+                    let report = errors.next().await.unwrap();
+                    if matches!(report.about, About::Esp { spi: got, .. } if got == spi || got == spi + 1) {
+                        return report;
+                    }
+                }
+            });
+            let report = report.await.unwrap();
+            assert_eq!((report.mtu, report.about), (1300, About::Esp { spi, seq: 9 }));
+        }
+    }
+}

@@ -1,15 +1,23 @@
 //! `fragment`: cuts IPv4 packets without DF that exceed the way's MTU (RFC 791 §2.3), before they are sealed: the pieces
 //! are whole packets to the tunnel, and the far end need not reassemble ESP.
 
+use crate::graph::packet::MAX_BATCH;
 use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet};
 use crate::wire::fragment::{Piece, pieces, place, write_header};
 use crate::wire::ip::v4_header_len;
 use softdpu_ebpf_common::walk::Fragment as Position;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fragment {
     /// Packets that are being cut.
     large: Vec<Packet>,
+}
+
+impl Default for Fragment {
+    /// Room for a whole batch; nothing is allocated later.
+    fn default() -> Self {
+        Self { large: Vec::with_capacity(2 * MAX_BATCH) }
+    }
 }
 
 impl Node for Fragment {

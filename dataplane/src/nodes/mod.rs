@@ -18,3 +18,4 @@ pub mod rewrite;
 pub mod route;
 pub mod seal;
 pub mod select;
+mod xfrm;

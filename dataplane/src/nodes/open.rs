@@ -4,6 +4,7 @@ use super::open_wg;
 use crate::crypto::esp::{LINK_LEN, NEXT_IPCOMP, OpenError};
 use crate::crypto::inbound;
 use crate::crypto::wg::session;
+use crate::graph::packet::NO_WAY;
 use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
 use crate::plan::rules::ip;
 use crate::tunnel::events::Event;
@@ -115,10 +116,11 @@ fn open_esp<'k>(cx: &mut Cx<'_>, packet: &mut Packet, run: &mut Openers<'k>, key
     let esp = keys.esp(headers.spi).filter(|esp| esp.local == local).ok_or(DropReason::NoSa)?;
     let from =
         SocketAddr::new(ip(headers.l3, &headers.src), if headers.proto == proto::UDP { headers.sport } else { 0 });
-    let moved = esp.remote != from;
+    let moved = esp.remote.is_some_and(|remote| remote != from);
     if moved && !esp.may_move {
         return Err(DropReason::WrongPeer);
     }
+    let spi = headers.spi;
     packet.meta.outer_tos = headers.tos;
     let opener = run.esp(esp, cx.now);
     let opened = if packet.frame.is_chain() { open_chain(cx, packet, opener) } else { open_frame(packet, opener) };
@@ -132,6 +134,9 @@ fn open_esp<'k>(cx: &mut Cx<'_>, packet: &mut Packet, run: &mut Openers<'k>, key
     let (next_header, seq) = opened?;
     packet.meta.next_header = next_header;
     packet.meta.tunnel_in = esp.tunnel;
+    if esp.state.is_some() {
+        packet.meta.esp_in = keys.esp_number(spi).unwrap_or(NO_WAY);
+    }
     // Only with the newest packet: one that was late, or held back by somebody, says where the peer was (RFC 7296 §2.23).
     if moved && seq >= esp.sa.window().top() {
         let _ = cx.events.push(Event::Moved { tunnel: esp.tunnel, way: esp.way, from });

@@ -2,16 +2,24 @@
 //! (`fragment_outer`), and IPv6 packets of up to 1280 bytes in any tunnel, which must be carried (RFC 2473 §7.1). All others
 //! were made to fit before.
 
+use crate::graph::packet::MAX_BATCH;
 use crate::graph::{Batch, Cx, DropReason, Node, Packet};
 use crate::io::frame::HEADROOM;
 use crate::nodes::fragment::copy_out;
 use crate::wire::fragment::Piece;
 use crate::wire::outer_fragment::Cut;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct OuterFragment {
     /// Packets that are being cut.
     large: Vec<Packet>,
+}
+
+impl Default for OuterFragment {
+    /// Room for a whole batch; nothing is allocated later.
+    fn default() -> Self {
+        Self { large: Vec::with_capacity(2 * MAX_BATCH) }
+    }
 }
 
 impl Node for OuterFragment {

@@ -1,5 +1,6 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
+use super::xfrm;
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
@@ -48,7 +49,7 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     }
     let tunnel = plan.tunnel.unwrap_or(NONE);
     if tunnel == packet.meta.tunnel_in && (tunnel == NONE || side == Side::In || plan.lets_in(&packet.headers)) {
-        return Ok(());
+        return if packet.meta.esp_in == NO_WAY { Ok(()) } else { xfrm::admit(cx, packet) };
     }
     match side {
         Side::In if packet.meta.tunnel_in == NONE => Err(DropReason::ClearOnProtected),
@@ -103,6 +104,13 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
         };
         (headers.sport, headers.dport, headers.fragment) = (src.port, dst.port, Fragment::First);
     }
+    if let Some((rule, side)) = xfrm::side(cx, packet, &headers)? {
+        if let Some(flow) = flow {
+            let generation = cx.generation();
+            remember(cx.flows.get_mut(flow), generation, rule, side, packet.meta.direction);
+        }
+        return Ok((rule, side));
+    }
     let Match { rule, side, provisional } =
         rules::look_up(&cx.plan.rules, &headers, &known(cx, flow), tunnel_in(packet));
     if let Some(flow) = flow.filter(|_| !provisional) {
@@ -153,5 +161,6 @@ fn remember(flow: &mut Flow, generation: u32, rule: u16, side: Side, direction: 
     let initiator_in = (side == Side::In) == (direction == Direction::FromInitiator);
     flow.plan_generation = generation;
     flow.way = NO_WAY;
+    flow.esp_in = NO_WAY;
     flow.rule = rule.min(NO_RULE) | if initiator_in { INITIATOR_IN } else { 0 };
 }

@@ -7,7 +7,7 @@ use crate::crypto::outer::Outer;
 use crate::crypto::wg::session;
 use crate::graph::packet::NONE;
 use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
-use crate::tunnel::keys::{Seal, Way};
+use crate::tunnel::keys::Seal;
 use crate::wire::ip::V6_HEADER;
 use softdpu_ebpf_common::walk::L3;
 use std::ops::Range;
@@ -45,7 +45,10 @@ fn seal_run(cx: &mut Cx<'_>, run: &mut [Packet]) -> bool {
     let Some(way) = run.first().and_then(|packet| cx.way(packet)) else { return refuse(run, DropReason::NotSealed) };
     let mut sealer = match &way.seal {
         Seal::Nothing => return refuse(run, DropReason::NoSession),
-        Seal::Esp(sa) => Sealer::Esp(sa.sealer_at(count, cx.now)),
+        Seal::Esp(out) => Sealer::Esp(match &out.via {
+            None => out.sa.sealer_at(count, cx.now),
+            Some(outer) => out.sa.sealer_at(count, cx.now).via(outer),
+        }),
         Seal::WireGuard(out) => match out.session(cx.now) {
             Some(session) => Sealer::WireGuard(session.sealer(count, cx.now), &out.outer),
             None => return refuse(run, DropReason::NoSession),
@@ -55,7 +58,7 @@ fn seal_run(cx: &mut Cx<'_>, run: &mut [Packet]) -> bool {
     let (mut packets, mut bytes) = (0, 0);
     for packet in run.iter_mut() {
         let len = packet.frame.total_len() as u64;
-        match seal(cx, packet, way, &mut sealer) {
+        match seal(cx, packet, &mut sealer) {
             Ok(()) => {
                 packet.meta.sealed = true;
                 packets += 1;
@@ -84,9 +87,9 @@ enum Sealer<'a> {
 }
 
 #[inline]
-fn seal(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
+fn seal(cx: &mut Cx<'_>, packet: &mut Packet, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
     if packet.frame.is_chain() {
-        return seal_chain(cx, packet, way, sealer);
+        return seal_chain(cx, packet, sealer);
     }
     let place = 0..packet.frame.len();
     match sealer {
@@ -95,7 +98,7 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>
             sealer.seal(&mut packet.frame, &inner).map_err(of_esp)?;
         }
         Sealer::WireGuard(sealer, outer) => {
-            let plain = plain(cx, packet, way, place);
+            let plain = plain(cx, packet, place);
             sealer.seal(&mut packet.frame, &plain, outer).map_err(of_wireguard)?;
         }
     }
@@ -104,14 +107,14 @@ fn seal(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>
 
 /// A packet in several frames is gathered, sealed, and scattered over fresh ones.
 #[cold]
-fn seal_chain(cx: &mut Cx<'_>, packet: &mut Packet, way: &Way, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
+fn seal_chain(cx: &mut Cx<'_>, packet: &mut Packet, sealer: &mut Sealer<'_>) -> Result<(), DropReason> {
     const FRONT: usize = LINK_LEN + V6_HEADER + 64;
     let len = cx.pool.linearise(&packet.frame, &mut cx.scratch[FRONT..]).ok_or(DropReason::NoRoom)?;
     let place = FRONT..FRONT + len;
     let sealed = match sealer {
         Sealer::Esp(sealer) => sealer.seal_slice(cx.scratch, &inner(packet, place)).map_err(of_esp)?,
         Sealer::WireGuard(sealer, outer) => {
-            let plain = plain(cx, packet, way, place);
+            let plain = plain(cx, packet, place);
             sealer.seal_slice(cx.scratch, &plain, outer).map_err(of_wireguard)?
         }
     };
@@ -128,9 +131,8 @@ fn inner(packet: &Packet, place: Range<usize>) -> Inner {
 }
 
 #[inline]
-fn plain(cx: &Cx<'_>, packet: &Packet, way: &Way, place: Range<usize>) -> session::Plain {
-    let link = usize::from(cx.fib.links()[usize::from(packet.meta.port_out)].mtu);
-    session::Plain { place, tos: packet.headers.tos, mtu: way.max_inner(link) }
+fn plain(cx: &Cx<'_>, packet: &Packet, place: Range<usize>) -> session::Plain {
+    session::Plain { place, tos: packet.headers.tos, mtu: cx.whole_mtu_of(packet) }
 }
 
 fn of_esp(error: SealError) -> DropReason {

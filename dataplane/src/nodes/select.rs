@@ -7,6 +7,7 @@ use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
 use crate::plan::rules::ip;
 use crate::tunnel::events::Event;
 use crate::tunnel::keys::{Seal, Selector};
+use crate::tunnel::xfrm::selector::{NO_STATE, flow_of};
 
 #[derive(Debug, Default)]
 pub struct Select;
@@ -59,11 +60,20 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<u32> {
 }
 
 fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, DropReason> {
-    let tunnel = cx.keys.tunnel(packet.meta.tunnel_out).ok_or(DropReason::NoSelector)?;
+    let number = packet.meta.tunnel_out;
+    let tunnel = cx.keys.tunnel(number).ok_or(DropReason::NoSelector)?;
     let way = match &tunnel.selector {
         Selector::Nothing => None,
         Selector::Only => Some(0),
         Selector::Allowed(table) => table.look_up(ip(packet.headers.l3, &packet.headers.dst)),
+        Selector::Xfrm(selector) => {
+            let flow = flow_of(&packet.headers, packet.frame.bytes());
+            let way = selector.way(&flow);
+            if way == Some(NO_STATE) {
+                let _ = cx.events.push(Event::Acquire { tunnel: number, flow });
+            }
+            way
+        }
     }
     .ok_or(DropReason::NoSelector)?;
     if packet.meta.flow != NO_FLOW {

@@ -21,6 +21,8 @@ pub struct Plan {
     pub asks_ports: bool,
     /// First match wins.
     pub rules: Vec<Rule>,
+    /// The tunnel of type xfrm, and the rule that stands for all that the kernel's policies say.
+    pub xfrm: Option<(u16, u16)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,7 +50,7 @@ pub struct Tunnel {
 /// More rules, tunnels or ports than can be numbered; a class that there is not.
 pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
     for (what, count, most) in [
-        ("rules", policy.rules.len(), rules::MAX_RULES),
+        ("rules", policy.rules.len() + 1, rules::MAX_RULES),
         ("tunnels", policy.tunnels.len(), usize::from(u16::MAX)),
         ("ports", policy.ports.len(), MAX_PORTS),
     ] {
@@ -63,13 +65,21 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
         mss_clamp: tunnel.mss_clamp,
         fragment_outer: tunnel.fragment_outer,
     };
+    let mut rules = policy.rules.iter().map(rule).collect::<Result<Vec<_>>>()?;
+    let xfrm = policy.tunnels.iter().position(|tunnel| matches!(tunnel.kind, policy::TunnelKind::Xfrm(_)));
+    let xfrm = xfrm.map(|at| {
+        let name = format!("xfrm:{}", policy.tunnels[at].name);
+        rules.push(Rule { name, tunnel: Some(at as u16), mirrored: true, ..Rule::default() });
+        (at as u16, rules.len() as u16 - 1)
+    });
     Ok(Plan {
+        xfrm,
         generation: generation.max(1),
         name: policy.name.clone(),
         ports: policy.ports.iter().map(|port| Port { name: port.name.clone(), finish_checksums: false }).collect(),
         tunnels: policy.tunnels.iter().map(tunnel).collect(),
         asks_ports: policy.rules.iter().any(|r| !r.matches.ports.is_empty() || !r.matches.source_ports.is_empty()),
-        rules: policy.rules.iter().map(rule).collect::<Result<_>>()?,
+        rules,
     })
 }
 
@@ -91,5 +101,6 @@ fn rule(rule: &policy::Rule) -> Result<Rule> {
         tunnel: rule.encrypt.map(|tunnel| tunnel as u16),
         compress: rule.compress == policy::Compress::Lz4,
         drop: rule.action == RuleAction::Drop,
+        mirrored: false,
     })
 }

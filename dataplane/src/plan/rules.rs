@@ -25,6 +25,8 @@ pub struct Rule {
     pub tunnel: Option<u16>,
     pub compress: bool,
     pub drop: bool,
+    /// Stands for the kernel's policies: never found by its own terms.
+    pub mirrored: bool,
 }
 
 /// What is known of a flow when a rule is looked for.
@@ -95,7 +97,7 @@ impl Rule {
     /// Whether the rule lets this packet come out of its tunnel (RFC 4301 §5.2): one that goes `from → to` has no business
     /// there, and would leave again in clear.
     pub fn lets_in(&self, headers: &Headers) -> bool {
-        self.side(&Ends::of(headers), self.tunnel) == Some(Side::In)
+        !self.mirrored && self.side(&Ends::of(headers), self.tunnel) == Some(Side::In)
     }
 
     fn fits(&self, src: IpAddr, dst: IpAddr, sport: Option<u16>, dport: Option<u16>) -> bool {
@@ -161,7 +163,7 @@ pub fn look_up(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: 
     let ends = Ends::of(headers);
     let mut open = false;
     for (at, rule) in rules.iter().enumerate() {
-        let Some(side) = rule.side(&ends, tunnel_in) else { continue };
+        let Some(side) = rule.side(&ends, tunnel_in).filter(|_| !rule.mirrored) else { continue };
         let found = Match { rule: at as u16, side, provisional: open };
         match rule.payload_terms_hold(known) {
             Some(false) => {}

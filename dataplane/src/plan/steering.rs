@@ -1,7 +1,7 @@
 //! The steering rules of a policy, for the XDP program: the tunnels' own first, then the operator's in their order.
 
 use crate::config::policy::{self, Encapsulation, OnLoss, Policy, Prefix, SteerAction, TunnelKind};
-use crate::crypto::esp::{NAT_T_PORT, PROTO_ESP, PROTO_UDP};
+use crate::crypto::esp::{PROTO_ESP, PROTO_UDP};
 use crate::io::steer::SteerRule;
 use softdpu_ebpf_common::maps;
 use std::net::IpAddr;
@@ -36,36 +36,52 @@ pub fn rules(policy: &Policy, interfaces: &[Option<u32>], tunnels: Vec<SteerRule
 ///
 /// What a peer sends always goes to the worker, whatever the operator's rules say: without it the tunnel could not work. It
 /// is dropped while no worker is there, since the kernel could do nothing with it.
-pub fn of_tunnels(policy: &Policy) -> Vec<SteerRule> {
-    let tunnel = |tunnel: &policy::Tunnel| {
-        let mut rule = SteerRule::any(format!("tunnel:{}", tunnel.name), maps::RuleAction::Worker);
-        rule.on_loss = maps::OnLoss::Drop;
-        match &tunnel.kind {
-            TunnelKind::Esp(esp) => {
-                rule.from = vec![host(esp.remote)];
-                rule.to = vec![host(esp.local)];
-                // Matches ESP in UDP too, but not IKE on the same port, which is the kernel's.
-                rule.protocol = Some(PROTO_ESP);
-                if esp.encapsulation == Encapsulation::Udp {
-                    // Behind a NAT the peer's address may change.
-                    rule.from = Vec::new();
-                    rule.ports = std::iter::once(NAT_T_PORT..=NAT_T_PORT).collect();
-                }
-                // Of a fragmented packet only the first shows what it is.
-                rule.fragments = true;
-            }
-            TunnelKind::WireGuard(wireguard) => {
-                rule.to = wireguard.local.map(host).into_iter().collect();
-                rule.protocol = Some(PROTO_UDP);
-                rule.ports = std::iter::once(wireguard.listen_port..=wireguard.listen_port).collect();
-                // Fragments do not show their port: without an address of its own they are left to the kernel.
-                rule.fragments = wireguard.local.is_some();
-            }
-            TunnelKind::Xfrm(_) => return None,
-        }
-        Some(rule)
+///
+/// One list per tunnel of the policy. Those of type xfrm begin with none: theirs come with what is mirrored.
+pub fn of_tunnels(policy: &Policy) -> Vec<Vec<SteerRule>> {
+    let rules = |(at, tunnel): (usize, &policy::Tunnel)| match &tunnel.kind {
+        TunnelKind::Esp(esp) => vec![of_esp(&tunnel.name, esp)],
+        TunnelKind::WireGuard(wireguard) => of_wireguard(policy, at, wireguard.listen_port),
+        TunnelKind::Xfrm(_) => Vec::new(),
     };
-    policy.tunnels.iter().filter_map(tunnel).collect()
+    policy.tunnels.iter().enumerate().map(rules).collect()
+}
+
+fn of_esp(name: &str, esp: &policy::EspTunnel) -> SteerRule {
+    let mut rule = to_worker(name);
+    rule.to = vec![host(esp.local)];
+    // Behind a NAT the peer's address may change.
+    if esp.encapsulation == Encapsulation::None {
+        rule.from = vec![host(esp.remote)];
+    }
+    // Matches ESP in UDP too, but not IKE on the same port, which is the kernel's.
+    rule.protocol = Some(PROTO_ESP);
+    // Of a fragmented packet only the first shows what it is.
+    rule.fragments = true;
+    rule
+}
+
+/// The rules of a WireGuard tunnel that listens on `port`.
+pub fn of_wireguard(policy: &Policy, tunnel: usize, port: u16) -> Vec<SteerRule> {
+    let Some(policy::Tunnel { name, kind: TunnelKind::WireGuard(wireguard), .. }) = policy.tunnels.get(tunnel) else {
+        return Vec::new();
+    };
+    if port == 0 {
+        return Vec::new();
+    }
+    let mut rule = to_worker(name);
+    rule.to = wireguard.local.map(host).into_iter().collect();
+    rule.protocol = Some(PROTO_UDP);
+    rule.ports = std::iter::once(port..=port).collect();
+    // Fragments do not show their port: without an address of its own they are left to the kernel.
+    rule.fragments = wireguard.local.is_some();
+    vec![rule]
+}
+
+fn to_worker(tunnel: &str) -> SteerRule {
+    let mut rule = SteerRule::any(format!("tunnel:{tunnel}"), maps::RuleAction::Worker);
+    rule.on_loss = maps::OnLoss::Drop;
+    rule
 }
 
 fn host(addr: IpAddr) -> (IpAddr, u8) {

@@ -1,13 +1,14 @@
 //! ESP tunnels with keys from files.
 
-use super::keys::{EspIn, Seal, Selector, TunnelKeys, Way};
+use super::keys::{EspIn, EspOut, Seal, Selector, TunnelKeys, Way, WayState};
 use super::publisher::Part;
 use crate::config::policy::{self, EspTunnel, IpsecMode, Policy, SequenceMode};
 use crate::crypto::esp::{Mode, NAT_T_PORT};
 use crate::crypto::inbound::{InboundOptions, NatFix, Sequence};
 use crate::crypto::outbound::{OutboundOptions, Start};
-use crate::crypto::outer::{Encapsulation, Endpoints};
+use crate::crypto::outer::{Encapsulation, Endpoints, Outer};
 use crate::crypto::{Cipher, InboundConfig, InboundSa, OutboundConfig, OutboundSa, keyfile};
+use crate::wire::natt;
 use anyhow::{Context, Result, bail};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -31,26 +32,101 @@ pub fn parts(policy: &Policy) -> Result<Vec<Part>> {
                 );
             }
         }
-        let port = if tunnel.encapsulation == policy::Encapsulation::Udp { NAT_T_PORT } else { 0 };
-        let way = Way {
-            remote: SocketAddr::new(tunnel.remote, port),
-            seal: Seal::Esp(Arc::new(outbound)),
-            state: Arc::default(),
-        };
-        parts[at] = Part {
-            inbound: vec![EspIn {
-                sa: Arc::new(inbound),
-                tunnel: at as u16,
-                way: 0,
-                local: tunnel.local,
-                remote: SocketAddr::new(tunnel.remote, port),
-                may_move: port != 0,
-            }],
-            ..Part::default()
-        };
-        parts[at].keys = TunnelKeys { selector: Selector::Only, ways: vec![Some(Arc::new(way))] };
+        parts[at] = StaticEsp::new(at as u16, tunnel, inbound, outbound).part();
     }
     Ok(parts)
+}
+
+/// A tunnel's two associations, and where its peer is now.
+#[derive(Debug)]
+pub struct StaticEsp {
+    tunnel: u16,
+    local: IpAddr,
+    /// Port 0: not in UDP.
+    remote: SocketAddr,
+    moved: bool,
+    inbound: Arc<InboundSa>,
+    outbound: Arc<OutboundSa>,
+    state: Arc<WayState>,
+}
+
+impl StaticEsp {
+    fn new(tunnel: u16, policy: &EspTunnel, inbound: InboundSa, outbound: OutboundSa) -> Self {
+        let port = if policy.encapsulation == policy::Encapsulation::Udp { NAT_T_PORT } else { 0 };
+        Self {
+            tunnel,
+            local: policy.local,
+            remote: SocketAddr::new(policy.remote, port),
+            moved: false,
+            inbound: Arc::new(inbound),
+            outbound: Arc::new(outbound),
+            state: Arc::default(),
+        }
+    }
+
+    /// The one that a part was made of. `None`: it is not an ESP tunnel's.
+    pub fn of(part: &Part) -> Option<Self> {
+        let inbound = part.inbound.first()?;
+        let way = part.keys.ways.first()?.as_deref()?;
+        let Seal::Esp(out) = &way.seal else { return None };
+        Some(Self {
+            tunnel: inbound.tunnel,
+            local: inbound.local,
+            remote: way.remote,
+            moved: out.via.is_some(),
+            inbound: inbound.sa.clone(),
+            outbound: out.sa.clone(),
+            state: way.state.clone(),
+        })
+    }
+
+    /// The peer is elsewhere now. `false`: it is not, or that could not be.
+    pub fn move_to(&mut self, seen: SocketAddr) -> bool {
+        // Only the newest packet was told of, and which of the two sides has the NAT, nobody told us.
+        let Some(remote) = natt::moved(self.remote, seen, true, false) else { return false };
+        (self.remote, self.moved, self.state) = (remote, true, Arc::default());
+        true
+    }
+
+    pub fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// When the last packet was sealed, in monotonic nanoseconds; 0: none was.
+    pub fn last_sent(&self) -> u64 {
+        self.outbound.used().last_ns
+    }
+
+    pub fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    pub fn part(&self) -> Part {
+        let port = self.remote.port();
+        let udp = Encapsulation::Udp { source: NAT_T_PORT, destination: port };
+        let via = endpoints(self.local, self.remote.ip()).filter(|_| self.moved);
+        let way = Way {
+            remote: self.remote,
+            seal: Seal::Esp(EspOut {
+                sa: self.outbound.clone(),
+                via: via.map(|endpoints| Box::new(Outer::new(endpoints, udp))),
+            }),
+            state: self.state.clone(),
+        };
+        Part {
+            inbound: vec![EspIn {
+                sa: self.inbound.clone(),
+                tunnel: self.tunnel,
+                way: 0,
+                local: self.local,
+                remote: Some(self.remote),
+                may_move: port != 0,
+                state: None,
+            }],
+            keys: TunnelKeys { selector: Selector::Only, ways: vec![Some(Arc::new(way))] },
+            ..Part::default()
+        }
+    }
 }
 
 /// The endpoints of a tunnel. `None`: of different families.

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
+use super::xfrm::model::Flow;
+
 /// Longest handshake message of WireGuard, the initiation.
 pub const MAX_HANDSHAKE: usize = 148;
 /// Events that may wait. Handshakes beyond it are a flood, of which the rest is not worth keeping.
@@ -22,8 +24,24 @@ pub enum Event {
     Moved { tunnel: u16, way: u32, from: SocketAddr },
     /// An authentic WireGuard packet of the session `index` came from another address than the peer's last.
     Roamed { tunnel: u16, index: u32, from: SocketAddr, local: IpAddr },
+    /// A packet of this flow met a policy of the kernel's, and no association.
+    Acquire { tunnel: u16, flow: Flow },
     /// The first packet of a session that this host answered has come: it is the one to send with.
     Confirmed { tunnel: u16, index: u32 },
+}
+
+impl Event {
+    /// Index of the tunnel that it is about.
+    pub fn tunnel(&self) -> u16 {
+        match self {
+            Self::Handshake { tunnel, .. }
+            | Self::Wanted { tunnel, .. }
+            | Self::Moved { tunnel, .. }
+            | Self::Roamed { tunnel, .. }
+            | Self::Acquire { tunnel, .. }
+            | Self::Confirmed { tunnel, .. } => *tunnel,
+        }
+    }
 }
 
 /// A handshake message, copied out of its frame.

@@ -7,6 +7,8 @@ use crate::crypto::sadb::SpiIndex;
 use crate::crypto::wg::session::{self, Session};
 use crate::crypto::{InboundSa, OutboundSa};
 use crate::tunnel::wireguard::allowed::AllowedTable;
+use crate::tunnel::xfrm::model::State;
+use crate::tunnel::xfrm::selector::XfrmSelector;
 use crate::wire::pmtu::PathMtu;
 use softdpu_ebpf_common::walk::proto;
 use std::net::{IpAddr, SocketAddr};
@@ -38,10 +40,12 @@ pub struct EspIn {
     /// The way out to the same peer, for moved endpoints.
     pub way: u32,
     pub local: IpAddr,
-    /// Where it must come from; port 0 where it is not in UDP.
-    pub remote: SocketAddr,
+    /// Where it must come from, port 0 where it is not in UDP; `None`: from anywhere, as the kernel has it.
+    pub remote: Option<SocketAddr>,
     /// Behind a NAT the peer's address may change, and does so with an authentic packet.
     pub may_move: bool,
+    /// What the kernel's policies ask about a packet that it opened.
+    pub state: Option<Arc<State>>,
 }
 
 /// A WireGuard session and what it belongs to.
@@ -79,6 +83,8 @@ pub enum Selector {
     Only,
     /// The peer whose allowed IPs have the packet's destination.
     Allowed(Arc<AllowedTable>),
+    /// The state that the kernel's policies name for it.
+    Xfrm(Arc<XfrmSelector>),
 }
 
 /// A peer's way out: what seals for it, and where it is.
@@ -95,8 +101,16 @@ pub struct Way {
 pub enum Seal {
     /// No session yet, or none any more: packets wait.
     Nothing,
-    Esp(Arc<OutboundSa>),
+    Esp(EspOut),
     WireGuard(Box<WgOut>),
+}
+
+/// An association to send with.
+#[derive(Clone, Debug)]
+pub struct EspOut {
+    pub sa: Arc<OutboundSa>,
+    /// In place of the association's own outer header: the peer has moved.
+    pub via: Option<Box<Outer>>,
 }
 
 /// A WireGuard peer's sessions to send with.
@@ -157,7 +171,7 @@ impl Way {
     /// Seals what packets carry, behind their own headers: a fragment cannot be sealed so (RFC 4303 §3.1.1).
     #[inline]
     pub fn is_transport(&self) -> bool {
-        matches!(&self.seal, Seal::Esp(sa) if sa.mode() == Mode::Transport)
+        matches!(&self.seal, Seal::Esp(out) if out.sa.mode() == Mode::Transport)
     }
 
     /// Longest inner packet, in bytes, whose sealed packet is within `mtu` (of the path, IP header included).
@@ -165,7 +179,10 @@ impl Way {
     pub fn max_inner(&self, mtu: usize) -> usize {
         match &self.seal {
             Seal::Nothing => mtu,
-            Seal::Esp(sa) => sa.max_inner(mtu),
+            Seal::Esp(out) => match &out.via {
+                None => out.sa.max_inner(mtu),
+                Some(outer) => out.sa.max_inner_via(outer, mtu),
+            },
             Seal::WireGuard(out) => session::max_inner(&out.outer, mtu),
         }
     }
@@ -203,6 +220,11 @@ impl Keys {
     #[inline]
     pub fn esp(&self, spi: u32) -> Option<&EspIn> {
         self.inbound.get(self.by_spi.find(spi)?)
+    }
+
+    /// The number of the association with this SPI, in [`Self::inbound`].
+    pub fn esp_number(&self, spi: u32) -> Option<u32> {
+        self.by_spi.find(spi).map(|at| at as u32)
     }
 
     /// The WireGuard session that a packet with this receiver index belongs to.

@@ -3,11 +3,14 @@
 //! Whatever the source (key files, WireGuard handshakes, the kernel's XFRM), it ends as one immutable [`keys::Keys`] that
 //! the [`publisher`] hands to all workers. Workers tell what they cannot do themselves through [`events`].
 
+pub mod control;
 pub mod esp;
 pub mod events;
+pub mod keepalive;
 pub mod keys;
 pub mod pmtu;
 pub mod publisher;
+pub mod steering;
 pub mod wg_part;
 pub mod wireguard;
 pub mod xfrm;

@@ -52,8 +52,8 @@ fn fit(way: &Way, report: &Report, now: u64) -> Fit {
     }
     let yes = |holds: bool| if holds { Fit::Proven } else { Fit::No };
     match (&way.seal, &report.about) {
-        (Seal::Esp(sa), About::Esp { spi, seq }) => {
-            yes(*spi == sa.spi() && recently_sent(*seq, sa.sequence().wrapping_add(1), RECENT))
+        (Seal::Esp(out), About::Esp { spi, seq }) => {
+            yes(*spi == out.sa.spi() && recently_sent(*seq, out.sa.sequence().wrapping_add(1), RECENT))
         }
         (seal, About::Udp { remote_port, payload, .. }) => {
             if way.remote != SocketAddr::new(report.remote, *remote_port) {
@@ -61,9 +61,9 @@ fn fit(way: &Way, report: &Report, now: u64) -> Fit {
             }
             match seal {
                 Seal::Nothing => Fit::No,
-                Seal::Esp(sa) => match payload.esp() {
+                Seal::Esp(out) => match payload.esp() {
                     Some((spi, seq)) => {
-                        yes(spi == sa.spi() && recently_sent(seq, sa.sequence().wrapping_add(1), RECENT))
+                        yes(spi == out.sa.spi() && recently_sent(seq, out.sa.sequence().wrapping_add(1), RECENT))
                     }
                     None => Fit::PortsOnly,
                 },

@@ -46,6 +46,11 @@ impl Publisher {
         self.changed = changed;
     }
 
+    /// One tunnel's part.
+    pub fn part(&self, tunnel: usize) -> Option<&Part> {
+        self.parts.get(tunnel)
+    }
+
     /// Replaces one tunnel's part. `selection`: flows may now belong to other ways of it.
     ///
     /// # Errors

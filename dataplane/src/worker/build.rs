@@ -67,6 +67,13 @@ impl Blueprint {
         })
     }
 
+    /// What is to be done after each publication of keys.
+    pub fn on_new_keys(&self, done: Box<dyn Fn() + Send + Sync>) {
+        if let Ok(mut publisher) = self.publisher.lock() {
+            publisher.on_change(done);
+        }
+    }
+
     /// A worker over these ports, and the way to ask it things.
     pub fn worker(&self, pool: FramePool, ports: Vec<WorkerPort>, now: u64) -> (Worker, Sender<Question>) {
         let (ask, questions): (_, Receiver<Question>) = bounded(QUESTIONS);

@@ -12,11 +12,12 @@ use crate::control::{
 };
 use crate::flow::{Direction, Flow, Tick};
 use crate::graph::DropReason;
-use crate::io::steer::Steer;
 use crate::plan::Plan;
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::snapshot::{DropTraffic, Snapshot, TunnelTraffic};
+use crate::tunnel;
 use crate::tunnel::keys::{Keys, Seal};
+use crate::tunnel::steering::Steering;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
@@ -63,7 +64,8 @@ pub struct Instance {
     names: Arc<Names>,
     ports: Vec<PortFacts>,
     workers: Vec<WorkerHandle>,
-    steer: Mutex<Option<Steer>>,
+    steering: Arc<Steering>,
+    tunnels: Option<tunnel::control::Control>,
     /// The XDP program drops what it cannot walk.
     drops_malformed: bool,
     started: Instant,
@@ -75,7 +77,8 @@ impl Instance {
         options: &RunOptions,
         ports: Vec<PortFacts>,
         workers: Vec<WorkerHandle>,
-        steer: Option<Steer>,
+        steering: Arc<Steering>,
+        tunnels: Option<tunnel::control::Control>,
     ) -> Self {
         Self {
             policy: blueprint.policy.clone(),
@@ -85,7 +88,8 @@ impl Instance {
             names: blueprint.names.clone(),
             ports,
             workers,
-            steer: Mutex::new(steer),
+            steering,
+            tunnels,
             drops_malformed: protects(&blueprint.policy),
             started: Instant::now(),
         }
@@ -93,9 +97,7 @@ impl Instance {
 
     /// Takes the XDP program off the interfaces.
     pub fn detach(&self) {
-        if let Ok(mut steer) = self.steer.lock() {
-            drop(steer.take());
-        }
+        self.steering.detach();
     }
 
     fn port_status(&self, counters: &Snapshot) -> Vec<PortStatus> {
@@ -134,9 +136,10 @@ impl Instance {
 
     /// Rules as the XDP program counts them, its verdicts, and those of them that are drops.
     fn steer_status(&self) -> (Vec<SteerStatus>, Vec<XdpVerdict>, Vec<DropCount>) {
-        let Ok(steer) = self.steer.lock() else { return Default::default() };
-        let Some(steer) = steer.as_ref() else { return Default::default() };
-        let rules = steer.rule_counters().unwrap_or_default();
+        let counted = self
+            .steering
+            .ask(|steer| (steer.rule_counters().unwrap_or_default(), steer.reason_counters().unwrap_or_default()));
+        let Some((rules, reasons)) = counted else { return Default::default() };
         let own = rules.len().saturating_sub(self.policy.steer.len());
         let rules = rules.into_iter().enumerate().map(|(at, counted)| {
             let rule = at.checked_sub(own).and_then(|at| self.policy.steer.get(at));
@@ -151,7 +154,7 @@ impl Instance {
             SteerStatus { name: counted.name, action, on_loss, packets: counted.packets, bytes: counted.bytes }
         });
         let (mut verdicts, mut drops) = (Vec::new(), Vec::new());
-        for (reason, count) in steer.reason_counters().unwrap_or_default() {
+        for (reason, count) in reasons {
             if count.packets == 0 {
                 continue;
             }
@@ -238,8 +241,9 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
     }
 }
 
-impl ControlSource for Instance {
-    fn status(&self) -> Status {
+impl Instance {
+    /// All that can be said without waiting for anybody.
+    fn status_now(&self) -> Status {
         let counters = self.counters();
         let (steer, xdp, steer_drops) = self.steer_status();
         let mut drops = drops(&counters);
@@ -260,6 +264,30 @@ impl ControlSource for Instance {
             drops,
             escaped_bytes: counters.escaped_bytes,
         }
+    }
+}
+
+impl ControlSource for Instance {
+    fn status(&self) -> BoxFuture<'_, Status> {
+        Box::pin(async move {
+            let mut status = self.status_now();
+            if let Some(tunnels) = &self.tunnels {
+                for (at, notes) in tunnels.notes() {
+                    status.tunnels[at].notes = notes;
+                }
+                for (at, peers) in tunnels.peers(&self.policy).await {
+                    status.tunnels[at].peers = peers;
+                }
+            }
+            status
+        })
+    }
+
+    fn rekey<'a>(&'a self, tunnel: &'a str, peer: Option<&'a str>) -> BoxFuture<'a, Result<usize>> {
+        Box::pin(async move {
+            let tunnels = self.tunnels.as_ref().context("this instance has no tunnels")?;
+            tunnels.rekey(&self.policy, tunnel, peer).await
+        })
     }
 
     /// The workers' counters, and behind their drops those of the XDP program, as `steer_` and the reason.
@@ -331,7 +359,7 @@ fn tunnel_status(at: u16, tunnel: &policy::Tunnel, keys: &Keys, counted: &Tunnel
             status.cipher = crate::tunnel::esp::cipher(esp.cipher).name().to_owned();
             status.spi_in = esp.inbound.spi;
             status.spi_out = match keys.way(at, 0).map(|way| &way.seal) {
-                Some(Seal::Esp(sa)) => sa.spi(),
+                Some(Seal::Esp(out)) => out.sa.spi(),
                 _ => 0,
             };
         }

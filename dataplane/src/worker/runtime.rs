@@ -11,6 +11,7 @@ use super::instance::{self, Instance, PortFacts, WorkerHandle, WorkerState};
 use super::turn::{Worker, WorkerPort};
 use crate::config::policy::{self, Cores, Policy, PortKind, XdpPort};
 use crate::control::Server;
+use crate::crypto::secret::harden_process;
 use crate::host::fib::Fib;
 use crate::host::nic::Nic;
 use crate::host::watch::Watch;
@@ -19,14 +20,16 @@ use crate::io::pcap::{PcapPort, ReplayClock};
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::io::socket::{BindMode, SocketSpec, ZeroCopy};
-use crate::io::steer::{self, AttachMode, LoadOptions, Steer};
+use crate::io::steer::{AttachMode, LoadOptions, Steer};
 use crate::io::umem::Umem;
 use crate::io::xdp::{XdpSpec, open_ports};
-use crate::plan::steering;
+use crate::tunnel;
+use crate::tunnel::steering::Steering;
+use crate::tunnel::wireguard::uapi_server;
 use anyhow::{Context, Result};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -44,6 +47,8 @@ pub struct RunOptions {
     pub policy_path: PathBuf,
     /// Compile the XDP program's debug log in and write it to the log.
     pub steer_log: bool,
+    /// Where WireGuard tunnels have their configuration sockets; `None`: where `wg` looks.
+    pub wireguard_folder: Option<PathBuf>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -59,6 +64,7 @@ pub fn run(policy: Policy, options: &RunOptions) -> Result<()> {
 }
 
 async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
+    harden_process();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Bound first: its lock keeps two instances of one name apart before either touches an interface.
@@ -67,8 +73,18 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     let workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
     let watcher = host.watch(&wakers).await?;
+    let to_wake = wakers.clone();
+    host.blueprint.on_new_keys(Box::new(move || to_wake.iter().for_each(Waker::wake)));
     let (handles, threads) = host.spawn(workers)?;
-    let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, host.steer.take());
+    let steering = Arc::new(host.steering());
+    let blueprint = &host.blueprint;
+    let (publisher, events, fib) =
+        (blueprint.publisher.clone(), blueprint.events.clone(), blueprint.shared.fib.clone());
+    let start = |prepared: tunnel::control::Prepared| {
+        prepared.start(&blueprint.policy, publisher, events, steering.clone(), fib)
+    };
+    let tunnels = host.tunnels.take().map(start).transpose()?;
+    let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, tunnels);
     let instance = Arc::new(instance);
     tracing::info!(socket = %server.socket().display(), ports = host.facts.len(), workers = threads.len(), "running");
     let stop = async move {
@@ -101,6 +117,8 @@ struct Host {
     facts: Vec<PortFacts>,
     /// Until the instance has it.
     steer: Option<Steer>,
+    /// Until they begin.
+    tunnels: Option<tunnel::control::Prepared>,
     /// The program took over from one that a killed instance had left to protect its flows.
     took_over: bool,
 }
@@ -138,7 +156,10 @@ impl Host {
         let fib = if nics.iter().any(Option::is_some) { Fib::default() } else { wire_fib(&policy) };
         let blueprint = Blueprint::new(policy, fib, |at, _| nics[at].as_ref().is_none_or(Nic::may_leave_checksums))?;
         let claims = nics.iter().flatten().map(Nic::claim).collect::<Result<_>>()?;
-        let mut host = Self { blueprint, nics, _claims: claims, facts: Vec::new(), steer: None, took_over: false };
+        let folder = options.wireguard_folder.as_deref().unwrap_or(Path::new(uapi_server::FOLDER));
+        let tunnels = Some(tunnel::control::Prepared::new(&blueprint.policy, folder)?);
+        let mut host =
+            Self { blueprint, nics, _claims: claims, facts: Vec::new(), steer: None, tunnels, took_over: false };
         host.attach(options)?;
         Ok(host)
     }
@@ -150,7 +171,7 @@ impl Host {
             let load =
                 LoadOptions { debug: options.steer_log, flow_capacity: 0, drop_malformed: instance::protects(policy) };
             let mut loaded = Steer::load(&load)?;
-            loaded.set_rules(&steer::compile(&steering::rules(policy, &interfaces, steering::of_tunnels(policy)))?)?;
+            loaded.set_rules(&Steering::first(policy, &interfaces)?)?;
             if options.steer_log {
                 let log = loaded.take_debug_log()?;
                 tokio::spawn(log.run());
@@ -180,6 +201,12 @@ impl Host {
             self.facts.push(facts);
         }
         Ok(())
+    }
+
+    /// The steering rules from here on: they change as tunnels do.
+    fn steering(&mut self) -> Steering {
+        let interfaces = self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect();
+        Steering::new(self.blueprint.policy.clone(), interfaces, self.steer.take())
     }
 
     fn workers(&mut self) -> Result<Vec<Ready>> {

@@ -151,6 +151,7 @@ impl Lone {
             assert!(all.overtaken > 500, "the wire did not shuffle: {all:?}");
         }
         assert!(wire.moved() > 1000);
+        drop(wire);
         let figures = self.figures();
         assert_eq!(figures.drops_by_reason.get("replay"), None, "{:?}", figures.drops_by_reason);
     }

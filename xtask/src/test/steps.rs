@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use softdpu_testbed::cleanup::RUN_VARIABLE;
 
 use super::{Arguments, counts::Counts};
-use crate::{ebpf, run};
+use crate::{ebpf, run, vm};
 
 /// A named job that counts.
 pub struct Step {
@@ -57,6 +57,7 @@ pub fn all(arguments: &Arguments, run: &str) -> Vec<Step> {
     doc.args(["test", "--quiet", "--workspace", "--doc"]);
     steps.push(Step::tests("documentation", doc));
     steps.extend(loom(run));
+    steps.push(Step::new("virtual machine", in_vm));
     steps.extend(fuzz(run, arguments.fuzz_time));
     steps
 }
@@ -85,6 +86,22 @@ fn loom(run: &str) -> Option<Step> {
     command.env("RUSTFLAGS", "--cfg loom").args(["test", "--release", "--package", "softdpu-loom"]);
     command.arg("--target-dir").arg(run::root().join("target/loom"));
     Some(Step::tests("rings and replay windows under loom", command))
+}
+
+/// The tests of the VM, where one can be had.
+fn in_vm() -> Result<Counts> {
+    if let Err(error) = vm::possible() {
+        eprintln!("SKIPPED: {error:#}");
+        return Ok(Counts { skipped: 1, ..Counts::default() });
+    }
+    let mut counts = Counts::default();
+    for run in vm::all(&vm::arguments_of_test())? {
+        let [passed, failed, skipped] = run.counts();
+        // A VM that ended early failed, whatever its tests did.
+        let failed = failed + u64::from(failed == 0 && !run.passed());
+        counts.add(&Counts { passed, failed, skipped });
+    }
+    Ok(counts)
 }
 
 /// A short run of each fuzz target. What it finds stays under `dataplane/fuzz/artifacts`.

@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result};
@@ -16,9 +16,9 @@ use super::{binaries, binaries::Job, cpio, folder, kernel, kernel::Kernel};
 use crate::run;
 
 /// Programs that tests call by name. Busybox has the rest.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 17] = [
     "ip", "bridge", "tc", "ss", "ethtool", "ping", "iperf3", "tcpdump", "nft", "wg", "bpftool", "swanctl", "openssl",
-    "kmod", "busybox",
+    "kmod", "busybox", "unshare", "mount",
 ];
 /// Folders that go along as they are, where they exist: strongSwan loads plugins by path and reads a snippet for each.
 const FOLDERS: [&str; 4] = ["/usr/lib/ipsec", "/etc/strongswan.d", "/etc/swanctl", "/usr/share/strongswan"];
@@ -95,6 +95,8 @@ impl Tree {
         text("/etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n".into());
         let list = jobs.iter().map(|job| format!("{} {} {}\n", job.file, job.test, job.binary.display()));
         text("/etc/vm/jobs", 0o644, list.collect());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        text("/etc/vm/now", 0o644, format!("{now}\n"));
         text("/etc/vm/limit", 0o644, format!("{}\n", limit.as_secs()));
     }
 

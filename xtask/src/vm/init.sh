@@ -1,7 +1,7 @@
 #!/usr/bin/busybox sh
 # Process 1 of the VM. Runs the jobs of /etc/vm/jobs and says on the second serial line how each went; the lines it says
 # itself begin with @@vm, all others are what a test says. What the kernel says goes to the first line.
-export PATH=/usr/sbin:/usr/bin:/opt/busybox HOME=/root SOFTDPU_VM=1 RUST_BACKTRACE=1
+export PATH=/usr/sbin:/usr/bin:/opt/busybox HOME=/root SOFTDPU_VM=1 SOFTDPU_INTEROP=/tmp/interop
 /usr/bin/busybox mkdir -p /opt/busybox
 /usr/bin/busybox --install -s /opt/busybox
 mount -t proc proc /proc
@@ -26,6 +26,8 @@ for module in virtio_net veth bridge tun esp4 esp6 xfrm_user xfrm_interface wire
 done
 ip link set lo up
 hostname vm
+# Where the machine has no clock of its own.
+[ "$(date +%s)" -gt "$(cat /etc/vm/now)" ] || date -s "@$(cat /etc/vm/now)" >/dev/null
 dmesg -c >/dev/null
 
 if grep -q vm.shell /proc/cmdline; then
@@ -42,6 +44,10 @@ while read -r file test binary; do
 	code=$?
 	# A test that does not end its last line must not swallow ours.
 	echo >/dev/ttyS1
+	if [ -d /tmp/interop ]; then
+		cat /tmp/interop/* | while read -r line; do say row "$line"; done
+		rm -r /tmp/interop
+	fi
 	dmesg -c | grep -E 'BUG:|WARNING:|Oops|general protection|refcount_t' | while read -r line; do say kernel "$line"; done
 	for left in $(ip netns list | cut -d' ' -f1); do
 		say left "$left"

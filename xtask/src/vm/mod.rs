@@ -55,7 +55,7 @@ pub struct Arguments {
     #[arg(long)]
     verbose: bool,
     /// Longest for one test, in seconds
-    #[arg(long, default_value_t = 180, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 200, value_name = "SECONDS")]
     test_time: u64,
     /// Longest for one boot with all its tests, in seconds
     #[arg(long, default_value_t = 780, value_name = "SECONDS")]
@@ -77,7 +77,7 @@ pub fn possible() -> Result<()> {
 
 /// What the steps of `cargo xtask test` run: all kernels and tests.
 pub fn arguments_of_test() -> Arguments {
-    Arguments { test_time: 180, time: 600, ..Arguments::default() }
+    Arguments { test_time: 200, time: 600, ..Arguments::default() }
 }
 
 /// Runs the verb. Whether no test failed.

@@ -17,6 +17,8 @@ pub enum Word {
     Kernel(String),
     /// It left a namespace.
     Left(String),
+    /// A row of the table of peers, as JSON.
+    Row(String),
     /// All are done.
     Done,
     /// Printed by a test.
@@ -43,6 +45,7 @@ impl Word {
                 Self::End(words.first()?.parse().ok()?, took)
             }
             "kernel" => Self::Kernel(rest.to_owned()),
+            "row" => Self::Row(rest.to_owned()),
             "left" => Self::Left(rest.to_owned()),
             "done" => Self::Done,
             _ => return None,
@@ -61,6 +64,7 @@ mod tests {
         assert_eq!(Word::read("@@vm end 101 10.00 12.25"), Word::End(101, Duration::from_millis(2250)));
         assert_eq!(Word::read("@@vm done"), Word::Done);
         assert_eq!(Word::read("@@vm kernel WARNING: CPU: 0 x"), Word::Kernel("WARNING: CPU: 0 x".into()));
+        assert_eq!(Word::read("@@vm row {\"peer\": \"x y\"}"), Word::Row("{\"peer\": \"x y\"}".into()));
         for odd in ["", "@@vm", "@@vm end", "@@vm end 1 9.0 8.0", "@@vm boot 7 nan", "running 1 test", "x @@vm done"] {
             assert_eq!(Word::read(odd), Word::Text(odd.to_owned()));
         }

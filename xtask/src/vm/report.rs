@@ -52,13 +52,15 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn count(&self, outcome: Outcome) -> u64 {
-        self.tests.iter().filter(|test| test.outcome == outcome).count() as u64
+    /// Tests that passed, failed, were skipped.
+    pub fn counts(&self) -> [u64; 3] {
+        let count = |outcome| self.tests.iter().filter(|test| test.outcome == outcome).count() as u64;
+        [Outcome::Passed, Outcome::Failed, Outcome::Skipped].map(count)
     }
 
     /// Whether the run came to its end and no test failed.
     pub fn passed(&self) -> bool {
-        self.error.is_none() && self.count(Outcome::Failed) == 0
+        self.error.is_none() && self.counts()[1] == 0
     }
 }
 
@@ -99,6 +101,12 @@ pub fn follow(machine: &Machine<'_>, jobs: &[Job], verbose: bool) -> Result<Run>
         run.error = Some(format!("{error:#}{left}"));
     }
     run.seconds = start.elapsed().as_secs_f64();
+    let rows = softdpu_testbed::interop::folder();
+    fs::create_dir_all(&rows)?;
+    let lines: String = run.interop.iter().map(|row| format!("{row}\n")).collect();
+    if !lines.is_empty() {
+        fs::write(rows.join(format!("vm-{}.jsonl", machine.kernel.line)), lines)?;
+    }
     fs::write(folder().join(format!("tests-{}.log", machine.kernel.line)), log.join("\n"))?;
     Ok(run)
 }
@@ -120,12 +128,11 @@ impl Run {
                 if verbose {
                     eprintln!("    {line}");
                 }
-                let interop = line.find("{\"peer\"").and_then(|at| serde_json::from_str(&line[at..]).ok());
-                self.interop.extend(interop);
                 if let Some(test) = current {
                     test.said.push(line);
                 }
             }
+            Word::Row(row) => self.interop.extend(serde_json::from_str::<Value>(&row)),
             Word::Kernel(line) => current.iter_mut().for_each(|test| test.kernel.push(line.clone())),
             Word::Left(what) => current.iter_mut().for_each(|test| test.why = Some(format!("left {what} behind"))),
             Word::End(code, took) => {
@@ -186,15 +193,10 @@ pub fn show(runs: &[Run], json: bool) -> Result<()> {
         return Ok(());
     }
     for run in runs {
-        let count = |outcome| run.count(outcome);
+        let [passed, failed, skipped] = run.counts();
         println!(
-            "Linux {}: {} passed, {} failed, {} skipped; up after {:.1} s, done after {:.0} s",
-            run.kernel,
-            count(Outcome::Passed),
-            count(Outcome::Failed),
-            count(Outcome::Skipped),
-            run.boot,
-            run.seconds
+            "Linux {}: {passed} passed, {failed} failed, {skipped} skipped; up after {:.1} s, done after {:.0} s",
+            run.kernel, run.boot, run.seconds
         );
         if !run.lacks.is_empty() {
             println!("  this kernel has no {}", run.lacks.join(", "));
@@ -225,7 +227,7 @@ mod tests {
     fn passed_skipped_failed_and_interop() {
         let run = run_of(
             "@@vm lack veth\n@@vm boot 7.2 9.0\n\
-             @@vm begin f a\ntest result: ok\n{\"peer\":\"linux-xfrm\",\"result\":\"pass\"}\n@@vm end 0 1.0 2.5\n\
+             @@vm begin f a\ntest result: ok\n@@vm row {\"peer\":\"Linux XFRM\",\"pass\":true}\n@@vm end 0 1.0 2.5\n\
              @@vm begin f b\nSKIPPED: no zero-copy here\n@@vm end 0 2.5 2.6\n\
              @@vm begin f c\npanicked\n@@vm kernel BUG: x\n@@vm end 101 2.6 2.7\n\
              @@vm begin f d\n@@vm left ns\n@@vm end 0 3.0 3.1\n\

@@ -72,6 +72,16 @@ impl Edge {
         ask(&self.binary, &self.files.socket, "flows")
     }
 
+    /// Another verb of the running instance: `softdpu WORDS… --socket SOCKET`. Returns what it printed.
+    ///
+    /// # Errors
+    /// When it ends with anything but 0; the message has what it said.
+    pub fn verb(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.args(words).arg("--socket").arg(&self.files.socket);
+        process::run(&mut command, PATIENCE)?.ok().with_context(|| process::describe(&command))
+    }
+
     /// SIGTERM and a clean end.
     ///
     /// # Errors

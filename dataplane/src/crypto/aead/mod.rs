@@ -9,6 +9,8 @@ mod avx512;
 #[cfg(feature = "aws-lc-rs")]
 mod aws;
 pub mod choose;
+#[cfg(feature = "ipsec-mb")]
+mod ipsec_mb;
 mod material;
 mod ring;
 
@@ -153,6 +155,9 @@ pub enum BackEnd {
     /// AWS-LC: all ciphers.
     #[cfg(feature = "aws-lc-rs")]
     AwsLc,
+    /// Intel's multi-buffer library: AES-GCM.
+    #[cfg(feature = "ipsec-mb")]
+    IpsecMb,
 }
 
 impl BackEnd {
@@ -162,6 +167,8 @@ impl BackEnd {
         BackEnd::Avx512,
         #[cfg(feature = "aws-lc-rs")]
         BackEnd::AwsLc,
+        #[cfg(feature = "ipsec-mb")]
+        BackEnd::IpsecMb,
     ];
 
     /// Those that know `cipher` and run on this CPU; `ring` first.
@@ -176,6 +183,8 @@ impl BackEnd {
             BackEnd::Avx512 => "avx512",
             #[cfg(feature = "aws-lc-rs")]
             BackEnd::AwsLc => "aws-lc",
+            #[cfg(feature = "ipsec-mb")]
+            BackEnd::IpsecMb => "ipsec-mb",
         }
     }
 
@@ -186,6 +195,8 @@ impl BackEnd {
             BackEnd::Avx512 => cipher == Cipher::ChaCha20Poly1305 && avx512::runs(),
             #[cfg(feature = "aws-lc-rs")]
             BackEnd::AwsLc => true,
+            #[cfg(feature = "ipsec-mb")]
+            BackEnd::IpsecMb => ipsec_mb::runs(cipher),
         }
     }
 }
@@ -209,6 +220,8 @@ enum Expanded {
     Avx512(avx512::Key),
     #[cfg(feature = "aws-lc-rs")]
     AwsLc(aws::Key),
+    #[cfg(feature = "ipsec-mb")]
+    IpsecMb(ipsec_mb::Key),
 }
 
 /// `$call` on whatever back end `$self` has.
@@ -220,6 +233,8 @@ macro_rules! on_key {
             Expanded::Avx512($key) => $call,
             #[cfg(feature = "aws-lc-rs")]
             Expanded::AwsLc($key) => $call,
+            #[cfg(feature = "ipsec-mb")]
+            Expanded::IpsecMb($key) => $call,
         }
     };
 }
@@ -248,6 +263,8 @@ impl AeadKey {
             BackEnd::Avx512 => Expanded::Avx512(avx512::Key::new(key).expect("it runs here")),
             #[cfg(feature = "aws-lc-rs")]
             BackEnd::AwsLc => Expanded::AwsLc(aws::Key::new(cipher, key)),
+            #[cfg(feature = "ipsec-mb")]
+            BackEnd::IpsecMb => Expanded::IpsecMb(ipsec_mb::Key::new(cipher, key).expect("it runs here")),
         };
         scrub_stack();
         Self { cipher, key }
@@ -264,6 +281,8 @@ impl AeadKey {
             Expanded::Avx512(_) => BackEnd::Avx512,
             #[cfg(feature = "aws-lc-rs")]
             Expanded::AwsLc(_) => BackEnd::AwsLc,
+            #[cfg(feature = "ipsec-mb")]
+            Expanded::IpsecMb(_) => BackEnd::IpsecMb,
         }
     }
 }

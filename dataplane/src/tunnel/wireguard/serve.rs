@@ -108,7 +108,7 @@ impl Events {
             Event::Roamed { index, from, local, .. } => {
                 self.tell(Told::Moved(index, Endpoint { to: from, from: Some(local) }))
             }
-            Event::Moved { .. } => false,
+            Event::Moved { .. } | Event::Acquire { .. } => false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Hosts with a device each, a network between them that loses, doubles and reorders, and a clock that is moved by hand. For
 //! tests.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -200,7 +200,7 @@ impl Sim {
                 let number = datagram.bytes[place.end - 4..place.end].try_into().unwrap();
                 assert!(h.got.insert(u32::from_be_bytes(number)), "a packet came out twice");
             }
-            if confirms && self.order % 2 == 0 {
+            if confirms && self.order.is_multiple_of(2) {
                 // Not always: the device finds out by itself.
                 h.device.confirmed(header.receiver, now, &mut out);
             }

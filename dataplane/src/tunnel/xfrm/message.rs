@@ -162,11 +162,10 @@ fn state(bytes: Bytes<'_>, fixed: usize) -> Option<State> {
     for (kind, value) in attributes {
         match kind {
             attr::ALG_AEAD => algorithm = aead(value)?,
-            attr::ALG_CRYPT | attr::ALG_AUTH | attr::ALG_AUTH_TRUNC | attr::ALG_COMP => {
-                // Of a pair of ciphers the one that encrypts is named.
-                if matches!(algorithm, Err(Unsupported::Larval)) || kind == attr::ALG_CRYPT {
-                    algorithm = Err(Unsupported::Cipher(value.name(0)?.into()));
-                }
+            // Of a pair of ciphers the one that encrypts is named.
+            attr::ALG_CRYPT => algorithm = other_cipher(value)?,
+            attr::ALG_AUTH | attr::ALG_AUTH_TRUNC | attr::ALG_COMP if matches!(algorithm, Err(Unsupported::Larval)) => {
+                algorithm = other_cipher(value)?;
             }
             attr::ENCAP if value.u16(0)? != ESP_IN_UDP => refuse = Some(Unsupported::Encapsulation(value.u16(0)?)),
             attr::ENCAP => state.encap = Some(Encap { sport: value.be16(2)?, dport: value.be16(4)? }),
@@ -240,6 +239,11 @@ fn aead(bytes: Bytes<'_>) -> Option<Result<KeyMaterial, Unsupported>> {
         let bits = if ciphers.is_empty() { String::new() } else { format!(" with {key_bits} bits of key") };
         Unsupported::Cipher(format!("{name}{bits}").into())
     }))
+}
+
+/// `xfrm_algo` and `xfrm_algo_auth` begin with the name.
+fn other_cipher(bytes: Bytes<'_>) -> Option<Result<KeyMaterial, Unsupported>> {
+    Some(Err(Unsupported::Cipher(bytes.name(0)?.into())))
 }
 
 /// `DELSA` tells the id, then the whole state as an attribute; the mark stands beside it.

@@ -345,5 +345,5 @@ impl<T> Table<T> {
 /// What a fragment by itself must obey: RFC 791 §3.1 (only the last may be other than a multiple of 8 long), and the largest
 /// datagram.
 fn sane(place: &Place) -> bool {
-    place.len > 0 && (place.last || place.len % 8 == 0) && place.end() + u32::from(place.head) <= MAX_DATAGRAM
+    place.len > 0 && (place.last || place.len.is_multiple_of(8)) && place.end() + u32::from(place.head) <= MAX_DATAGRAM
 }

@@ -235,7 +235,8 @@ struct Naive {
 
 impl Naive {
     fn put(&mut self, ident: u32, place: Place) -> Result<Option<u32>, Refusal> {
-        let nonsense = place.len == 0 || (!place.last && place.len % 8 != 0) || place.start + place.len + 20 > 65_535;
+        let nonsense =
+            place.len == 0 || (!place.last && !place.len.is_multiple_of(8)) || place.start + place.len + 20 > 65_535;
         if nonsense {
             return Err(Refusal::Bad);
         }

@@ -20,9 +20,10 @@ use crate::{
     topology::{CLIENT_NET, EDGE_A, EDGE_B, SERVER_NET},
 };
 
-/// The plugins besides those with ciphers. kernel-libipsec comes before kernel-netlink: it takes the ESP, the other routes and
-/// addresses.
-const PLUGINS: &str = "sha1 sha2 hmac kdf curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici";
+/// The plugins besides those with ciphers and those for the kernel.
+const PLUGINS: &str = "sha1 sha2 hmac kdf curve25519 chapoly socket-default vici";
+/// kernel-libipsec comes before kernel-netlink: it takes the ESP, the other routes and addresses.
+const USER_SPACE: &str = "kernel-libipsec kernel-netlink";
 /// The connection, and its CHILD_SA.
 const NAME: &str = "peer";
 /// Shared by both: a key of the tests.
@@ -87,12 +88,16 @@ pub struct Options {
     pub outer_v6: bool,
     /// Only negotiates; somebody else carries the ESP of this host.
     pub ike_only: bool,
+    /// The kernel has the ESP, bare and not in UDP: charon only tells it what to do.
+    pub kernel: bool,
+    /// Extended sequence numbers.
+    pub esn: bool,
 }
 
 impl Options {
     /// OpenSSL's ciphers, IPv4 outside, ESP included.
     pub fn new(proposal: Proposal) -> Self {
-        Self { proposal, ciphers: Ciphers::OpenSsl, outer_v6: false, ike_only: false }
+        Self { proposal, ciphers: Ciphers::OpenSsl, outer_v6: false, ike_only: false, kernel: false, esn: false }
     }
 }
 
@@ -108,7 +113,11 @@ pub struct StrongSwan {
 pub fn version() -> Option<String> {
     super::find("charon")?;
     super::find("swanctl")?;
-    super::package_version("strongswan-libcharon")
+    super::package_version("strongswan-libcharon").or_else(|| {
+        // Where there are no packages: `strongSwan swanctl 5.9.8`.
+        let said = super::version(&super::find("swanctl")?, "--version")?;
+        said.split_whitespace().last().map(str::to_owned)
+    })
 }
 
 impl StrongSwan {
@@ -118,7 +127,7 @@ impl StrongSwan {
     /// When strongSwan is not installed or does not come up; the message has its last words.
     pub fn start(ns: &NetNs, side: Side, folder: &RunDir, options: &Options) -> Result<Self> {
         let charon = super::find("charon").context("strongSwan's charon is not installed")?;
-        ensure!(super::has_tun(), "no /dev/net/tun");
+        ensure!(options.kernel || super::has_tun(), "no /dev/net/tun");
         let run = OwnRun::new(folder, "strongswan")?;
         let (configuration, log) = (run.file("strongswan.conf"), run.file("log"));
         // The log has keys in it; the folder is private, but so are key files.
@@ -201,11 +210,12 @@ impl StrongSwan {
 
 /// strongswan.conf. Paths are as charon sees them, with a `/run` of its own.
 fn daemon(options: &Options) -> String {
-    let routes = if options.ike_only { "no" } else { "yes" };
+    let routes = if options.ike_only || options.kernel { "no" } else { "yes" };
+    let kernel = if options.kernel { "kernel-netlink" } else { USER_SPACE };
     let ciphers = if options.ciphers == Ciphers::OpenSsl { "openssl" } else { "aes gcm openssl" };
     format!(
         "charon {{
-  load = random nonce {ciphers} {PLUGINS}
+  load = random nonce {ciphers} {PLUGINS} {kernel}
   load_modular = no
   install_virtual_ip = no
   install_routes = {routes}
@@ -245,7 +255,7 @@ fn connection(side: Side, options: &Options) -> String {
     version = 2
     local_addrs = {}
     remote_addrs = {}
-    encap = yes
+    encap = {}
     mobike = no
     dpd_delay = 0
     proposals = aes128-sha256-x25519
@@ -275,9 +285,10 @@ secrets {{
 ",
         local[family],
         remote[family],
+        if options.kernel { "no" } else { "yes" },
         ours.join(","),
         theirs.join(","),
-        options.proposal,
+        if options.esn { format!("{}-esn", options.proposal) } else { options.proposal.to_string() },
         if options.ike_only { "no" } else { "yes" },
     )
 }

@@ -112,6 +112,72 @@ fn carries_through_all_limbs() {
     }
 }
 
+/// Poly1305 as it is written down (RFC 8439 §2.5.1), bit by bit: numbers are `(above 2^128, below)`.
+fn reference(r: u128, s: u128, blocks: &[u128]) -> [u8; 16] {
+    const P: (u128, u128) = (3, u128::MAX - 4);
+    let add = |a: (u128, u128), b: (u128, u128)| {
+        let (low, carry) = a.1.overflowing_add(b.1);
+        let sum = (a.0 + b.0 + u128::from(carry), low);
+        if sum >= P {
+            let (low, borrow) = sum.1.overflowing_sub(P.1);
+            (sum.0 - P.0 - u128::from(borrow), low)
+        } else {
+            sum
+        }
+    };
+    let mut h = (0, 0);
+    for block in blocks {
+        h = add(h, (1, *block));
+        let times = h;
+        h = (0, 0);
+        for bit in (0..128).rev() {
+            h = add(h, h);
+            h = if r >> bit & 1 == 1 { add(h, times) } else { h };
+        }
+    }
+    h.1.wrapping_add(s).to_le_bytes()
+}
+
+/// Through the vectors' code.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512ifma,bmi2")]
+fn tag_with(r: u128, s: u128, text: &[u8]) -> [u8; 16] {
+    let mut block = [0; 64];
+    block[..16].copy_from_slice(&r.to_le_bytes());
+    block[16..32].copy_from_slice(&s.to_le_bytes());
+    // SAFETY: 64 bytes of an array that has them.
+    let block = unsafe { std::arch::x86_64::_mm512_loadu_si512(block.as_ptr().cast()) };
+    Tagger::new(block, text.len()).tag(&[], text)
+}
+
+/// Keys and sums at the edges: r of 0, 1, 2 and all that clamping leaves; blocks that make the sum p - 1, p, p + 1 or all ones.
+#[test]
+fn poly1305_at_the_edges() {
+    if !runs() {
+        return println!("skipped: no AVX-512 with IFMA here");
+    }
+    const CLAMP: u128 = 0x0fff_fffc_0fff_fffc_0fff_fffc_0fff_ffff;
+    let keys = [0, 1, 2, 4, CLAMP, (CLAMP >> 1) & CLAMP, 1 << 44, 1 << 100, CLAMP - 3, (u128::MAX / 3) & CLAMP];
+    let fills = [0, 1, u128::MAX, u128::MAX - 4, u128::MAX - 5, u128::MAX - 3, 5, 1 << 127, u128::MAX << 64];
+    for r in keys {
+        for s in [0, 1, u128::MAX] {
+            for (n, fill) in fills.iter().enumerate() {
+                for count in [0, 1, 7, 16, 17, 18, 23, 24, 25, 31, 32, 33, 40, 90] {
+                    let mut blocks = vec![*fill; count];
+                    // The last of them differs, so that sums cross the edge at the end as well.
+                    if let Some(last) = blocks.last_mut() {
+                        *last = fills[(n + count) % fills.len()];
+                    }
+                    let text: Vec<u8> = blocks.iter().flat_map(|b| b.to_le_bytes()).collect();
+                    blocks.push((text.len() as u128) << 64);
+                    // SAFETY: `runs` says that the CPU has the features.
+                    let tag = unsafe { tag_with(r, s, &text) };
+                    assert_eq!(tag, reference(r, s, &blocks), "r {r:x}, s {s:x}, {count} blocks of {fill:x}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn whatever_it_is_ring_agrees(

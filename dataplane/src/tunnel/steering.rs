@@ -1,0 +1,78 @@
+//! The steering rules in force: the policy's, and what tunnels need at the moment.
+
+use super::control::lock;
+use crate::config::policy::Policy;
+use crate::io::steer::{self, Steer, SteerRule};
+use crate::plan::steering;
+use anyhow::{Context, Result};
+use std::sync::Mutex;
+
+/// The XDP program and what its rules are made from.
+pub struct Steering {
+    policy: Policy,
+    /// Interface index per port, `None` for ports that XDP has no part in.
+    interfaces: Vec<Option<u32>>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    /// Until it is detached; `None` where no port has one.
+    steer: Option<Steer>,
+    /// By tunnel of the policy.
+    tunnels: Vec<Vec<SteerRule>>,
+}
+
+impl Steering {
+    /// `steer` has the rules that [`Self::first`] gave.
+    pub fn new(policy: Policy, interfaces: Vec<Option<u32>>, steer: Option<Steer>) -> Self {
+        let tunnels = steering::of_tunnels(&policy);
+        Self { policy, interfaces, inner: Mutex::new(Inner { steer, tunnels }) }
+    }
+
+    /// The rules to begin with.
+    ///
+    /// # Errors
+    /// More rules or prefixes than the program has room for.
+    pub fn first(policy: &Policy, interfaces: &[Option<u32>]) -> Result<steer::RuleTables> {
+        let tunnels = steering::of_tunnels(policy);
+        Ok(steer::compile(&steering::rules(policy, interfaces, tunnels.into_iter().flatten().collect()))?)
+    }
+
+    /// Takes the XDP program off the interfaces.
+    pub fn detach(&self) {
+        drop(lock(&self.inner).steer.take());
+    }
+
+    /// Asks the program something. `None`: there is none.
+    pub fn ask<T>(&self, question: impl FnOnce(&Steer) -> T) -> Option<T> {
+        lock(&self.inner).steer.as_ref().map(question)
+    }
+
+    /// A WireGuard tunnel listens on another port now.
+    pub fn set_wireguard_port(&self, tunnel: usize, port: u16) {
+        let rules = steering::of_wireguard(&self.policy, tunnel, port);
+        if let Err(error) = self.set(tunnel, rules) {
+            tracing::error!("the tunnel's new port is not steered to the workers: {error:#}");
+        }
+    }
+
+    /// Replaces one tunnel's rules, in one step for the packets.
+    ///
+    /// # Errors
+    /// More rules or prefixes than there is room for; what was in force stays so.
+    pub fn set(&self, tunnel: usize, rules: Vec<SteerRule>) -> Result<()> {
+        let mut inner = lock(&self.inner);
+        let before = std::mem::replace(&mut inner.tunnels[tunnel], rules);
+        let all = inner.tunnels.iter().flatten().cloned().collect();
+        let done = steer::compile(&steering::rules(&self.policy, &self.interfaces, all))
+            .context("the steering rules")
+            .and_then(|tables| match &mut inner.steer {
+                Some(steer) => Ok(steer.set_rules(&tables)?),
+                None => Ok(()),
+            });
+        if done.is_err() {
+            inner.tunnels[tunnel] = before;
+        }
+        done
+    }
+}

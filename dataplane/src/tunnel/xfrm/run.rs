@@ -1,0 +1,182 @@
+//! A tunnel of type xfrm at work: the mirror's views become keys and steering rules, what was carried goes back to the kernel.
+
+use super::mirror::Mirror;
+use super::model::{Direction, Flow};
+use super::parts::XfrmParts;
+use super::tables::Snapshot;
+use crate::config::policy::Fallback;
+use crate::crypto::esp::PROTO_ESP;
+use crate::host::fib::Fib;
+use crate::io::steer::SteerRule;
+use crate::tunnel::control::lock;
+use crate::tunnel::publisher::Publisher;
+use crate::tunnel::steering::Steering;
+use crate::worker::clock;
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use softdpu_ebpf_common::maps;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Between two looks at the leases: a lease lasts seconds.
+const LOOK: Duration = Duration::from_millis(100);
+/// Looks between two reports to the kernel.
+const REPORT: u32 = 10;
+/// Steering rules of this tunnel beyond which one for everything does.
+const MAX_STEERING: usize = 400;
+/// Flows without an association that wait to be asked for.
+const ACQUIRES: usize = 64;
+
+/// What the tunnel's part of the control side needs.
+pub struct Setup {
+    pub tunnel: usize,
+    pub name: String,
+    pub fallback: Fallback,
+    pub publisher: Arc<Mutex<Publisher>>,
+    pub steering: Arc<Steering>,
+    pub fib: Arc<ArcSwap<Fib>>,
+}
+
+/// What others hold of it.
+#[derive(Clone)]
+pub struct Handle {
+    pub tunnel: usize,
+    acquires: mpsc::Sender<Flow>,
+    parts: Arc<Mutex<XfrmParts>>,
+}
+
+impl Handle {
+    /// Asks the key daemon for an association for this flow, sooner or later.
+    pub fn acquire(&self, flow: Flow) {
+        // A full queue: the flow's next packet asks again.
+        let _ = self.acquires.try_send(flow);
+    }
+
+    /// For status: what is mirrored, and what stays with the kernel.
+    pub fn notes(&self) -> Vec<String> {
+        let parts = lock(&self.parts);
+        let (inbound, outbound) = parts.counts();
+        let policies = parts.snapshot().policies.len();
+        let mut notes = vec![format!("{inbound} associations in, {outbound} out, {policies} policies")];
+        notes.extend(parts.left.iter().map(|(why, count)| format!("{count} left to the kernel: {why}")));
+        notes
+    }
+}
+
+/// Makes the tunnel ready; the future runs it.
+///
+/// # Errors
+/// Without `CAP_NET_ADMIN`, or XFRM in the kernel.
+pub fn start(setup: Setup) -> Result<(Handle, impl Future<Output = ()> + Send)> {
+    let parts = Arc::new(Mutex::new(XfrmParts::new(setup.tunnel as u16)?));
+    let (acquires, asked) = mpsc::channel(ACQUIRES);
+    let handle = Handle { tunnel: setup.tunnel, acquires, parts: parts.clone() };
+    Ok((handle, run(setup, parts, asked)))
+}
+
+async fn run(setup: Setup, parts: Arc<Mutex<XfrmParts>>, mut asked: mpsc::Receiver<Flow>) {
+    let setup = Arc::new(setup);
+    let (follow, taken) = (setup.clone(), parts.clone());
+    let publish = Box::new(move |snapshot: Snapshot| take(&follow, &taken, snapshot));
+    let mirror = match Mirror::start(publish).await.context("the kernel's IPsec tables cannot be read") {
+        Ok(mirror) => AbortOnDrop(mirror),
+        Err(error) => return tracing::error!("tunnel `{}`: {error:#}", setup.name),
+    };
+    let mut looks = 0_u32;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {
+                looks = looks.wrapping_add(1);
+                let mut parts = lock(&parts);
+                parts.renew();
+                if looks.is_multiple_of(REPORT) {
+                    parts.report(clock::now());
+                }
+            }
+            Some(flow) = asked.recv() => lock(&parts).acquire(&flow),
+        }
+        if mirror.0.is_finished() {
+            return tracing::error!("tunnel `{}`: the kernel's IPsec tables are not followed any more", setup.name);
+        }
+    }
+}
+
+fn take(setup: &Setup, parts: &Mutex<XfrmParts>, snapshot: Snapshot) {
+    let fib = setup.fib.load();
+    let mut parts = lock(parts);
+    parts.take(snapshot, |address| fib.is_local(address), clock::now());
+    let part = parts.part();
+    let locals: BTreeSet<IpAddr> = part.inbound.iter().map(|esp| esp.local).collect();
+    // Steered before the keys are there, a packet waits or is dropped; the other way round it would pass by the worker.
+    let rules = steering(setup, parts.snapshot(), &locals);
+    if let Err(error) = setup.steering.set(setup.tunnel, rules) {
+        tracing::error!("tunnel `{}`: what its policies are for is not steered: {error:#}", setup.name);
+    }
+    if let Err(error) = lock(&setup.publisher).set(setup.tunnel, part, true) {
+        tracing::error!(%error, "tunnel `{}`: its associations cannot be published", setup.name);
+    }
+}
+
+/// What must go to the worker: flows that policies seal, and ESP for the addresses where an association receives.
+fn steering(setup: &Setup, snapshot: &Snapshot, locals: &BTreeSet<IpAddr>) -> Vec<SteerRule> {
+    let on_loss = match setup.fallback {
+        Fallback::Drop => maps::OnLoss::Drop,
+        Fallback::Kernel => maps::OnLoss::Pass,
+    };
+    let rule = |name: String| {
+        let mut rule = SteerRule::any(name, maps::RuleAction::Worker);
+        rule.on_loss = on_loss;
+        rule
+    };
+    let name = &setup.name;
+    let mut rules = Vec::new();
+    for (at, local) in locals.iter().enumerate() {
+        let mut esp = rule(format!("xfrm:{name}:esp:{at}"));
+        esp.to = vec![(*local, if local.is_ipv4() { 32 } else { 128 })];
+        esp.protocol = Some(PROTO_ESP);
+        esp.fragments = true;
+        rules.push(esp);
+    }
+    let mut pairs = BTreeMap::new();
+    for policy in snapshot.policies.iter().filter(|policy| policy.key.direction == Direction::Out) {
+        if !policy.templates.is_empty() && !kernel_only(snapshot, policy) {
+            let pair = |prefix: &crate::wire::prefix::Prefix| (prefix.addr(), prefix.prefix_len());
+            pairs.insert((pair(&policy.selector.src), pair(&policy.selector.dst)), ());
+        }
+    }
+    if pairs.len() > MAX_STEERING {
+        rules.push(rule(format!("xfrm:{name}:all")));
+        return rules;
+    }
+    for (at, ((from, to), ())) in pairs.into_iter().enumerate() {
+        let mut flows = rule(format!("xfrm:{name}:{at}"));
+        (flows.from, flows.to, flows.fragments) = (vec![from], vec![to], true);
+        rules.push(flows);
+    }
+    rules
+}
+
+/// Whether all states of a policy are ones that only the kernel can run: then its flows stay there.
+fn kernel_only(snapshot: &Snapshot, policy: &super::model::Policy) -> bool {
+    let of = |state: &&Arc<super::model::State>| {
+        policy.templates.iter().any(|template| template.accepts(state, policy.if_id))
+    };
+    let mut states = snapshot
+        .states
+        .iter()
+        .filter(of)
+        .filter(|state| !matches!(state.unsupported, Some(super::model::Unsupported::Larval)))
+        .peekable();
+    states.peek().is_some() && states.all(|state| !state.supported())
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

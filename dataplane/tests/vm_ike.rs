@@ -1,0 +1,184 @@
+//! A real IKE daemon: strongSwan's charon on both edges with the kernel's ESP (kernel-netlink). softdpu on edge-a runs what the
+//! kernel there is told (tunnel of type xfrm); edge-b is the kernel alone.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod vm;
+
+use std::time::Duration;
+
+use common::traffic;
+use softdpu_testbed::{
+    cleanup::RunDir,
+    edge::Edge,
+    interop::{Check, Row},
+    peers::{
+        probe::{Arrived, Numbered},
+        strongswan::{self, Options, Proposal, StrongSwan},
+    },
+    policy::{EdgeFiles, Side},
+    process,
+    status::Figures,
+    topology::{self, CLIENT, SERVER, SERVER_NET, Topology},
+};
+
+/// Rekeyings of each test of rekeying.
+const REKEYS: usize = 20;
+
+fn hosts(tag: &str) -> Option<Topology> {
+    if !vm::here() {
+        return None;
+    }
+    if strongswan::version().is_none() {
+        eprintln!("SKIPPED: strongSwan is not in the VM");
+        return None;
+    }
+    Some(Topology::new(&topology::Options::new(tag)).unwrap())
+}
+
+/// Both daemons, with a CHILD_SA that one of them asked for.
+fn daemons(topology: &Topology, folder: &RunDir, options: &Options, initiator: bool) -> [StrongSwan; 2] {
+    let a = StrongSwan::start(&topology.edge_a, Side::A, folder, options).unwrap();
+    let b = StrongSwan::start(&topology.edge_b, Side::B, folder, options).unwrap();
+    if initiator {
+        a.initiate(&topology.edge_a).unwrap();
+    } else {
+        b.initiate(&topology.edge_b).unwrap();
+    }
+    a.established(1).unwrap();
+    b.established(1).unwrap();
+    [a, b]
+}
+
+/// Numbered datagrams while the CHILD_SA is exchanged [`REKEYS`] times, by either side in turn.
+fn rekeyed(topology: &Topology, daemons: &[StrongSwan; 2]) -> Arrived {
+    let load = Numbered { rate: 500, length: 600, time: Duration::from_secs(3), v6: false, reverse: false };
+    let arrived = load.run(topology, || {
+        for round in 0..REKEYS {
+            let (daemon, host) =
+                if round % 2 == 0 { (&daemons[0], &topology.edge_a) } else { (&daemons[1], &topology.edge_b) };
+            daemon.rekey(host)?;
+            daemons[0].established(round + 2)?;
+            daemons[1].established(round + 2)?;
+            // The old pair goes a moment after the new one came; two at once would be another test.
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        Ok(())
+    });
+    arrived.unwrap()
+}
+
+fn exchange(topology: &Topology) {
+    let (client, server) = (&topology.client, &topology.server);
+    for family in [0, 1] {
+        for (from, to, address) in [(client, server, SERVER[family]), (server, client, CLIENT[family])] {
+            vm::ping(from, address);
+            vm::tcp(from, to, address, &traffic::bytes(7, 150_000, false));
+            vm::udp(from, to, address, &[0, 1, 100, 777, 1300]);
+        }
+    }
+}
+
+/// The rig itself: what is lost here is not softdpu's.
+#[test]
+fn the_two_kernels_alone() {
+    let Some(topology) = hosts("vm-ike") else { return };
+    let folder = RunDir::new("vm-ike").unwrap();
+    let options = Options { kernel: true, ..Options::new(Proposal::Aes256Gcm16) };
+    let daemons = daemons(&topology, &folder, &options, true);
+    exchange(&topology);
+    let arrived = rekeyed(&topology, &daemons);
+    eprintln!("{REKEYS} rekeyings by the kernels alone: {arrived:?}");
+    let state = topology.edge_a.ip("-s xfrm state").unwrap();
+    assert!(state.contains("proto esp"), "{state}");
+}
+
+/// softdpu's policy: whatever the kernel's IPsec is told.
+fn policy(folder: &RunDir) -> EdgeFiles {
+    let file = |end: &str| folder.file(format!("edge-a.{end}"));
+    let files = EdgeFiles { side: Side::A, policy: file("toml"), socket: file("sock"), log: file("log") };
+    let text = format!(
+        r#"name = "edge-a"
+
+[control]
+socket = "{}"
+
+[[port]]
+name = "apps"
+interface = "apps"
+
+[[port]]
+name = "uplink"
+interface = "uplink"
+
+[[steer]]
+name = "from-apps"
+port = "apps"
+to = ["{}", "{}"]
+on_loss = "drop"
+
+[[tunnel]]
+name = "ike"
+type = "xfrm"
+fallback = "drop"
+"#,
+        files.socket.display(),
+        SERVER_NET[0],
+        SERVER_NET[1]
+    );
+    std::fs::write(&files.policy, text).unwrap();
+    files
+}
+
+fn row(proposal: Proposal, v6: bool, esn: bool, initiator: bool) -> Row {
+    let row = Row::new("esp", "strongSwan, Linux XFRM", strongswan::version()).initiator(initiator).outer_v6(v6);
+    row.cipher(proposal.cipher().unwrap(), if esn { "IKEv2, ESN" } else { "IKEv2" })
+}
+
+/// softdpu beside the daemon of edge-a, `job` run, and everything sound afterwards.
+fn mirrored(topology: &Topology, options: &Options, initiator: bool, job: impl FnOnce(&[StrongSwan; 2])) {
+    let folder = RunDir::new("vm-ike").unwrap();
+    let mut edge = Edge::start(common::binary(), &topology.edge_a, &policy(&folder)).unwrap();
+    let daemons = daemons(topology, &folder, options, initiator);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&daemons)));
+    let figures = Figures::read(&edge.status().unwrap());
+    if let Err(panic) = result {
+        eprintln!("{options:?}\nsoftdpu: {figures:?}\n{}", process::tail(&edge.said(), 30));
+        eprintln!("edge-b: {:?}\n{}", vm::xfrm_errors(&topology.edge_b), daemons[0].last());
+        std::panic::resume_unwind(panic);
+    }
+    assert!(edge.alive(), "{}", edge.said());
+    assert!(figures.packets_encrypted > 0 && figures.packets_decrypted > 0, "{options:?}: {figures:?}");
+    assert_eq!(figures.escaped_bytes, 0);
+    let balanced = process::eventually(vm::PATIENCE, || Figures::read(&edge.status().ok()?).balanced().then_some(()));
+    assert!(balanced.is_some(), "frames are missing");
+    assert!(edge.stop().unwrap().success());
+}
+
+#[test]
+fn softdpu_runs_what_charon_negotiates() {
+    let Some(topology) = hosts("vm-ikemirror") else { return };
+    for (proposal, v6, esn, initiator) in [
+        (Proposal::Aes128Gcm16, false, false, true),
+        (Proposal::Aes256Gcm16, false, true, false),
+        (Proposal::ChaCha20Poly1305, true, false, true),
+        (Proposal::Aes256Gcm16, true, true, false),
+    ] {
+        let check = Check::new(row(proposal, v6, esn, initiator));
+        let options = Options { kernel: true, outer_v6: v6, esn, ..Options::new(proposal) };
+        mirrored(&topology, &options, initiator, |_| exchange(&topology));
+        check.passed();
+    }
+}
+
+#[test]
+fn twenty_rekeyings_lose_nothing() {
+    let Some(topology) = hosts("vm-ikerekey") else { return };
+    let options = Options { kernel: true, ..Options::new(Proposal::Aes256Gcm16) };
+    mirrored(&topology, &options, true, |daemons| {
+        vm::ping(&topology.client, SERVER[0]);
+        let arrived = rekeyed(&topology, daemons);
+        eprintln!("{REKEYS} rekeyings under softdpu: {arrived:?}");
+        assert_eq!((arrived.missing(), arrived.duplicates), (0, 0), "{arrived:?}");
+    });
+}
