@@ -12,7 +12,7 @@ pub mod types;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    DropCount, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus,
+    CipherStatus, DropCount, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus,
     WorkerStatus, XdpVerdict,
 };
 
