@@ -17,6 +17,16 @@ pub fn root() -> PathBuf {
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // What cargo told us of our own package. Build scripts look at these (ring's does): left in, everything above them would be
+    // built anew whenever a user's own cargo and ours take turns.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours =
+            ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|start| text.starts_with(start));
+        if ours || text == "CARGO_PRIMARY_PACKAGE" {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

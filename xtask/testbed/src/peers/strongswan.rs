@@ -114,8 +114,8 @@ pub fn version() -> Option<String> {
     super::find("charon")?;
     super::find("swanctl")?;
     super::package_version("strongswan-libcharon").or_else(|| {
-        // Where there are no packages: `strongSwan swanctl 5.9.8`.
-        let said = super::version(&super::find("swanctl")?, "--version")?;
+        // Where there are no packages: `Linux strongSwan 5.9.8`.
+        let said = super::version(&super::find("charon")?, "--version")?;
         said.split_whitespace().last().map(str::to_owned)
     })
 }
