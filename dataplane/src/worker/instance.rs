@@ -7,8 +7,8 @@ use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
-    CipherStatus, ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus, TunnelStatus,
-    WorkerStatus, XdpVerdict,
+    CipherStatus, ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus,
+    TunnelStatus, WorkerStatus, XdpVerdict,
 };
 use crate::flow::{Direction, Flow, Tick};
 use crate::graph::DropReason;
@@ -247,7 +247,7 @@ impl Instance {
         if self.policy.tunnels.is_empty() {
             return Vec::new();
         }
-        let status = |choice: &crate::crypto::aead::Choice| CipherStatus {
+        let status = |choice: &crate::crypto::aead::choose::Choice| CipherStatus {
             cipher: choice.cipher.name().to_owned(),
             back_end: choice.back_end.name().to_owned(),
             ns_1400: choice.ns_1400 as u64,
