@@ -55,6 +55,7 @@ pub fn view(before: &Status, now: &Status) -> String {
         }
     }
     section(&mut page, "Peers", &peers(now));
+    section(&mut page, "Ciphers", &ciphers(now));
     section(&mut page, "Steering", &steer(now));
     section(&mut page, "Rules", &rules(now));
     section(&mut page, "Classes", &classes(now));
@@ -181,6 +182,14 @@ fn peers(now: &Status) -> Rows {
                 peer.public_key.clone(),
             ]);
         }
+    }
+    rows
+}
+
+fn ciphers(now: &Status) -> Rows {
+    let mut rows = Rows::new(&["cipher", "run by", ">ns for 1400 B"]);
+    for c in &now.ciphers {
+        rows.add([c.cipher.clone(), c.back_end.clone(), count(c.ns_1400)]);
     }
     rows
 }

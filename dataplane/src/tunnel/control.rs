@@ -45,6 +45,12 @@ impl Prepared {
     /// # Errors
     /// Keys that cannot be read, a port or socket that another process has.
     pub fn new(policy: &Policy, folder: &std::path::Path) -> Result<Self> {
+        if !policy.tunnels.is_empty() {
+            // Measures, which must not come in the middle of a handshake.
+            for choice in crate::crypto::aead::chosen() {
+                tracing::info!(cipher = %choice.cipher, back_end = choice.back_end.name(), ns_1400 = choice.ns_1400, "cipher");
+            }
+        }
         let mut services = Vec::new();
         for (at, tunnel) in policy.tunnels.iter().enumerate() {
             let TunnelKind::WireGuard(wireguard) = &tunnel.kind else { continue };
@@ -66,8 +72,8 @@ impl Prepared {
         policy: &Policy,
         publisher: Arc<Mutex<Publisher>>,
         events: Arc<Events>,
-        steering: Arc<Steering>,
-        fib: Arc<ArcSwap<Fib>>,
+        steering: &Arc<Steering>,
+        fib: &Arc<ArcSwap<Fib>>,
     ) -> Result<Control> {
         let mut control =
             Control { publisher: publisher.clone(), wireguard: Vec::new(), xfrm: None, tasks: Vec::new() };

@@ -7,8 +7,8 @@ use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
-    ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus, TunnelStatus,
-    WorkerStatus, XdpVerdict,
+    CipherStatus, ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus,
+    TunnelStatus, WorkerStatus, XdpVerdict,
 };
 use crate::flow::{Direction, Flow, Tick};
 use crate::graph::DropReason;
@@ -242,6 +242,19 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
 }
 
 impl Instance {
+    /// Without tunnels no cipher was needed, and none was measured.
+    fn ciphers(&self) -> Vec<CipherStatus> {
+        if self.policy.tunnels.is_empty() {
+            return Vec::new();
+        }
+        let status = |choice: &crate::crypto::aead::choose::Choice| CipherStatus {
+            cipher: choice.cipher.name().to_owned(),
+            back_end: choice.back_end.name().to_owned(),
+            ns_1400: choice.ns_1400 as u64,
+        };
+        crate::crypto::aead::chosen().iter().map(status).collect()
+    }
+
     /// All that can be said without waiting for anybody.
     fn status_now(&self) -> Status {
         let counters = self.counters();
@@ -263,6 +276,7 @@ impl Instance {
             classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
             drops,
             escaped_bytes: counters.escaped_bytes,
+            ciphers: self.ciphers(),
         }
     }
 }

@@ -80,9 +80,8 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     let blueprint = &host.blueprint;
     let (publisher, events, fib) =
         (blueprint.publisher.clone(), blueprint.events.clone(), blueprint.shared.fib.clone());
-    let start = |prepared: tunnel::control::Prepared| {
-        prepared.start(&blueprint.policy, publisher, events, steering.clone(), fib)
-    };
+    let start =
+        |prepared: tunnel::control::Prepared| prepared.start(&blueprint.policy, publisher, events, &steering, &fib);
     let tunnels = host.tunnels.take().map(start).transpose()?;
     let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, tunnels);
     let instance = Arc::new(instance);

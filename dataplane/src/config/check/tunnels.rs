@@ -76,7 +76,8 @@ fn foreign_keys(raw: &schema::Tunnel, kind: TunnelType, check: &mut Check<'_>) {
         key.as_ref().map(At::span)
     }
     let sa = |sa: &Option<schema::Sa>| sa.as_ref().map(|sa| sa.spi.span());
-    let keys: [(&str, Option<Range<usize>>, &[TunnelType]); 14] = [
+    type Key<'a> = (&'a str, Option<Range<usize>>, &'a [TunnelType]);
+    let keys: [Key<'_>; 14] = [
         ("local", at(&raw.local), &[Esp, Wireguard]),
         ("remote", at(&raw.remote), &[Esp]),
         ("encapsulation", at(&raw.encapsulation), &[Esp]),
@@ -302,8 +303,9 @@ fn one_use_per_key(tunnels: &[Tunnel], check: &mut Check<'_>) {
 /// A packet finds its inbound association by address and index alone (RFC 4303 section 2.1).
 fn spi_once(raw: &[schema::Tunnel], check: &mut Check<'_>) {
     let esp: Vec<_> = raw.iter().filter_map(|t| Some((t, t.inbound.as_ref()?, t.out.as_ref()?))).collect();
-    let mut received: HashMap<u32, (Range<usize>, &str)> = HashMap::new();
-    let mut sent: HashMap<(u32, Option<IpAddr>), (Range<usize>, &str)> = HashMap::new();
+    type First<'a> = (Range<usize>, &'a str);
+    let mut received: HashMap<u32, First<'_>> = HashMap::new();
+    let mut sent: HashMap<(u32, Option<IpAddr>), First<'_>> = HashMap::new();
     for (tunnel, inbound, out) in esp {
         let name = tunnel.name.as_str();
         if let Some((span, earlier)) = received.insert(*inbound.spi, (inbound.spi.span(), name)) {

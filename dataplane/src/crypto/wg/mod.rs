@@ -8,6 +8,7 @@
 
 pub mod activity;
 pub mod cookie;
+mod error;
 pub mod keys;
 pub mod limit;
 pub mod message;

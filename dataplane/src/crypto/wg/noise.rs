@@ -267,6 +267,7 @@ impl Responder {
     ///
     /// # Errors
     /// [`NoiseError::LowOrder`]; [`NoiseError::WrongPeer`] where `remote` is not the peer of the opening.
+    #[allow(clippy::needless_pass_by_value)] // taken, so that it cannot be used again
     pub fn respond(
         self,
         remote: &Remote,

@@ -370,13 +370,6 @@ fn workers_share_a_session() {
     assert_eq!(opened, sealed.len(), "each once, whoever opens it");
 }
 
-#[test]
-fn reasons_are_distinct_per_direction() {
-    let open: HashSet<_> = OpenError::ALL.iter().map(|e| e.reason()).collect();
-    let seal: HashSet<_> = SealError::ALL.iter().map(|e| e.reason()).collect();
-    assert_eq!((open.len(), seal.len()), (OpenError::ALL.len(), SealError::ALL.len()));
-}
-
 proptest! {
     #[test]
     fn rubbish_is_never_opened(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), ours in any::<bool>()) {

@@ -83,7 +83,11 @@ impl Iterator for Messages<'_> {
         let (kind, flags) = (bytes.u16(4)?, bytes.u16(6)?);
         let (sequence, port) = (bytes.u32(8)?, bytes.u32(12)?);
         let payload = self.0.get(NLMSG_HEADER..len).map(Bytes);
-        self.0 = len.checked_next_multiple_of(4).and_then(|next| self.0.get(next..)).unwrap_or(&[]);
+        // A length that cannot be ends the datagram: where the next message would start is not known.
+        self.0 = match payload {
+            Some(_) => self.0.get(len.next_multiple_of(4)..).unwrap_or(&[]),
+            None => &[],
+        };
         let message = match payload {
             Some(payload) => parse(kind, payload).unwrap_or(Message::Malformed(kind)),
             None => Message::Malformed(kind),

@@ -217,6 +217,16 @@ fn samples() -> Vec<Vec<u8>> {
     include_str!("testdata/messages.txt").lines().map(|line| hex(line.split(' ').nth(1).unwrap())).collect()
 }
 
+/// Found by the fuzzer: a length of 0 was read for ever.
+#[test]
+fn a_length_that_cannot_be_ends_the_datagram() {
+    for len in [0_u32, 1, 15, 1000, u32::MAX] {
+        let mut bytes = sample("flush-states");
+        bytes[..4].copy_from_slice(&len.to_ne_bytes());
+        assert_eq!(Messages::new(&bytes).take(10).count(), 1, "{len}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
