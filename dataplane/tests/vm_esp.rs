@@ -264,8 +264,11 @@ fn both_roles(topology: &Topology, case: Case) {
 
 fn every_way(cipher: (&'static str, &'static str, usize)) {
     let Some(topology) = hosts("vm-esp") else { return };
+    // All of them with one cipher; the other two have each on and off.
+    let all = [(false, false), (true, true), (true, false), (false, true)];
+    let ways = if cipher.0 == "aes-256-gcm" { &all[..] } else { &all[..2] };
     for v6 in [false, true] {
-        for (esn, udp) in [(false, false), (true, false), (false, true), (true, true)] {
+        for &(esn, udp) in ways {
             both_roles(&topology, Case { esn, udp, ..Case::tunnel(cipher, v6) });
         }
     }

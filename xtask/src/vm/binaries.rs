@@ -18,6 +18,8 @@ pub struct Job {
     /// Name of the test in it.
     pub test: String,
     pub binary: PathBuf,
+    /// Marked `#[ignore]`: takes minutes.
+    pub slow: bool,
 }
 
 impl Job {
@@ -50,15 +52,22 @@ pub fn build(extra: &[String]) -> Result<Built> {
     let (softdpu, tests) = executables(&String::from_utf8_lossy(&output.stdout));
     let mut jobs = Vec::new();
     for (file, binary) in tests {
-        let listed = Command::new(&binary).args(["--list", "--format", "terse"]).output()?;
-        ensure!(listed.status.success(), "{} does not list its tests", binary.display());
-        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-        for test in text.lines().filter_map(|line| line.strip_suffix(": test")) {
-            jobs.push(Job { file: file.clone(), test: test.to_owned(), binary: binary.clone() });
+        let slow = list(&binary, &["--ignored"])?;
+        for test in list(&binary, &[])? {
+            let slow = slow.contains(&test);
+            jobs.push(Job { file: file.clone(), test, binary: binary.clone(), slow });
         }
     }
     jobs.sort_by_key(Job::name);
     Ok(Built { softdpu: softdpu.context("cargo built no softdpu")?, jobs })
+}
+
+/// Names of the tests in a binary.
+fn list(binary: &Path, which: &[&str]) -> Result<Vec<String>> {
+    let listed = Command::new(binary).args(["--list", "--format", "terse"]).args(which).output()?;
+    ensure!(listed.status.success(), "{} does not list its tests", binary.display());
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
 /// The binary, and file name and path of each test, in cargo's messages.

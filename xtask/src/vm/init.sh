@@ -40,7 +40,7 @@ limit=$(cat /etc/vm/limit)
 while read -r file test binary; do
 	say begin "$file" "$test"
 	start=$(uptime)
-	timeout -s KILL "$limit" "$binary" --exact "$test" --nocapture --test-threads=2 </dev/null >/dev/ttyS1 2>&1
+	timeout -s KILL "$limit" "$binary" --exact "$test" --nocapture --include-ignored --test-threads=2 </dev/null >/dev/ttyS1 2>&1
 	code=$?
 	# A test that does not end its last line must not swallow ours.
 	echo >/dev/ttyS1

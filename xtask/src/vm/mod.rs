@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use kernel::Line;
 use report::Run;
 
@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Also run this file of `dataplane/tests`, made for the VM or not
     #[arg(long, value_name = "FILE")]
     file: Vec<String>,
+    /// Also the tests that take minutes
+    #[arg(long)]
+    slow: bool,
     /// Boot to a shell in place of the tests; `poweroff -f` ends it
     #[arg(long)]
     shell: bool,
@@ -97,12 +100,13 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
     softdpu_testbed::cleanup::on_signals();
     possible()?;
     let lines = if arguments.kernel.is_empty() { Line::ALL.to_vec() } else { arguments.kernel.clone() };
-    ensure!(!arguments.shell || lines.len() == 1 || arguments.kernel.is_empty(), "--shell takes one kernel");
+    ensure!(!arguments.shell || lines.len() == 1, "--shell needs one --kernel");
     std::fs::create_dir_all(folder())?;
     ebpf::build()?;
     let start = Instant::now();
     let built = binaries::build(&arguments.file)?;
     let mut jobs = built.jobs;
+    jobs.retain(|job| !job.slow || arguments.slow || !arguments.only.is_empty());
     if !arguments.only.is_empty() {
         jobs.retain(|job| arguments.only.iter().any(|part| job.name().contains(part.as_str())));
         ensure!(!jobs.is_empty(), "no test's name contains {}", arguments.only.join(" or "));
@@ -110,7 +114,8 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
     ensure!(arguments.shell || !jobs.is_empty(), "there is no test for the VM (dataplane/tests/vm_*.rs)");
     say(&format!("{} tests, built in {:.0} s", jobs.len(), start.elapsed().as_secs_f64()));
 
-    let mut runs = Vec::new();
+    let limit = Duration::from_secs(arguments.time);
+    let mut kernels = Vec::new();
     for line in lines {
         let start = Instant::now();
         let kernel = kernel::get(line)?;
@@ -121,17 +126,44 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
             kernel.release,
             start.elapsed().as_secs_f64()
         ));
-        let machine = machine::Machine { kernel: &kernel, image: &image, limit: Duration::from_secs(arguments.time) };
-        if arguments.shell {
-            machine.shell()?;
-            return Ok(runs);
+        kernels.push((kernel, image));
+    }
+    let machine = |(kernel, image): &'_ (kernel::Kernel, PathBuf)| machine::Machine {
+        kernel: kernel.clone(),
+        image: image.clone(),
+        limit,
+    };
+    if arguments.shell {
+        machine(&kernels[0]).shell()?;
+        return Ok(Vec::new());
+    }
+    // Each has one processor, so they share the cores of this machine.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut runs = Vec::new();
+    for together in kernels.chunks(cores) {
+        let (jobs, verbose) = (&jobs, arguments.verbose);
+        let done: Vec<Result<Run>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = together
+                .iter()
+                .map(|kernel| {
+                    let machine = machine(kernel);
+                    scope.spawn(move || report::follow(&machine, jobs, verbose))
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
+                .collect()
+        });
+        for run in done {
+            runs.push(run?);
         }
-        let run = report::follow(&machine, &jobs, arguments.verbose);
-        if !arguments.keep {
-            std::fs::remove_file(&image)?;
+    }
+    report::write(&runs)?;
+    if !arguments.keep {
+        for (_, image) in &kernels {
+            std::fs::remove_file(image)?;
         }
-        runs.push(run?);
-        report::write(&runs)?;
     }
     report::show(&runs, arguments.json)?;
     Ok(runs)

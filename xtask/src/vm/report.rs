@@ -68,7 +68,7 @@ impl Run {
 ///
 /// # Errors
 /// When what was said cannot be kept.
-pub fn follow(machine: &Machine<'_>, jobs: &[Job], verbose: bool) -> Result<Run> {
+pub fn follow(machine: &Machine, jobs: &[Job], verbose: bool) -> Result<Run> {
     let start = Instant::now();
     let mut run = Run {
         kernel: machine.kernel.release.clone(),
@@ -86,13 +86,13 @@ pub fn follow(machine: &Machine<'_>, jobs: &[Job], verbose: bool) -> Result<Run>
             log.push(line.clone());
         }
         if let Some(test) = run.take(word, &mut current, verbose) {
-            show_test(test);
+            show_test(machine, test);
         }
     });
     if let Err(error) = ended {
         if let Some(mut test) = current.take() {
             (test.outcome, test.why) = (Outcome::Failed, Some("the VM ended during it".into()));
-            show_test(&test);
+            show_test(machine, &test);
             run.tests.push(test);
         }
         let left: Vec<String> =
@@ -157,22 +157,23 @@ impl Run {
     }
 }
 
-fn show_test(test: &Test) {
+fn show_test(machine: &Machine, test: &Test) {
     let word = match test.outcome {
         Outcome::Passed => "ok",
         Outcome::Failed => "FAILED",
         Outcome::Skipped => "skipped",
     };
     let why = test.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    eprintln!("  {word:<8} {:>6.1} s  {}{why}", test.seconds, test.name);
+    // In one piece: another machine may be speaking.
+    let mut text =
+        format!("  {:<5} {word:<8} {:>6.1} s  {}{why}\n", machine.kernel.line.to_string(), test.seconds, test.name);
     for line in &test.kernel {
-        eprintln!("           the kernel said: {line}");
+        text.push_str(&format!("           the kernel said: {line}\n"));
     }
     if test.outcome == Outcome::Failed {
-        for line in &test.said {
-            eprintln!("           | {line}");
-        }
+        text.extend(test.said.iter().map(|line| format!("           | {line}\n")));
     }
+    eprint!("{text}");
 }
 
 /// Keeps all runs so far.
