@@ -1,6 +1,6 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
-use super::xfrm;
+use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
@@ -104,15 +104,17 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
         };
         (headers.sport, headers.dport, headers.fragment) = (src.port, dst.port, Fragment::First);
     }
-    if let Some((rule, side)) = xfrm::side(cx, packet, &headers)? {
-        if let Some(flow) = flow {
-            let generation = cx.generation();
-            remember(cx.flows.get_mut(flow), generation, rule, side, packet.meta.direction);
+    let Match { rule, side, provisional } = match xfrm::side(cx, packet, &headers)? {
+        Verdict::Rule(rule, side) => Match { rule, side, provisional: false },
+        Verdict::Clear { both } => {
+            let found = rules::look_up(&cx.plan.rules, &headers, &known(cx, flow), tunnel_in(packet));
+            let sealed = cx.plan.rules.get(usize::from(found.rule)).is_some_and(|rule| rule.tunnel.is_some());
+            if !sealed && xfrm::unknown(cx) {
+                return Err(DropReason::NoSelector);
+            }
+            Match { provisional: found.provisional || !both, ..found }
         }
-        return Ok((rule, side));
-    }
-    let Match { rule, side, provisional } =
-        rules::look_up(&cx.plan.rules, &headers, &known(cx, flow), tunnel_in(packet));
+    };
     if let Some(flow) = flow.filter(|_| !provisional) {
         let generation = cx.generation();
         remember(cx.flows.get_mut(flow), generation, rule, side, packet.meta.direction);
