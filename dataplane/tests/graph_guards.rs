@@ -261,3 +261,70 @@ fn one_key_for_both_directions_is_refused_by_content_and_not_shown() {
     assert!(said.contains("`to-b.out`") && said.contains("`to-b.in`") && said.contains("same key"), "{said}");
     assert!(!said.contains("1111"), "{said}");
 }
+
+/// A hub between two peers, each behind an uplink of its own: `far` is a peer's net, the other one's is its complement.
+fn hub(keys: &std::path::Path) -> Harness {
+    let tunnel = |name: &str, remote: u8, spi: u32| {
+        let dir = keys.display();
+        format!(
+            "[[tunnel]]\nname = \"{name}\"\nlocal = \"192.0.2.1\"\nremote = \"192.0.2.{remote}\"\n[tunnel.out]\nspi = {}\nkey_file = \"{dir}/{name}-out.key\"\n[tunnel.in]\nspi = {spi}\nkey_file = \"{dir}/{name}-in.key\"\n",
+            spi + 1
+        )
+    };
+    let rule = |name: &str, from: u8, to: u8| {
+        format!(
+            "[[rule]]\nname = \"{name}\"\nfrom = [\"10.{from}.0.0/24\"]\nto = [\"10.{to}.0.0/24\"]\nencrypt = \"{name}\"\n"
+        )
+    };
+    let mut text = "name = \"hub\"\n[workers]\nframes = 1024\n".to_owned();
+    for port in ["up1", "up2"] {
+        text += &format!("[[port]]\nname = \"{port}\"\nkind = \"loopback\"\nloop_to = \"{port}\"\n");
+    }
+    text += &(tunnel("one", 2, 0x1000) + &tunnel("two", 3, 0x2000) + &rule("two", 1, 2) + &rule("one", 2, 1));
+    for (at, key) in ["one-in", "one-out", "two-in", "two-out"].into_iter().enumerate() {
+        support::write_key(&keys.join(format!("{key}.key")), 1 + at as u8, 36);
+    }
+    let policy = softdpu::config::parse(&text, "hub.toml").unwrap_or_else(|errors| panic!("{errors:?}\n{text}"));
+    Harness::new(policy).unwrap()
+}
+
+#[test]
+fn a_hub_seals_both_directions_of_what_it_relays() {
+    use softdpu::crypto::esp::Inner;
+    use softdpu::crypto::outbound::{OutboundOptions, Start};
+    use softdpu::crypto::outer::{Encapsulation, Endpoints};
+    use softdpu::crypto::{Cipher, OutboundConfig, OutboundSa, keyfile};
+
+    let keys = tempfile::tempdir().unwrap();
+    let mut hub = hub(keys.path());
+    let peer = |name: &str, remote: u8, spi: u32| {
+        let key = keyfile::read(&keys.path().join(format!("{name}-in.key")), Cipher::Aes256Gcm).unwrap();
+        OutboundSa::new(&OutboundConfig {
+            spi,
+            material: &key,
+            endpoints: Endpoints::V4 { local: [192, 0, 2, remote].into(), remote: [192, 0, 2, 1].into() },
+            encapsulation: Encapsulation::None,
+            extended: true,
+            start: Start::Clock,
+            options: OutboundOptions::default(),
+        })
+        .unwrap()
+    };
+    let (one, two) = (peer("one", 2, 0x1000), peer("two", 3, 0x2000));
+    let seal = |sa: &OutboundSa, frame: &[u8]| {
+        let mut buffer = vec![0; 512];
+        let place = 128..128 + frame.len() - 14;
+        buffer[place.clone()].copy_from_slice(&frame[14..]);
+        let sealed = sa.sealer(1).seal_slice(&mut buffer, &Inner { place, next_header: 4, tos: 0 }).unwrap();
+        buffer[sealed].to_vec()
+    };
+    let (here, there) = ([10, 1, 0, 2], [10, 2, 0, 2]);
+    for round in 0..3 {
+        let out = hub.pass(0, &seal(&one, &udp4(here, there, (1, 2), 64, b"to the second")));
+        assert_eq!(out.iter().map(|(port, frame)| (*port, frame[23])).collect::<Vec<_>>(), [(1, ESP)], "{round}");
+        let back = hub.pass(1, &seal(&two, &udp4(there, here, (2, 1), 64, b"to the first")));
+        assert_eq!(back.iter().map(|(port, frame)| (*port, frame[23])).collect::<Vec<_>>(), [(0, ESP)], "{round}");
+        assert_eq!(back[0].1[33], 2, "to the first peer");
+    }
+    hub.assert_no_leak();
+}

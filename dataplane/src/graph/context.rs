@@ -10,7 +10,7 @@ use crate::l7::Inspector;
 use crate::plan::Plan;
 use crate::telemetry::counters::WorkerCounters;
 use crate::tunnel::events::Events;
-use crate::tunnel::keys::{Keys, Way};
+use crate::tunnel::keys::{Keys, Seal, Way};
 use crate::wire::ip::{V4_HEADER, V6_HEADER, V6_MIN_MTU};
 use crate::worker::neighbours::Asks;
 use softdpu_ebpf_common::walk::L3;
@@ -123,7 +123,8 @@ impl<'a> Cx<'a> {
         let tunnel = self.plan.tunnels.get(usize::from(packet.meta.tunnel_in))?;
         let link = self.link_mtu(packet.meta.port_in, tunnel.mtu);
         let ways = &self.keys.tunnel(packet.meta.tunnel_in)?.ways;
-        let way = ways.iter().flatten().next()?;
+        // One without a session says nothing of how much its packets will grow; a few are enough to look at.
+        let way = ways.iter().flatten().take(64).find(|way| !matches!(way.seal, Seal::Nothing))?;
         let inner = way.max_inner(way.state.path_mtu.limit(link, self.now));
         // With several peers it may be another one, whose outer header may be IPv6's.
         let other = ways.len() > 1 && way.remote.is_ipv4();

@@ -25,6 +25,8 @@ use tokio::task::JoinHandle;
 
 /// Snapshots that nobody has any more are freed this often.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Events that are handed on in one turn.
+const DISPATCH: usize = 256;
 
 /// Devices that are bound and have not begun yet. Bound first, so that what cannot be had is known before anything runs.
 pub struct Prepared {
@@ -224,8 +226,15 @@ async fn dispatch(
     (wireguard, xfrm): (Vec<(usize, Handle)>, Option<xfrm::run::Handle>),
 ) {
     loop {
-        events.wait().await;
-        while let Some(event) = events.pop() {
+        // Bounded: under a flood the queue is never empty, and the rest of the control side has its turns too.
+        for left in (0..DISPATCH).rev() {
+            let Some(event) = events.pop() else {
+                events.wait().await;
+                break;
+            };
+            if left == 0 {
+                tokio::task::yield_now().await;
+            }
             let tunnel = usize::from(event.tunnel());
             if let Event::Moved { from, .. } = event {
                 esp_moved(&publisher, tunnel, from);
@@ -237,7 +246,6 @@ async fn dispatch(
                 handle.events.pass(&event);
             }
         }
-        tokio::task::yield_now().await;
     }
 }
 

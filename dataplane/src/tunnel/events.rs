@@ -10,8 +10,10 @@ use super::xfrm::model::Flow;
 
 /// Longest handshake message of WireGuard, the initiation.
 pub const MAX_HANDSHAKE: usize = 148;
-/// Events that may wait. Handshakes beyond it are a flood, of which the rest is not worth keeping.
+/// Events of a kind that may wait. Handshakes beyond it are a flood, of which the rest is not worth keeping.
 const WAITING: usize = 1024;
+/// Flows without an association that wait: each of their packets asks.
+const ACQUIRES: usize = 64;
 
 /// Something that only the control side can deal with.
 #[derive(Clone, Debug)]
@@ -64,21 +66,34 @@ impl Message {
     }
 }
 
-/// From all workers to the control side.
+/// From all workers to the control side. What anybody out there can send (handshakes) and what every packet of a flow may ask
+/// for have queues of their own: a flood of either does not crowd out the rest.
 #[derive(Debug)]
 pub struct Events {
-    queue: ArrayQueue<Event>,
+    told: ArrayQueue<Event>,
+    acquires: ArrayQueue<Event>,
+    handshakes: ArrayQueue<Event>,
     wake: Notify,
 }
 
 impl Events {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { queue: ArrayQueue::new(WAITING), wake: Notify::new() })
+        Arc::new(Self {
+            told: ArrayQueue::new(WAITING),
+            acquires: ArrayQueue::new(ACQUIRES),
+            handshakes: ArrayQueue::new(WAITING),
+            wake: Notify::new(),
+        })
     }
 
     /// Never blocks, never allocates. `false`: the queue is full.
     pub fn push(&self, event: Event) -> bool {
-        let fits = self.queue.push(event).is_ok();
+        let queue = match &event {
+            Event::Handshake { .. } => &self.handshakes,
+            Event::Acquire { .. } => &self.acquires,
+            _ => &self.told,
+        };
+        let fits = queue.push(event).is_ok();
         if fits {
             self.wake.notify_one();
         }
@@ -86,7 +101,7 @@ impl Events {
     }
 
     pub fn pop(&self) -> Option<Event> {
-        self.queue.pop()
+        self.told.pop().or_else(|| self.acquires.pop()).or_else(|| self.handshakes.pop())
     }
 
     /// Returns when there may be an event.
@@ -108,5 +123,17 @@ mod tests {
         assert!(matches!(events.pop(), Some(Event::Wanted { way: 0, .. })));
         assert_eq!(Message::new(&[7; MAX_HANDSHAKE]).unwrap().as_slice(), [7; MAX_HANDSHAKE]);
         assert!(Message::new(&[7; MAX_HANDSHAKE + 1]).is_none());
+    }
+
+    #[test]
+    fn a_flood_of_handshakes_leaves_room_for_what_peers_with_keys_do() {
+        let events = Events::new();
+        let from = "192.0.2.9:7".parse().unwrap();
+        let message = Message::new(&[1; MAX_HANDSHAKE]).unwrap();
+        let handshake = Event::Handshake { tunnel: 0, from, local: "192.0.2.1".parse().unwrap(), message };
+        while events.push(handshake.clone()) {}
+        assert!(events.push(Event::Confirmed { tunnel: 0, index: 7 }));
+        assert!(matches!(events.pop(), Some(Event::Confirmed { index: 7, .. })), "and it goes first");
+        assert!(matches!(events.pop(), Some(Event::Handshake { .. })));
     }
 }

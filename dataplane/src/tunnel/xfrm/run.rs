@@ -96,7 +96,7 @@ async fn run(setup: Setup, parts: Arc<Mutex<XfrmParts>>, mut asked: mpsc::Receiv
                     parts.report(clock::now());
                 }
             }
-            Some(flow) = asked.recv() => lock(&parts).acquire(&flow),
+            Some(flow) = asked.recv() => lock(&parts).acquire(&flow, clock::now()),
         }
         if mirror.0.is_finished() {
             return tracing::error!("tunnel `{}`: the kernel's IPsec tables are not followed any more", setup.name);
@@ -107,16 +107,18 @@ async fn run(setup: Setup, parts: Arc<Mutex<XfrmParts>>, mut asked: mpsc::Receiv
 fn take(setup: &Setup, parts: &Mutex<XfrmParts>, snapshot: Snapshot) {
     let fib = setup.fib.load();
     let mut parts = lock(parts);
+    parts.leave_to_others(lock(&setup.publisher).spis_of_others(setup.tunnel));
     parts.take(snapshot, |address| fib.is_local(address), clock::now());
     let part = parts.part();
     let locals: BTreeSet<IpAddr> = part.inbound.iter().map(|esp| esp.local).collect();
-    // Steered before the keys are there, a packet waits or is dropped; the other way round it would pass by the worker.
     let rules = steering(setup, parts.snapshot(), &locals);
+    // Keys first: a worker that does not know of a new policy yet would forward its flows in clear, the kernel, which has them
+    // until they are steered, seals them itself.
+    if let Err(error) = lock(&setup.publisher).set(setup.tunnel, part, true) {
+        return tracing::error!(%error, "tunnel `{}`: its associations cannot be published", setup.name);
+    }
     if let Err(error) = setup.steering.set(setup.tunnel, rules) {
         tracing::error!("tunnel `{}`: what its policies are for is not steered: {error:#}", setup.name);
-    }
-    if let Err(error) = lock(&setup.publisher).set(setup.tunnel, part, true) {
-        tracing::error!(%error, "tunnel `{}`: its associations cannot be published", setup.name);
     }
 }
 
