@@ -14,7 +14,16 @@ enum Step<'a> {
     /// Whatever comes from the wire, from its IP header on.
     Raw(&'a [u8]),
     /// A fragment that reads as one. `offset` in units of 8 bytes.
-    Made { v6: bool, options: bool, source: u8, ident: u8, tos: u8, offset: u16, more: bool, len: u16 },
+    Made {
+        v6: bool,
+        options: bool,
+        source: u8,
+        ident: u8,
+        tos: u8,
+        offset: u16,
+        more: bool,
+        len: u16,
+    },
     Wait(u8),
 }
 
