@@ -55,6 +55,7 @@ pub fn view(before: &Status, now: &Status) -> String {
         }
     }
     section(&mut page, "Peers", &peers(now));
+    section(&mut page, "WireGuard messages", &messages(now));
     section(&mut page, "Steering", &steer(now));
     section(&mut page, "Rules", &rules(now));
     section(&mut page, "Classes", &classes(now));
@@ -181,6 +182,14 @@ fn peers(now: &Status) -> Rows {
                 peer.public_key.clone(),
             ]);
         }
+    }
+    rows
+}
+
+fn messages(now: &Status) -> Rows {
+    let mut rows = Rows::new(&[">messages", "what became of them"]);
+    for (reason, messages) in &now.wireguard_messages {
+        rows.add([count(*messages), reason.clone()]);
     }
     rows
 }

@@ -9,7 +9,7 @@ use super::wireguard::device::Device;
 use super::wireguard::load::Limits;
 use super::wireguard::serve::{Handle, Options, Service};
 use super::wireguard::uapi::{AllowedIp, SetDevice, SetPeer, State};
-use super::{keepalive, pmtu};
+use super::{keepalive, lifetimes, pmtu};
 use crate::config::policy::{Policy, TunnelKind, WireGuardTunnel};
 use crate::control::types::PeerStatus;
 use crate::crypto::keyfile;
@@ -76,6 +76,7 @@ impl Prepared {
             control.tasks.push(tokio::spawn(pmtu::listen(keys, clock::now)));
         }
         control.tasks.push(tokio::spawn(keepalive::run(policy.clone(), publisher.clone())));
+        control.tasks.push(tokio::spawn(lifetimes::run(policy.clone(), publisher.clone())));
         control.tasks.push(tokio::spawn(dispatch(events, publisher.clone(), control.wireguard.clone())));
         control.tasks.push(tokio::spawn(sweep(publisher)));
         control

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Check;
 use crate::config::at::At;
-use crate::config::policy::{EspTunnel, Sa, Tunnel, TunnelKind, WireGuardPeer, WireGuardTunnel, XfrmTunnel};
+use crate::config::policy::{EspTunnel, Lifetime, Sa, Tunnel, TunnelKind, WireGuardPeer, WireGuardTunnel, XfrmTunnel};
 use crate::config::problem::{Code, Problem};
 use crate::config::schema::{self, TunnelType};
 
@@ -75,8 +75,9 @@ fn foreign_keys(raw: &schema::Tunnel, kind: TunnelType, check: &mut Check<'_>) {
     fn at<T>(key: &Option<At<T>>) -> Option<Range<usize>> {
         key.as_ref().map(At::span)
     }
+    let limited = |limits: &schema::Lifetime| at(&limits.packets).or(at(&limits.bytes)).or(at(&limits.time));
     let sa = |sa: &Option<schema::Sa>| sa.as_ref().map(|sa| sa.spi.span());
-    let keys: [(&str, Option<Range<usize>>, &[TunnelType]); 14] = [
+    let keys: [(&str, Option<Range<usize>>, &[TunnelType]); 15] = [
         ("local", at(&raw.local), &[Esp, Wireguard]),
         ("remote", at(&raw.remote), &[Esp]),
         ("encapsulation", at(&raw.encapsulation), &[Esp]),
@@ -85,6 +86,7 @@ fn foreign_keys(raw: &schema::Tunnel, kind: TunnelType, check: &mut Check<'_>) {
         ("mode", at(&raw.mode), &[Esp]),
         ("replay_window", at(&raw.replay_window), &[Esp]),
         ("keepalive", at(&raw.keepalive), &[Esp]),
+        ("lifetime", raw.lifetime.as_ref().and_then(limited), &[Esp]),
         ("out", sa(&raw.out), &[Esp]),
         ("in", sa(&raw.inbound), &[Esp]),
         ("listen_port", at(&raw.listen_port), &[Wireguard]),
@@ -144,6 +146,7 @@ fn esp(raw: &schema::Tunnel, check: &mut Check<'_>) -> EspTunnel {
         mode: raw.mode.as_ref().map_or_else(Default::default, |m| **m),
         replay_window: raw.replay_window.as_ref().map_or(1024, |w| **w),
         keepalive: raw.keepalive.as_ref().map_or(Duration::from_secs(20), |k| k.0),
+        lifetime: raw.lifetime.as_ref().map_or_else(Default::default, lifetime),
         out: sa(raw, "out", &raw.out, check),
         inbound: sa(raw, "in", &raw.inbound, check),
     }
@@ -190,6 +193,14 @@ fn ends(raw: &schema::Tunnel, check: &mut Check<'_>) {
             format!("`mtu` cannot be {} over IPv6", **mtu),
             "IPv6 links carry at least 1280 bytes (RFC 8200 section 5)",
         );
+    }
+}
+
+fn lifetime(raw: &schema::Lifetime) -> Lifetime {
+    Lifetime {
+        packets: raw.packets.as_ref().map(|packets| **packets),
+        bytes: raw.bytes.as_ref().map(|bytes| **bytes),
+        time: raw.time.as_ref().map(|time| time.0),
     }
 }
 
