@@ -195,7 +195,8 @@ fn associations_expire() {
         let Some(mut trial) = Trial::running("expire", Kind::Esp, with_limit) else { return };
         let mut told = false;
         let lost = under_load(&mut trial, true, |trial, load| {
-            let notes = |trial: &mut Trial| trial.world.edge(At::A).status().unwrap()["tunnels"][0]["notes"].to_string();
+            let notes =
+                |trial: &mut Trial| trial.world.edge(At::A).status().unwrap()["tunnels"][0]["notes"].to_string();
             let ended = eventually(Duration::from_secs(20), || {
                 let notes = notes(trial);
                 told |= notes.contains("nine tenths");
@@ -290,7 +291,10 @@ fn by_port(first: &'static str) -> impl Fn(At, String) -> String {
         let udp = format!("protocol = \"udp\"\n{ports} = [\"7000-7999\"]\n");
         let (head, rules) = policy.split_once("\n[[rule]]").unwrap();
         let outward = rules.split("\n[[rule]]").next().unwrap();
-        let head = head.replace("on_loss = \"drop\"\n\n[[steer]]\nname = \"from-peer\"", &format!("{udp}on_loss = \"drop\"\n\n[[steer]]\nname = \"from-peer\""));
+        let head = head.replace(
+            "on_loss = \"drop\"\n\n[[steer]]\nname = \"from-peer\"",
+            &format!("{udp}on_loss = \"drop\"\n\n[[steer]]\nname = \"from-peer\""),
+        );
         let head = head.replacen("\n[[steer]]", &format!("\n{first}\n[[steer]]"), 1);
         format!("{head}\n[[rule]]{outward}{udp}")
     }

@@ -68,6 +68,13 @@ fn a_wireguard_tunnel_with_peers() {
 }
 
 #[test]
+fn the_port_of_esp_in_udp_is_no_wireguard_tunnels() {
+    let error = one_error(&wireguard().replace("51821", "4500"));
+    assert_eq!(error.code, Code::Conflict, "{error:?}");
+    assert!(error.message.contains("cannot listen on UDP port 4500"), "{error:?}");
+}
+
+#[test]
 fn a_wireguard_tunnel_may_be_left_to_wg() {
     let policy = good("[[port]]\nname = \"u\"\ninterface = \"e\"\n[[tunnel]]\nname = \"wg0\"\ntype = \"wireguard\"\n");
     let TunnelKind::WireGuard(wg) = &policy.tunnels[0].kind else { panic!() };

@@ -23,6 +23,8 @@ use tokio::task::JoinHandle;
 
 /// Snapshots that nobody has any more are freed this often.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Events passed on before others have their turn.
+const TURN: usize = 256;
 
 /// Devices that are bound and have not begun yet. Bound first, so that what cannot be had is known before anything runs.
 pub struct Prepared {
@@ -124,7 +126,8 @@ impl Control {
     pub fn counts(&self) -> std::collections::BTreeMap<&'static str, u64> {
         let mut all = std::collections::BTreeMap::new();
         for (_, handle) in &self.wireguard {
-            for (reason, count) in handle.counts.read() {
+            let lost = Some(("queue_full", handle.events.lost())).filter(|(_, count)| *count > 0);
+            for (reason, count) in handle.counts.read().into_iter().chain(lost) {
                 *all.entry(reason).or_default() += count;
             }
         }
@@ -190,8 +193,11 @@ fn first_settings(tunnel: &WireGuardTunnel) -> Result<SetDevice> {
 /// Hands what workers tell to whom it concerns.
 async fn dispatch(events: Arc<Events>, publisher: Arc<Mutex<Publisher>>, wireguard: Vec<(usize, Handle)>) {
     loop {
-        events.wait().await;
-        while let Some(event) = events.pop() {
+        let mut taken = 0;
+        while taken < TURN
+            && let Some(event) = events.pop()
+        {
+            taken += 1;
             let tunnel = usize::from(event.tunnel());
             if let Event::Moved { from, .. } = event {
                 esp_moved(&publisher, tunnel, from);
@@ -199,7 +205,8 @@ async fn dispatch(events: Arc<Events>, publisher: Arc<Mutex<Publisher>>, wiregua
                 handle.events.pass(&event);
             }
         }
-        tokio::task::yield_now().await;
+        // Under a flood there is always one more: the devices must have their turns.
+        if taken == TURN { tokio::task::yield_now().await } else { events.wait().await }
     }
 }
 

@@ -8,7 +8,9 @@ use tokio::sync::Notify;
 
 /// Longest handshake message of WireGuard, the initiation.
 pub const MAX_HANDSHAKE: usize = 148;
-/// Events that may wait. Handshakes beyond it are a flood, of which the rest is not worth keeping.
+/// First byte of a handshake initiation.
+pub const INITIATION: u8 = 1;
+/// Events of each of three kinds that may wait. Handshakes beyond it are a flood, of which the rest is not worth keeping.
 const WAITING: usize = 1024;
 
 /// Something that only the control side can deal with.
@@ -54,34 +56,48 @@ impl Message {
         Some(Self { len: bytes.len() as u8, bytes: own })
     }
 
+    /// Begins a handshake, rather than answering us.
+    fn begins(&self) -> bool {
+        self.bytes[0] == INITIATION
+    }
+
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
 
-/// From all workers to the control side.
+/// From all workers to the control side. A flood of initiations does not crowd out the answers to our own, and neither the rest.
 #[derive(Debug)]
 pub struct Events {
-    queue: ArrayQueue<Event>,
+    initiations: ArrayQueue<Event>,
+    answers: ArrayQueue<Event>,
+    rest: ArrayQueue<Event>,
     wake: Notify,
 }
 
 impl Events {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { queue: ArrayQueue::new(WAITING), wake: Notify::new() })
+        let queue = || ArrayQueue::new(WAITING);
+        Arc::new(Self { initiations: queue(), answers: queue(), rest: queue(), wake: Notify::new() })
     }
 
     /// Never blocks, never allocates. `false`: the queue is full.
     pub fn push(&self, event: Event) -> bool {
-        let fits = self.queue.push(event).is_ok();
+        let queue = match &event {
+            Event::Handshake { message, .. } if message.begins() => &self.initiations,
+            Event::Handshake { .. } => &self.answers,
+            _ => &self.rest,
+        };
+        let fits = queue.push(event).is_ok();
         if fits {
             self.wake.notify_one();
         }
         fits
     }
 
+    /// Strangers' initiations come last.
     pub fn pop(&self) -> Option<Event> {
-        self.queue.pop()
+        self.rest.pop().or_else(|| self.answers.pop()).or_else(|| self.initiations.pop())
     }
 
     /// Returns when there may be an event.
@@ -94,6 +110,23 @@ impl Events {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn handshakes_do_not_crowd_out_the_rest() {
+        let events = Events::new();
+        let (from, local) = (SocketAddr::from(([192, 0, 2, 2], 1)), IpAddr::from([192, 0, 2, 1]));
+        let handshake = |kind: u8| {
+            let message = Message::new(&[kind; MAX_HANDSHAKE]).unwrap();
+            Event::Handshake { tunnel: 0, from, local, message }
+        };
+        while events.push(handshake(INITIATION)) {}
+        while events.push(handshake(2)) {}
+        assert!(events.push(Event::Wanted { tunnel: 0, way: 7 }));
+        assert!(matches!(events.pop(), Some(Event::Wanted { way: 7, .. })));
+        let next =
+            |kind: u8| matches!(events.pop(), Some(Event::Handshake { message, .. }) if message.bytes[0] == kind);
+        assert!((0..WAITING).all(|_| next(2)) && next(INITIATION));
+    }
 
     #[test]
     fn a_flood_is_bounded_and_longer_messages_than_any_are_refused() {

@@ -200,7 +200,8 @@ pub fn assert_no_canary(seen: &Seen, at_least: usize) {
 
 /// All of the wire.
 pub fn watch(world: &World) -> Capture {
-    Capture::start(&world.topology.wire, "wire", "", 0, 0, &world.folder).unwrap()
+    // Whole frames, but no more: the capture's ring has as many places as this length leaves it.
+    Capture::start(&world.topology.wire, "wire", "", 2048, 0, &world.folder).unwrap()
 }
 
 /// Two edges with a tunnel.

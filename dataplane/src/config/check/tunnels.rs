@@ -11,6 +11,7 @@ use crate::config::at::At;
 use crate::config::policy::{EspTunnel, Lifetime, Sa, Tunnel, TunnelKind, WireGuardPeer, WireGuardTunnel, XfrmTunnel};
 use crate::config::problem::{Code, Problem};
 use crate::config::schema::{self, TunnelType};
+use softdpu_ebpf_common::walk::ESP_IN_UDP_PORT;
 
 pub fn tunnels(raw: &[schema::Tunnel], check: &mut Check<'_>) -> Vec<Tunnel> {
     check.unique("tunnel", raw.iter().map(|t| &t.name));
@@ -229,6 +230,14 @@ fn wireguard(raw: &schema::Tunnel, check: &mut Check<'_>) -> WireGuardTunnel {
         }
     }
     allowed_once(raw, check);
+    if let Some(port) = raw.listen_port.as_ref().filter(|port| ***port == u32::from(ESP_IN_UDP_PORT)) {
+        check.error(
+            Code::Conflict,
+            port.span(),
+            format!("tunnel `{}` cannot listen on UDP port {ESP_IN_UDP_PORT}", *raw.name),
+            "what comes there is taken for ESP in UDP (RFC 3948): choose another `listen_port`",
+        );
+    }
     let peer = |peer: &schema::Peer| WireGuardPeer {
         name: peer.name.as_ref().map(|name| name.as_str().to_owned()),
         public_key: peer.public_key.0,
