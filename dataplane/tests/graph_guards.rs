@@ -4,8 +4,10 @@
 mod support;
 
 use softdpu::config::Policy;
+use softdpu::config::policy::{Lifetime, SequenceMode, TunnelKind};
 use softdpu::graph::DropReason;
 use softdpu::host::fib::{Fib, Link, Route};
+use softdpu::tunnel::keys::Seal;
 use softdpu::wire::checksum;
 use softdpu::wire::ethernet::Mac;
 use softdpu::wire::icmp::{Complaint, V4_OVERHEAD, write};
@@ -327,4 +329,56 @@ fn a_hub_seals_both_directions_of_what_it_relays() {
         assert_eq!(back[0].1[33], 2, "to the first peer");
     }
     hub.assert_no_leak();
+}
+
+#[test]
+fn at_the_end_of_the_sequence_numbers_nothing_goes_in_clear() {
+    let keys = Keys::new();
+    for (sequence, last) in [("iv", u64::MAX), ("extended", u64::MAX), ("short", u64::from(u32::MAX))] {
+        let mut policy = keys.policy('a', "", "");
+        let TunnelKind::Esp(esp) = &mut policy.tunnels[0].kind else { panic!() };
+        esp.sequence = match sequence {
+            "iv" => SequenceMode::Iv,
+            "extended" => SequenceMode::Extended,
+            _ => SequenceMode::Short,
+        };
+        let mut a = Harness::new(policy).unwrap();
+        let loaded = a.shared.keys.load_full();
+        let Some(Seal::Esp(out)) = loaded.way(0, 0).map(|way| &way.seal) else { panic!() };
+        out.sa.skip_to(last - 10);
+        let sealed = (0..50).flat_map(|_| a.pass(APPS, &packet(b"near the end"))).collect::<Vec<_>>();
+        // One is skipped by `skip_to`.
+        assert_eq!(sealed.len(), 9, "{sequence}");
+        assert!(sealed.iter().all(|(port, frame)| *port == UPLINK && frame[23] == ESP), "{sequence}");
+        assert_eq!(a.dropped(DropReason::SequenceExhausted) + a.dropped(DropReason::SaExpired), 41, "{sequence}");
+        assert!(a.dropped(DropReason::SequenceExhausted) > 0, "{sequence}");
+        assert_eq!(a.worker.counters.escaped_bytes.get(), 0);
+        a.assert_no_leak();
+    }
+}
+
+#[test]
+fn a_lifetime_ends_sealing_and_opening_under_a_name() {
+    let keys = Keys::new();
+    let limited = |edge: char, lifetime: Lifetime| {
+        let mut policy = keys.policy(edge, "", "");
+        let TunnelKind::Esp(esp) = &mut policy.tunnels[0].kind else { panic!() };
+        esp.lifetime = lifetime;
+        Harness::new(policy).unwrap()
+    };
+    let none = Lifetime::default();
+    let ten = Lifetime { packets: Some(10), ..none };
+    // 28 bytes of headers and 12 of payload.
+    let bytes = Lifetime { bytes: Some(400), ..none };
+    for lifetime in [ten, bytes] {
+        let (mut a, mut b) = (limited('a', lifetime), limited('b', none));
+        let sealed: Vec<_> = (0..30).flat_map(|_| a.pass(APPS, &packet(b"twelve bytes"))).collect();
+        assert_eq!(sealed.len(), 10, "{lifetime:?}");
+        assert!(sealed.iter().all(|(port, frame)| *port == UPLINK && frame[23] == ESP));
+        assert_eq!(a.dropped(DropReason::SaExpired) + a.dropped(DropReason::SequenceExhausted), 20, "{lifetime:?}");
+        let back: Vec<_> =
+            (0..30).flat_map(|_| b.pass(APPS, &udp4(SERVER, CLIENT, (1, 2), 64, b"twelve bytes"))).collect();
+        assert_eq!(back.iter().flat_map(|(_, frame)| a.pass(UPLINK, frame)).count(), 10, "{lifetime:?}");
+        assert_eq!(a.dropped(DropReason::SaExpired) + a.dropped(DropReason::SequenceExhausted), 40, "{lifetime:?}");
+    }
 }

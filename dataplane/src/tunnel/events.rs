@@ -10,6 +10,8 @@ use super::xfrm::model::Flow;
 
 /// Longest handshake message of WireGuard, the initiation.
 pub const MAX_HANDSHAKE: usize = 148;
+/// First byte of a handshake initiation.
+pub const INITIATION: u8 = 1;
 /// Events of a kind that may wait. Handshakes beyond it are a flood, of which the rest is not worth keeping.
 const WAITING: usize = 1024;
 /// Flows without an association that wait: each of their packets asks.
@@ -61,27 +63,35 @@ impl Message {
         Some(Self { len: bytes.len() as u8, bytes: own })
     }
 
+    /// Begins a handshake, rather than answering us.
+    fn begins(&self) -> bool {
+        self.bytes[0] == INITIATION
+    }
+
     pub fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
 
-/// From all workers to the control side. What anybody out there can send (handshakes) and what every packet of a flow may ask
-/// for have queues of their own: a flood of either does not crowd out the rest.
+/// From all workers to the control side. What anybody out there can send (initiations) and what every packet of a flow may ask
+/// for have queues of their own: a flood of either does not crowd out the answers to our own handshakes, nor the rest.
 #[derive(Debug)]
 pub struct Events {
-    told: ArrayQueue<Event>,
+    initiations: ArrayQueue<Event>,
+    answers: ArrayQueue<Event>,
     acquires: ArrayQueue<Event>,
-    handshakes: ArrayQueue<Event>,
+    rest: ArrayQueue<Event>,
     wake: Notify,
 }
 
 impl Events {
     pub fn new() -> Arc<Self> {
+        let queue = || ArrayQueue::new(WAITING);
         Arc::new(Self {
-            told: ArrayQueue::new(WAITING),
+            initiations: queue(),
+            answers: queue(),
             acquires: ArrayQueue::new(ACQUIRES),
-            handshakes: ArrayQueue::new(WAITING),
+            rest: queue(),
             wake: Notify::new(),
         })
     }
@@ -89,9 +99,10 @@ impl Events {
     /// Never blocks, never allocates. `false`: the queue is full.
     pub fn push(&self, event: Event) -> bool {
         let queue = match &event {
-            Event::Handshake { .. } => &self.handshakes,
+            Event::Handshake { message, .. } if message.begins() => &self.initiations,
+            Event::Handshake { .. } => &self.answers,
             Event::Acquire { .. } => &self.acquires,
-            _ => &self.told,
+            _ => &self.rest,
         };
         let fits = queue.push(event).is_ok();
         if fits {
@@ -100,8 +111,10 @@ impl Events {
         fits
     }
 
+    /// Strangers' initiations come last.
     pub fn pop(&self) -> Option<Event> {
-        self.told.pop().or_else(|| self.acquires.pop()).or_else(|| self.handshakes.pop())
+        let first = self.rest.pop().or_else(|| self.answers.pop());
+        first.or_else(|| self.acquires.pop()).or_else(|| self.initiations.pop())
     }
 
     /// Returns when there may be an event.
@@ -114,6 +127,23 @@ impl Events {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn handshakes_do_not_crowd_out_the_rest() {
+        let events = Events::new();
+        let (from, local) = (SocketAddr::from(([192, 0, 2, 2], 1)), IpAddr::from([192, 0, 2, 1]));
+        let handshake = |kind: u8| {
+            let message = Message::new(&[kind; MAX_HANDSHAKE]).unwrap();
+            Event::Handshake { tunnel: 0, from, local, message }
+        };
+        while events.push(handshake(INITIATION)) {}
+        while events.push(handshake(2)) {}
+        assert!(events.push(Event::Wanted { tunnel: 0, way: 7 }));
+        assert!(matches!(events.pop(), Some(Event::Wanted { way: 7, .. })));
+        let next =
+            |kind: u8| matches!(events.pop(), Some(Event::Handshake { message, .. }) if message.bytes[0] == kind);
+        assert!((0..WAITING).all(|_| next(2)) && next(INITIATION));
+    }
 
     #[test]
     fn a_flood_is_bounded_and_longer_messages_than_any_are_refused() {
