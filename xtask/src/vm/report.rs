@@ -1,6 +1,6 @@
 //! What became of the tests: shown while they run, summed up at the end, and kept as `target/vm/results.json`.
 
-use std::{fs, time::Instant};
+use std::{fs, io::Write as _, time::Instant};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -104,9 +104,10 @@ pub fn follow(machine: &Machine<'_>, jobs: &[Job], verbose: bool) -> Result<Run>
     let rows = softdpu_testbed::interop::folder();
     fs::create_dir_all(&rows)?;
     let lines: String = run.interop.iter().map(|row| format!("{row}\n")).collect();
-    if !lines.is_empty() {
-        fs::write(rows.join(format!("vm-{}.jsonl", machine.kernel.line)), lines)?;
-    }
+    // Behind those of earlier runs, which may have been of other tests; the newest of each combination counts.
+    let mut file =
+        fs::File::options().create(true).append(true).open(rows.join(format!("vm-{}.jsonl", machine.kernel.line)))?;
+    file.write_all(lines.as_bytes())?;
     fs::write(folder().join(format!("tests-{}.log", machine.kernel.line)), log.join("\n"))?;
     Ok(run)
 }
