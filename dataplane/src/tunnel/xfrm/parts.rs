@@ -104,7 +104,7 @@ impl XfrmParts {
                 let made = match was_out.remove(&state.key) {
                     Some(known) if same_key(state, known.sa.key_id()) => {
                         if reshaped(&known.state, state) {
-                            self.again(state, known, now)
+                            self.again(state, &known, now)
                         } else {
                             Ok(Outbound { state: state.clone(), ..known })
                         }
@@ -139,7 +139,7 @@ impl XfrmParts {
     }
 
     /// The same state and key with other ends, ports or limits: a new association that goes on behind the old one's numbers.
-    fn again(&mut self, state: &Arc<State>, known: Outbound, now: u64) -> Result<Outbound> {
+    fn again(&mut self, state: &Arc<State>, known: &Outbound, now: u64) -> Result<Outbound> {
         let made =
             self.reporter.lease(state, Lease::length(0)).context("no sequence numbers to be had").and_then(|lease| {
                 let sa = outbound(state, lease, known.sa.used(), now)?;
@@ -149,7 +149,10 @@ impl XfrmParts {
                 Ok((lease, Arc::new(sa)))
             });
         match made {
-            Ok((lease, sa)) => Ok(Outbound { state: state.clone(), sa, lease, memory: Arc::default(), ..known }),
+            Ok((lease, sa)) => {
+                let (way, packets) = (known.way, known.packets);
+                Ok(Outbound { state: state.clone(), sa, way, memory: Arc::default(), lease, packets })
+            }
             Err(error) => {
                 self.free.push(known.way);
                 Err(error)
