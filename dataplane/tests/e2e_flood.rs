@@ -138,6 +138,7 @@ fn since(before: &BTreeMap<String, u64>, after: BTreeMap<String, u64>) -> BTreeM
 }
 
 /// The policy with an address to listen at, so that fragments are steered too.
+#[allow(clippy::needless_pass_by_value)] // as `Trial::running` asks
 fn with_local(at: At, policy: String) -> String {
     let local = if at == At::A { "192.0.2.1" } else { "192.0.2.2" };
     policy.replace("type = \"wireguard\"\n", &format!("type = \"wireguard\"\nlocal = \"{local}\"\n"))
