@@ -27,6 +27,7 @@ fn as_is(_: At, policy: String) -> String {
 }
 
 /// Without its rules.
+#[allow(clippy::needless_pass_by_value)] // as `Trial::running` asks
 fn unprotected(_: At, policy: String) -> String {
     policy.split("\n[[rule]]").next().unwrap().to_owned()
 }
@@ -115,6 +116,7 @@ fn killed_and_started_again() {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // as `Trial::running` asks
 fn short_rings(_: At, policy: String) -> String {
     policy.replace("\nqueues = 1\n", "\nqueues = 1\nring = 64\n")
 }
