@@ -82,7 +82,9 @@ impl<'a> Cx<'a> {
     /// Keeps the packet until the forwarding table or the keys change.
     pub fn hold(&mut self, mut packet: Packet) {
         if self.held.len() >= MAX_HELD {
-            return self.drop_packet(packet, DropReason::NeighbourQueueFull);
+            let for_session = self.way(&packet).is_some_and(|way| !way.can_seal(self.now));
+            let reason = if for_session { DropReason::NoSession } else { DropReason::NeighbourQueueFull };
+            return self.drop_packet(packet, reason);
         }
         // The flow may be gone when the packet goes on.
         packet.meta.flow = NO_FLOW;

@@ -79,7 +79,7 @@ reasons! {
     }
     "select" {
         NoSelector "no_selector" "For a tunnel none of whose peers or associations is for this packet: its addresses are in no allowed IPs and no traffic selector. Nothing is sent in clear.",
-        NoSession "no_session" "Waited for a session with its tunnel's peer, which did not come up in time. The peer may be away, or its keys differ from what is set here.",
+        NoSession "no_session" "Waited for a session with its tunnel's peer, which did not come up in time, or too many packets wait already. The peer may be away, or its keys differ from what is set here.",
     }
     "decompress" {
         UnknownCpi "unknown_cpi" "IPComp with a CPI that was not agreed on (RFC 3173 §3.3).",

@@ -16,7 +16,7 @@ use crate::plan::Plan;
 use crate::plan::rules::ip;
 use crate::telemetry::counters::WorkerCounters;
 use crate::tunnel::events::Events;
-use crate::tunnel::keys::{Keys, Seal};
+use crate::tunnel::keys::Keys;
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::channel::Receiver;
 use softdpu_ebpf_common::walk::Headers;
@@ -295,7 +295,7 @@ impl Worker {
         let too_late = now > self.held_since + PATIENCE;
         if too_late {
             for packet in self.held.drain(..) {
-                let reason = Self::waits_for(self.keys.load(), &packet);
+                let reason = Self::waits_for(self.keys.load(), &packet, now);
                 self.counters.drop_packet(reason as usize);
                 self.pool.free(packet.frame);
             }
@@ -314,9 +314,9 @@ impl Worker {
     }
 
     /// What a packet waits for, as the reason that it gets when that does not come.
-    fn waits_for(keys: &Keys, packet: &Packet) -> DropReason {
+    fn waits_for(keys: &Keys, packet: &Packet, now: u64) -> DropReason {
         match keys.way(packet.meta.tunnel_out, packet.meta.way) {
-            Some(way) if matches!(way.seal, Seal::Nothing) => DropReason::NoSession,
+            Some(way) if !way.can_seal(now) => DropReason::NoSession,
             _ => DropReason::NeighbourUnresolved,
         }
     }
