@@ -73,7 +73,7 @@ reasons! {
         EcnNotCapable "ecn_not_capable" "Congestion was marked on a packet whose sender cannot hear of it (RFC 6040 §4.2).",
         NotAllowed "not_allowed" "Authentic, but its source address is not among the peer's allowed IPs.",
         Handshake "handshake" "A WireGuard handshake message or cookie, handed to the control side, as it should be.",
-        HandshakeFlood "handshake_flood" "A WireGuard handshake message that found the control side's queue full.",
+        HandshakeFlood "handshake_flood" "A WireGuard handshake message beyond what strangers may send in a second, or one that found the control side's queue full.",
         NotWireGuard "not_wireguard" "Neither a WireGuard message nor for another host, on a WireGuard tunnel's port.",
         OuterFragment "outer_fragment" "A fragment of an ESP packet; the path between the tunnel's ends has a lower MTU than the tunnel.",
     }
