@@ -178,6 +178,11 @@ fn the_peer_is_lost() {
             let lost = trial.losses(&[At::A]);
             if kind == Kind::WireGuard {
                 assert!(lost.get("no_session").is_some_and(|count| *count > 0), "{lost:?}");
+                assert_eq!(
+                    lost.get("neighbour_queue_full"),
+                    None,
+                    "it is not a neighbour that they wait for: {lost:?}"
+                );
             }
             trial.world.start(At::B);
             load.flows("the peer is back");

@@ -180,6 +180,15 @@ impl Way {
         matches!(&self.seal, Seal::Esp(out) if out.sa.mode() == Mode::Transport)
     }
 
+    /// Whether packets can be sealed at `now`, rather than wait for a session.
+    pub fn can_seal(&self, now: u64) -> bool {
+        match &self.seal {
+            Seal::Nothing => false,
+            Seal::Esp(_) => true,
+            Seal::WireGuard(out) => out.session(now).is_some(),
+        }
+    }
+
     /// Longest inner packet, in bytes, whose sealed packet is within `mtu` (of the path, IP header included).
     #[inline]
     pub fn max_inner(&self, mtu: usize) -> usize {
