@@ -23,6 +23,10 @@ impl Line {
     /// From the oldest.
     pub const ALL: [Self; 2] = [Self::V6_12, Self::V7_2];
 
+    pub fn newest() -> Self {
+        Self::V7_2
+    }
+
     fn version(self) -> &'static str {
         match self {
             Self::V6_12 => "6.12",
