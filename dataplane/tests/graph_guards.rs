@@ -4,8 +4,10 @@
 mod support;
 
 use softdpu::config::Policy;
+use softdpu::config::policy::{Lifetime, SequenceMode, TunnelKind};
 use softdpu::graph::DropReason;
 use softdpu::host::fib::{Fib, Link, Route};
+use softdpu::tunnel::keys::Seal;
 use softdpu::wire::checksum;
 use softdpu::wire::ethernet::Mac;
 use softdpu::wire::icmp::{Complaint, V4_OVERHEAD, write};
@@ -260,4 +262,123 @@ fn one_key_for_both_directions_is_refused_by_content_and_not_shown() {
     let said = format!("{refused:?}");
     assert!(said.contains("`to-b.out`") && said.contains("`to-b.in`") && said.contains("same key"), "{said}");
     assert!(!said.contains("1111"), "{said}");
+}
+
+/// A hub between two peers, each behind an uplink of its own: `far` is a peer's net, the other one's is its complement.
+fn hub(keys: &std::path::Path) -> Harness {
+    let tunnel = |name: &str, remote: u8, spi: u32| {
+        let dir = keys.display();
+        format!(
+            "[[tunnel]]\nname = \"{name}\"\nlocal = \"192.0.2.1\"\nremote = \"192.0.2.{remote}\"\n[tunnel.out]\nspi = {}\nkey_file = \"{dir}/{name}-out.key\"\n[tunnel.in]\nspi = {spi}\nkey_file = \"{dir}/{name}-in.key\"\n",
+            spi + 1
+        )
+    };
+    let rule = |name: &str, from: u8, to: u8| {
+        format!(
+            "[[rule]]\nname = \"{name}\"\nfrom = [\"10.{from}.0.0/24\"]\nto = [\"10.{to}.0.0/24\"]\nencrypt = \"{name}\"\n"
+        )
+    };
+    let mut text = "name = \"hub\"\n[workers]\nframes = 1024\n".to_owned();
+    for port in ["up1", "up2"] {
+        text += &format!("[[port]]\nname = \"{port}\"\nkind = \"loopback\"\nloop_to = \"{port}\"\n");
+    }
+    text += &(tunnel("one", 2, 0x1000) + &tunnel("two", 3, 0x2000) + &rule("two", 1, 2) + &rule("one", 2, 1));
+    for (at, key) in ["one-in", "one-out", "two-in", "two-out"].into_iter().enumerate() {
+        support::write_key(&keys.join(format!("{key}.key")), 1 + at as u8, 36);
+    }
+    let policy = softdpu::config::parse(&text, "hub.toml").unwrap_or_else(|errors| panic!("{errors:?}\n{text}"));
+    Harness::new(policy).unwrap()
+}
+
+#[test]
+fn a_hub_seals_both_directions_of_what_it_relays() {
+    use softdpu::crypto::esp::Inner;
+    use softdpu::crypto::outbound::{OutboundOptions, Start};
+    use softdpu::crypto::outer::{Encapsulation, Endpoints};
+    use softdpu::crypto::{Cipher, OutboundConfig, OutboundSa, keyfile};
+
+    let keys = tempfile::tempdir().unwrap();
+    let mut hub = hub(keys.path());
+    let peer = |name: &str, remote: u8, spi: u32| {
+        let key = keyfile::read(&keys.path().join(format!("{name}-in.key")), Cipher::Aes256Gcm).unwrap();
+        OutboundSa::new(&OutboundConfig {
+            spi,
+            material: &key,
+            endpoints: Endpoints::V4 { local: [192, 0, 2, remote].into(), remote: [192, 0, 2, 1].into() },
+            encapsulation: Encapsulation::None,
+            extended: true,
+            start: Start::Clock,
+            options: OutboundOptions::default(),
+        })
+        .unwrap()
+    };
+    let (one, two) = (peer("one", 2, 0x1000), peer("two", 3, 0x2000));
+    let seal = |sa: &OutboundSa, frame: &[u8]| {
+        let mut buffer = vec![0; 512];
+        let place = 128..128 + frame.len() - 14;
+        buffer[place.clone()].copy_from_slice(&frame[14..]);
+        let sealed = sa.sealer(1).seal_slice(&mut buffer, &Inner { place, next_header: 4, tos: 0 }).unwrap();
+        buffer[sealed].to_vec()
+    };
+    let (here, there) = ([10, 1, 0, 2], [10, 2, 0, 2]);
+    for round in 0..3 {
+        let out = hub.pass(0, &seal(&one, &udp4(here, there, (1, 2), 64, b"to the second")));
+        assert_eq!(out.iter().map(|(port, frame)| (*port, frame[23])).collect::<Vec<_>>(), [(1, ESP)], "{round}");
+        let back = hub.pass(1, &seal(&two, &udp4(there, here, (2, 1), 64, b"to the first")));
+        assert_eq!(back.iter().map(|(port, frame)| (*port, frame[23])).collect::<Vec<_>>(), [(0, ESP)], "{round}");
+        assert_eq!(back[0].1[33], 2, "to the first peer");
+    }
+    hub.assert_no_leak();
+}
+
+#[test]
+fn at_the_end_of_the_sequence_numbers_nothing_goes_in_clear() {
+    let keys = Keys::new();
+    for (sequence, last) in [("iv", u64::MAX), ("extended", u64::MAX), ("short", u64::from(u32::MAX))] {
+        let mut policy = keys.policy('a', "", "");
+        let TunnelKind::Esp(esp) = &mut policy.tunnels[0].kind else { panic!() };
+        esp.sequence = match sequence {
+            "iv" => SequenceMode::Iv,
+            "extended" => SequenceMode::Extended,
+            _ => SequenceMode::Short,
+        };
+        let mut a = Harness::new(policy).unwrap();
+        let loaded = a.shared.keys.load_full();
+        let Some(Seal::Esp(out)) = loaded.way(0, 0).map(|way| &way.seal) else { panic!() };
+        out.sa.skip_to(last - 10);
+        let sealed = (0..50).flat_map(|_| a.pass(APPS, &packet(b"near the end"))).collect::<Vec<_>>();
+        // One is skipped by `skip_to`.
+        assert_eq!(sealed.len(), 9, "{sequence}");
+        assert!(sealed.iter().all(|(port, frame)| *port == UPLINK && frame[23] == ESP), "{sequence}");
+        assert_eq!(a.dropped(DropReason::SequenceExhausted) + a.dropped(DropReason::SaExpired), 41, "{sequence}");
+        assert!(a.dropped(DropReason::SequenceExhausted) > 0, "{sequence}");
+        assert_eq!(a.worker.counters.escaped_bytes.get(), 0);
+        a.assert_no_leak();
+    }
+}
+
+#[test]
+fn a_lifetime_ends_sealing_and_opening_under_a_name() {
+    let keys = Keys::new();
+    let limited = |edge: char, lifetime: Lifetime| {
+        let mut policy = keys.policy(edge, "", "");
+        let TunnelKind::Esp(esp) = &mut policy.tunnels[0].kind else { panic!() };
+        esp.lifetime = lifetime;
+        Harness::new(policy).unwrap()
+    };
+    let none = Lifetime::default();
+    let ten = Lifetime { packets: Some(10), ..none };
+    // 28 bytes of headers and 12 of payload.
+    let bytes = Lifetime { bytes: Some(400), ..none };
+    for lifetime in [ten, bytes] {
+        let (mut a, mut b) = (limited('a', lifetime), limited('b', none));
+        let sealed: Vec<_> = (0..30).flat_map(|_| a.pass(APPS, &packet(b"twelve bytes"))).collect();
+        assert_eq!(sealed.len(), 10, "{lifetime:?}");
+        assert!(sealed.iter().all(|(port, frame)| *port == UPLINK && frame[23] == ESP));
+        assert_eq!(a.dropped(DropReason::SaExpired) + a.dropped(DropReason::SequenceExhausted), 20, "{lifetime:?}");
+        let back: Vec<_> =
+            (0..30).flat_map(|_| b.pass(APPS, &udp4(SERVER, CLIENT, (1, 2), 64, b"twelve bytes"))).collect();
+        assert_eq!(back.iter().flat_map(|(_, frame)| a.pass(UPLINK, frame)).count(), 10, "{lifetime:?}");
+        assert_eq!(a.dropped(DropReason::SaExpired) + a.dropped(DropReason::SequenceExhausted), 40, "{lifetime:?}");
+    }
 }

@@ -55,6 +55,7 @@ pub fn view(before: &Status, now: &Status) -> String {
         }
     }
     section(&mut page, "Peers", &peers(now));
+    section(&mut page, "WireGuard messages", &messages(now));
     section(&mut page, "Ciphers", &ciphers(now));
     section(&mut page, "Steering", &steer(now));
     section(&mut page, "Rules", &rules(now));
@@ -190,6 +191,14 @@ fn ciphers(now: &Status) -> Rows {
     let mut rows = Rows::new(&["cipher", "run by", ">ns for 1400 B"]);
     for c in &now.ciphers {
         rows.add([c.cipher.clone(), c.back_end.clone(), count(c.ns_1400)]);
+    }
+    rows
+}
+
+fn messages(now: &Status) -> Rows {
+    let mut rows = Rows::new(&[">messages", "what became of them"]);
+    for (reason, messages) in &now.wireguard_messages {
+        rows.add([count(*messages), reason.clone()]);
     }
     rows
 }

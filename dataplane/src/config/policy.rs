@@ -221,8 +221,19 @@ pub struct EspTunnel {
     pub replay_window: u32,
     /// For ESP in UDP; zero: none are sent.
     pub keepalive: Duration,
+    pub lifetime: Lifetime,
     pub out: Sa,
     pub inbound: Sa,
+}
+
+/// How much each direction's keys may carry; `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetime {
+    pub packets: Option<u64>,
+    /// Of inner packets.
+    pub bytes: Option<u64>,
+    /// Since the start.
+    pub time: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]

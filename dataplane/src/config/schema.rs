@@ -362,6 +362,8 @@ pub struct Tunnel {
     /// Send a keepalive (RFC 3948 section 4) after so long without a packet; "0s" sends none. Type esp in UDP only. Default
     /// "20s".
     pub keepalive: Option<At<Span>>,
+    /// How much its keys may carry. Type esp only. Default: no limit.
+    pub lifetime: Option<Lifetime>,
     /// The security association for what we send. Type esp only, and needed there.
     pub out: Option<Sa>,
     /// The security association for what we receive. Type esp only, and needed there.
@@ -378,6 +380,21 @@ pub struct Tunnel {
     pub peer: Vec<Peer>,
     /// Who takes over when no worker is there. Type xfrm only. Default "drop".
     pub fallback: Option<At<Fallback>>,
+}
+
+/// How much the keys of each direction may carry since the start. Beyond it nothing more is sent or accepted: its flows are
+/// dropped until softdpu starts anew, with new keys. At nine tenths there is a warning in the log and in `softdpu status`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Lifetime {
+    /// Packets. Default: no limit.
+    #[schemars(range(min = 1))]
+    pub packets: Option<At<u64>>,
+    /// Bytes of inner packets. Default: no limit.
+    #[schemars(range(min = 1))]
+    pub bytes: Option<At<u64>>,
+    /// Time since the start. Default: no limit.
+    pub time: Option<At<Span>>,
 }
 
 /// A WireGuard peer.

@@ -68,6 +68,13 @@ fn a_wireguard_tunnel_with_peers() {
 }
 
 #[test]
+fn the_port_of_esp_in_udp_is_no_wireguard_tunnels() {
+    let error = one_error(&wireguard().replace("51821", "4500"));
+    assert_eq!(error.code, Code::Conflict, "{error:?}");
+    assert!(error.message.contains("cannot listen on UDP port 4500"), "{error:?}");
+}
+
+#[test]
 fn a_wireguard_tunnel_may_be_left_to_wg() {
     let policy = good("[[port]]\nname = \"u\"\ninterface = \"e\"\n[[tunnel]]\nname = \"wg0\"\ntype = \"wireguard\"\n");
     let TunnelKind::WireGuard(wg) = &policy.tunnels[0].kind else { panic!() };
@@ -151,4 +158,52 @@ fn what_is_wrong_is_explained() {
 fn a_private_key_in_the_place_of_a_public_one_is_not_repeated() {
     let secret = "c2VjcmV0c2VjcmV0c2VjcmV0";
     assert!(!one_error(&wireguard().replacen(KEY_A, secret, 1)).message.contains(secret));
+}
+
+#[test]
+fn the_lifetime_of_a_tunnels_keys() {
+    let ends = "local = \"192.0.2.1\"\nremote = \"192.0.2.2\"";
+    let policy = good(&esp(&format!("{ends}\nlifetime = {{ packets = 4000000000, bytes = 7, time = \"24h\" }}")));
+    let lifetime = policy.esp_tunnels().next().unwrap().1.lifetime;
+    assert_eq!((lifetime.packets, lifetime.bytes), (Some(4_000_000_000), Some(7)));
+    assert_eq!(lifetime.time, Some(std::time::Duration::from_secs(86_400)));
+    let error = one_error(&esp(&format!("{ends}\nlifetime = {{ packets = 0 }}")));
+    assert_eq!(error.code, Code::ImpossibleValue, "{error:?}");
+    let error = one_error(&wireguard().replace("listen_port", "lifetime.time = \"1h\"\nlisten_port"));
+    assert_eq!(error.code, Code::Conflict, "{error:?}");
+    assert!(error.message.contains("`lifetime` says nothing"), "{error:?}");
+}
+
+/// Steering rules by name, and warnings, of an ESP policy with these steering rules.
+fn steered(steer: &str) -> (Vec<String>, Vec<String>) {
+    let text = esp("local = \"192.0.2.1\"\nremote = \"192.0.2.2\"").replace(
+        "[[rule]]\nname = \"r\"",
+        &format!("{steer}\n[[rule]]\nname = \"r\"\nto = [\"10.2.0.0/24\", \"fd02::/64\"]\nprotocol = \"tcp\""),
+    );
+    let policy = good(&text);
+    let names = policy.steer.iter().map(|steer| steer.name.clone()).collect();
+    (names, policy.warnings.iter().map(|warning| warning.message.clone()).collect())
+}
+
+#[test]
+fn what_is_steered_by_port_takes_icmp_errors_along_where_it_is_encrypted() {
+    let by_port = "[[steer]]\nname = \"s\"\nports = [443]\nto = [\"10.2.0.0/24\", \"fd02::/64\"]";
+    assert_eq!(steered(by_port), (vec!["s".into(), "s:icmp".into(), "s:icmpv6".into()], vec![]));
+    let whole = "[[steer]]\nname = \"s\"\nto = [\"10.2.0.0/24\", \"fd02::/64\"]";
+    assert_eq!(steered(whole), (vec!["s".into()], vec![]), "ICMP is steered already");
+    let other = "[[steer]]\nname = \"s\"\nfrom = [\"10.4.0.0/24\"]\nports = [443]\nto = [\"10.3.0.0/24\"]\n[[steer]]\nname = \"t\"\nto = [\"10.2.0.0/24\"]";
+    assert_eq!(steered(other).0, ["s", "t"], "nothing encrypts these flows");
+    let passed = format!("[[steer]]\nname = \"p\"\nprotocol = \"icmp\"\naction = \"pass\"\n{by_port}");
+    let (names, warnings) = steered(&passed);
+    assert_eq!(names, ["p", "s", "s:icmpv6"]);
+    assert!(warnings.iter().any(|warning| warning.contains("passes ICMP errors")), "{warnings:?}");
+}
+
+#[test]
+fn icmp_that_cannot_be_told_from_the_hosts_own_is_warned_about() {
+    for to in ["", "to = [\"0.0.0.0/0\"]"] {
+        let (names, warnings) = steered(&format!("[[steer]]\nname = \"s\"\nports = [443]\n{to}"));
+        assert_eq!(names, ["s"]);
+        assert!(warnings.iter().any(|warning| warning.contains("forwards what they quote in clear")), "{warnings:?}");
+    }
 }

@@ -30,6 +30,9 @@ pub struct Status {
     pub classes: Vec<ClassTraffic>,
     /// Every reason that has counted something.
     pub drops: Vec<DropCount>,
+    /// WireGuard messages that came to the control side, by what became of them: "initiation", "cookie_sent", "bad_mac" and so on.
+    #[serde(default)]
+    pub wireguard_messages: std::collections::BTreeMap<String, u64>,
     /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
     pub escaped_bytes: u64,
 }

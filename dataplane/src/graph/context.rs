@@ -10,7 +10,7 @@ use crate::l7::Inspector;
 use crate::plan::Plan;
 use crate::telemetry::counters::WorkerCounters;
 use crate::tunnel::events::Events;
-use crate::tunnel::keys::{Keys, Way};
+use crate::tunnel::keys::{Keys, Seal, Way};
 use crate::wire::ip::{V4_HEADER, V6_HEADER, V6_MIN_MTU};
 use crate::worker::neighbours::Asks;
 use softdpu_ebpf_common::walk::L3;
@@ -53,6 +53,8 @@ pub struct Cx<'a> {
     pub held: &'a mut Vec<Packet>,
     pub neighbours: &'a mut Asks,
     pub icmp_budget: &'a mut Budget,
+    /// Of handshake messages that go to the control side from elsewhere than a peer's endpoint.
+    pub stranger_budget: &'a mut Budget,
     /// For packets in several frames: gathered here, worked on, scattered again. 64 KiB and room around them.
     pub scratch: &'a mut [u8],
     pub counters: &'a WorkerCounters,
@@ -82,7 +84,9 @@ impl<'a> Cx<'a> {
     /// Keeps the packet until the forwarding table or the keys change.
     pub fn hold(&mut self, mut packet: Packet) {
         if self.held.len() >= MAX_HELD {
-            return self.drop_packet(packet, DropReason::NeighbourQueueFull);
+            let for_session = self.way(&packet).is_some_and(|way| !way.can_seal(self.now));
+            let reason = if for_session { DropReason::NoSession } else { DropReason::NeighbourQueueFull };
+            return self.drop_packet(packet, reason);
         }
         // The flow may be gone when the packet goes on.
         packet.meta.flow = NO_FLOW;
@@ -123,7 +127,8 @@ impl<'a> Cx<'a> {
         let tunnel = self.plan.tunnels.get(usize::from(packet.meta.tunnel_in))?;
         let link = self.link_mtu(packet.meta.port_in, tunnel.mtu);
         let ways = &self.keys.tunnel(packet.meta.tunnel_in)?.ways;
-        let way = ways.iter().flatten().next()?;
+        // One without a session says nothing of how much its packets will grow; a few are enough to look at.
+        let way = ways.iter().flatten().take(64).find(|way| !matches!(way.seal, Seal::Nothing))?;
         let inner = way.max_inner(way.state.path_mtu.limit(link, self.now));
         // With several peers it may be another one, whose outer header may be IPv6's.
         let other = ways.len() > 1 && way.remote.is_ipv4();
@@ -149,22 +154,31 @@ impl<'a> Cx<'a> {
 pub struct Budget {
     tokens: u64,
     last: u64,
+    burst: u64,
+    per_token_ns: u64,
 }
 
 impl Budget {
-    const PER_SECOND: u64 = 1000;
-    const BURST: u64 = 100;
-
+    /// For ICMP errors.
     pub fn new() -> Self {
-        Self { tokens: Self::BURST, last: 0 }
+        Self::of(1000, 100)
+    }
+
+    /// For handshake messages of strangers. 10,000 peers that renew their keys every two minutes send 170 a second.
+    pub fn of_strangers() -> Self {
+        Self::of(8000, 1000)
+    }
+
+    /// So many a second, 1 to 10^9, and so many at once.
+    fn of(per_second: u64, burst: u64) -> Self {
+        Self { tokens: burst, last: 0, burst, per_token_ns: 1_000_000_000 / per_second }
     }
 
     /// `now` in nanoseconds.
     pub fn take(&mut self, now: u64) -> bool {
-        let per_token = 1_000_000_000 / Self::PER_SECOND;
-        let earned = now.saturating_sub(self.last) / per_token;
+        let earned = now.saturating_sub(self.last) / self.per_token_ns;
         if earned > 0 {
-            self.tokens = (self.tokens + earned).min(Self::BURST);
+            self.tokens = (self.tokens + earned).min(self.burst);
             self.last = now;
         }
         let any = self.tokens > 0;

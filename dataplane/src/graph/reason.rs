@@ -73,13 +73,13 @@ reasons! {
         EcnNotCapable "ecn_not_capable" "Congestion was marked on a packet whose sender cannot hear of it (RFC 6040 §4.2).",
         NotAllowed "not_allowed" "Authentic, but its source address is not among the peer's allowed IPs.",
         Handshake "handshake" "A WireGuard handshake message or cookie, handed to the control side, as it should be.",
-        HandshakeFlood "handshake_flood" "A WireGuard handshake message that found the control side's queue full.",
+        HandshakeFlood "handshake_flood" "A WireGuard handshake message beyond what strangers may send in a second, or one that found the control side's queue full.",
         NotWireGuard "not_wireguard" "Neither a WireGuard message nor for another host, on a WireGuard tunnel's port.",
         OuterFragment "outer_fragment" "A fragment of an ESP packet; the path between the tunnel's ends has a lower MTU than the tunnel.",
     }
     "select" {
         NoSelector "no_selector" "For a tunnel none of whose peers or associations is for this packet: its addresses are in no allowed IPs and no traffic selector. Nothing is sent in clear.",
-        NoSession "no_session" "Waited for a session with its tunnel's peer, which did not come up in time. The peer may be away, or its keys differ from what is set here.",
+        NoSession "no_session" "Waited for a session with its tunnel's peer, which did not come up in time, or too many packets wait already. The peer may be away, or its keys differ from what is set here.",
     }
     "decompress" {
         UnknownCpi "unknown_cpi" "IPComp with a CPI that was not agreed on (RFC 3173 §3.3).",

@@ -19,3 +19,6 @@ pub mod route;
 pub mod seal;
 pub mod select;
 mod xfrm;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod xfrm_tests;

@@ -87,16 +87,15 @@ fn is_esp(headers: &Headers) -> bool {
 #[inline]
 fn open<'k>(cx: &mut Cx<'_>, packet: &mut Packet, run: &mut Openers<'k>, keys: &'k Keys) -> Result<(), DropReason> {
     let headers = &packet.headers;
-    if is_esp(headers) {
-        return open_esp(cx, packet, run, keys);
-    }
+    // First: a WireGuard peer may send from port 4500, which alone would make it ESP in UDP.
     if headers.proto == proto::UDP
+        && headers.dport != ESP_IN_UDP_PORT
         && headers.fragment == Fragment::No
         && let Some(listen) = keys.listen(headers.dport)
     {
         return open_wg::open(cx, packet, listen, run, keys);
     }
-    Ok(())
+    if is_esp(headers) { open_esp(cx, packet, run, keys) } else { Ok(()) }
 }
 
 #[inline]

@@ -104,8 +104,19 @@ fn other(cx: &mut Cx<'_>, packet: &Packet, listen: &Listen, payload: Range<usize
     let headers = &packet.headers;
     let from = SocketAddr::new(ip(headers.l3, &headers.src), headers.sport);
     let local = ip(headers.l3, &headers.dst);
+    // A flood must not cost the control side more than a share of its time. Peers at their endpoints are no part of it.
+    if !at_endpoint(cx.keys, listen.tunnel, from) && !cx.stranger_budget.take(cx.now) {
+        return Err(DropReason::HandshakeFlood);
+    }
     let event = Event::Handshake { tunnel: listen.tunnel, from, local, message };
     Err(if cx.events.push(event) { DropReason::Handshake } else { DropReason::HandshakeFlood })
+}
+
+/// Whether a peer of the tunnel is known to be there. Only looked for among few: with more, peers have to share the budget.
+fn at_endpoint(keys: &Keys, tunnel: u16, from: SocketAddr) -> bool {
+    const FEW: usize = 64;
+    let ways = keys.tunnel(tunnel).map_or(&[][..], |tunnel| &tunnel.ways);
+    ways.len() <= FEW && ways.iter().flatten().any(|way| way.remote == from)
 }
 
 fn is_local(cx: &Cx<'_>, packet: &Packet, listen: &Listen) -> bool {

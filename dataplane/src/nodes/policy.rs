@@ -1,6 +1,6 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
-use super::xfrm;
+use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
@@ -13,6 +13,8 @@ use softdpu_ebpf_common::walk::{Fragment, proto};
 const INITIATOR_IN: u16 = 1 << 15;
 /// No rule, in the 15 bits that [`Flow::rule`] has for it.
 const NO_RULE: u16 = INITIATOR_IN - 1;
+/// In [`Flow::esp_in`], of flows that no association is remembered for: what comes out of their tunnel goes into no other.
+const ENDS_HERE: u32 = NO_WAY - 1;
 const _: () = assert!(rules::MAX_RULES <= NO_RULE as usize);
 
 #[derive(Debug, Default)]
@@ -49,7 +51,13 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     }
     let tunnel = plan.tunnel.unwrap_or(NONE);
     if tunnel == packet.meta.tunnel_in && (tunnel == NONE || side == Side::In || plan.lets_in(&packet.headers)) {
-        return if packet.meta.esp_in == NO_WAY { Ok(()) } else { xfrm::admit(cx, packet) };
+        if packet.meta.esp_in != NO_WAY {
+            xfrm::admit(cx, packet)?;
+        }
+        if cx.plan.relays && tunnel != NONE {
+            go_on(cx, packet, tunnel);
+        }
+        return Ok(());
     }
     match side {
         Side::In if packet.meta.tunnel_in == NONE => Err(DropReason::ClearOnProtected),
@@ -104,15 +112,17 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
         };
         (headers.sport, headers.dport, headers.fragment) = (src.port, dst.port, Fragment::First);
     }
-    if let Some((rule, side)) = xfrm::side(cx, packet, &headers)? {
-        if let Some(flow) = flow {
-            let generation = cx.generation();
-            remember(cx.flows.get_mut(flow), generation, rule, side, packet.meta.direction);
+    let Match { rule, side, provisional } = match xfrm::side(cx, packet, &headers)? {
+        Verdict::Rule(rule, side) => Match { rule, side, provisional: false },
+        Verdict::Clear { both } => {
+            let found = rules::look_up(&cx.plan.rules, &headers, &known(cx, flow), tunnel_in(packet));
+            let sealed = cx.plan.rules.get(usize::from(found.rule)).is_some_and(|rule| rule.tunnel.is_some());
+            if !sealed && xfrm::unknown(cx) {
+                return Err(DropReason::NoSelector);
+            }
+            Match { provisional: found.provisional || !both, ..found }
         }
-        return Ok((rule, side));
-    }
-    let Match { rule, side, provisional } =
-        rules::look_up(&cx.plan.rules, &headers, &known(cx, flow), tunnel_in(packet));
+    };
     if let Some(flow) = flow.filter(|_| !provisional) {
         let generation = cx.generation();
         remember(cx.flows.get_mut(flow), generation, rule, side, packet.meta.direction);
@@ -129,6 +139,39 @@ fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let flow = cx.flows.get(flow);
     let host = cx.inspector.host_of(flow);
     Known { class: flow.is_decided().then_some(flow.class), host }
+}
+
+/// What came out of one tunnel and belongs into another goes there, whichever rule its flow was settled under.
+fn go_on(cx: &mut Cx<'_>, packet: &mut Packet, tunnel_in: u16) {
+    let flow = (packet.meta.flow != NO_FLOW).then_some(FlowIdx(packet.meta.flow));
+    let generation = cx.generation();
+    if let Some(flow) = flow {
+        let flow = cx.flows.get(flow);
+        if flow.plan_generation == generation && flow.esp_in == ENDS_HERE {
+            return;
+        }
+    }
+    match rules::onward(&cx.plan.rules, &packet.headers, &known(cx, flow), tunnel_in) {
+        Some(rule) => {
+            let found = &cx.plan.rules[usize::from(rule)];
+            (packet.meta.rule, packet.meta.tunnel_out) = (rule, found.tunnel.unwrap_or(NONE));
+            packet.meta.compress = found.compress;
+            // The way that the flow remembers is that of its other direction.
+            packet.meta.flow = NO_FLOW;
+            cx.seen.to_seal = true;
+            cx.seen.to_compress |= found.compress;
+        }
+        None => {
+            if let Some(flow) =
+                flow.filter(|_| packet.meta.esp_in == NO_WAY && packet.headers.fragment != Fragment::Later)
+            {
+                let flow = cx.flows.get_mut(flow);
+                if flow.plan_generation == generation {
+                    flow.esp_in = ENDS_HERE;
+                }
+            }
+        }
+    }
 }
 
 /// An ICMP error quotes packets of another flow: where that one is protected, so is the error (RFC 4301 §6.2), whatever

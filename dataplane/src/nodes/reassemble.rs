@@ -14,7 +14,7 @@
 use crate::graph::packet::{MAX_BATCH, NONE};
 use crate::graph::{Batch, Cx, DropReason, Node, Packet};
 use crate::nodes::fragment::copy_out;
-use crate::nodes::open;
+use crate::nodes::{open, xfrm};
 use crate::plan::rules::ip;
 use crate::tunnel::keys::Way;
 use crate::wire::reassembly::{Complete, Limits, Place, Refusal, Table, finish, place};
@@ -95,7 +95,7 @@ impl Node for Gather {
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         // What came out of a tunnel may be a fragment too, without having been seen as one.
-        if !cx.plan.asks_ports {
+        if !cx.plan.asks_ports && !xfrm::asks_ports(cx) {
             return;
         }
         self.0.take(batch, |_| true);

@@ -70,7 +70,9 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, DropReason> {
             let flow = flow_of(&packet.headers, packet.frame.bytes());
             let way = selector.way(&flow);
             if way == Some(NO_STATE) {
+                // Not remembered: each packet asks, until a key daemon has heard one.
                 let _ = cx.events.push(Event::Acquire { tunnel: number, flow });
+                return Ok(NO_STATE);
             }
             way
         }
@@ -91,7 +93,7 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, DropReason> {
 fn ask(cx: &mut Cx<'_>, packet: &Packet) -> Fate {
     let (tunnel, way) = (packet.meta.tunnel_out, packet.meta.way);
     if let Some(found) = cx.way(packet)
-        && found.state.want()
+        && found.state.want(cx.now)
         && !cx.events.push(Event::Wanted { tunnel, way })
     {
         found.state.answer();

@@ -19,6 +19,8 @@ pub struct Plan {
     pub tunnels: Vec<Tunnel>,
     /// Some rule asks for ports, which later fragments do not have.
     pub asks_ports: bool,
+    /// Rules name more than one tunnel: what comes out of one may have to go into another.
+    pub relays: bool,
     /// First match wins.
     pub rules: Vec<Rule>,
     /// The tunnel of type xfrm, and the rule that stands for all that the kernel's policies say.
@@ -72,8 +74,12 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
         rules.push(Rule { name, tunnel: Some(at as u16), mirrored: true, ..Rule::default() });
         (at as u16, rules.len() as u16 - 1)
     });
+    let mut named = rules.iter().filter_map(|rule| rule.tunnel);
+    let first = named.next();
+    let relays = named.any(|tunnel| Some(tunnel) != first);
     Ok(Plan {
         xfrm,
+        relays,
         generation: generation.max(1),
         name: policy.name.clone(),
         ports: policy.ports.iter().map(|port| Port { name: port.name.clone(), finish_checksums: false }).collect(),

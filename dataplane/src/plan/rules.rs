@@ -176,6 +176,20 @@ pub fn look_up(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: 
     Match { provisional: open, ..Match::NOTHING }
 }
 
+/// The rule that wants what came out of `tunnel_in` in another tunnel: one that goes `from → to` for this packet, and not the
+/// other way too. What a flow remembers is one rule, whose answers are let in by it and may have to go on by another.
+pub fn onward(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: u16) -> Option<u16> {
+    let ends = Ends::of(headers);
+    let wants = |rule: &Rule| {
+        rule.tunnel.is_some_and(|tunnel| tunnel != tunnel_in)
+            && !rule.mirrored
+            && rule.side(&ends, None) == Some(Side::Out)
+            && !rule.fits(ends.dst, ends.src, ends.dport, ends.sport)
+            && rule.payload_terms_hold(known) != Some(false)
+    };
+    rules.iter().position(wants).map(|at| at as u16)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -9,7 +9,7 @@ use super::wireguard::device::Device;
 use super::wireguard::load::Limits;
 use super::wireguard::serve::{Handle, Options, Service};
 use super::wireguard::uapi::{AllowedIp, SetDevice, SetPeer, State};
-use super::{keepalive, pmtu, xfrm};
+use super::{keepalive, lifetimes, pmtu, xfrm};
 use crate::config::policy::{Policy, TunnelKind, WireGuardTunnel};
 use crate::control::types::PeerStatus;
 use crate::crypto::keyfile;
@@ -25,6 +25,8 @@ use tokio::task::JoinHandle;
 
 /// Snapshots that nobody has any more are freed this often.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Events passed on before others have their turn.
+const TURN: usize = 256;
 
 /// Devices that are bound and have not begun yet. Bound first, so that what cannot be had is known before anything runs.
 pub struct Prepared {
@@ -101,6 +103,7 @@ impl Prepared {
             control.tasks.push(tokio::spawn(pmtu::listen(keys, clock::now)));
         }
         control.tasks.push(tokio::spawn(keepalive::run(policy.clone(), publisher.clone())));
+        control.tasks.push(tokio::spawn(lifetimes::run(policy.clone(), publisher.clone())));
         let listeners = (control.wireguard.clone(), control.xfrm.clone());
         control.tasks.push(tokio::spawn(dispatch(events, publisher.clone(), listeners)));
         control.tasks.push(tokio::spawn(sweep(publisher)));
@@ -154,7 +157,8 @@ impl Control {
     pub fn counts(&self) -> std::collections::BTreeMap<&'static str, u64> {
         let mut all = std::collections::BTreeMap::new();
         for (_, handle) in &self.wireguard {
-            for (reason, count) in handle.counts.read() {
+            let lost = Some(("queue_full", handle.events.lost())).filter(|(_, count)| *count > 0);
+            for (reason, count) in handle.counts.read().into_iter().chain(lost) {
                 *all.entry(reason).or_default() += count;
             }
         }
@@ -224,8 +228,11 @@ async fn dispatch(
     (wireguard, xfrm): (Vec<(usize, Handle)>, Option<xfrm::run::Handle>),
 ) {
     loop {
-        events.wait().await;
-        while let Some(event) = events.pop() {
+        let mut taken = 0;
+        while taken < TURN
+            && let Some(event) = events.pop()
+        {
+            taken += 1;
             let tunnel = usize::from(event.tunnel());
             if let Event::Moved { from, .. } = event {
                 esp_moved(&publisher, tunnel, from);
@@ -237,7 +244,8 @@ async fn dispatch(
                 handle.events.pass(&event);
             }
         }
-        tokio::task::yield_now().await;
+        // Under a flood there is always one more: the devices must have their turns.
+        if taken == TURN { tokio::task::yield_now().await } else { events.wait().await }
     }
 }
 

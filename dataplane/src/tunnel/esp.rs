@@ -5,10 +5,12 @@ use super::publisher::Part;
 use crate::config::policy::{self, EspTunnel, IpsecMode, Policy, SequenceMode};
 use crate::crypto::esp::{Mode, NAT_T_PORT};
 use crate::crypto::inbound::{InboundOptions, NatFix, Sequence};
+use crate::crypto::lifetime::{Lifetime, Limits};
 use crate::crypto::outbound::{OutboundOptions, Start};
 use crate::crypto::outer::{Encapsulation, Endpoints, Outer};
 use crate::crypto::{Cipher, InboundConfig, InboundSa, OutboundConfig, OutboundSa, keyfile};
 use crate::wire::natt;
+use crate::worker::clock;
 use anyhow::{Context, Result, bail};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -146,6 +148,18 @@ pub fn cipher(cipher: policy::Cipher) -> Cipher {
     }
 }
 
+/// The policy's limits as hard ones, and nine tenths of each as soft ones.
+fn lifetime(limits: &policy::Lifetime) -> Lifetime {
+    let no = u64::MAX;
+    let age_ns = limits.time.map_or(no, |time| u64::try_from(time.as_nanos()).unwrap_or(no));
+    let hard =
+        Limits { packets: limits.packets.unwrap_or(no), bytes: limits.bytes.unwrap_or(no), age_ns, ..Limits::NONE };
+    let soft = |limit: u64| if limit == no { no } else { limit - limit / 10 };
+    let soft =
+        Limits { packets: soft(hard.packets), bytes: soft(hard.bytes), age_ns: soft(hard.age_ns), ..Limits::NONE };
+    Lifetime { soft, hard }
+}
+
 fn build(tunnel: &EspTunnel) -> Result<(InboundSa, OutboundSa)> {
     let cipher = cipher(tunnel.cipher);
     let endpoints = endpoints(tunnel.local, tunnel.remote).context("`local` and `remote` are of different families")?;
@@ -165,6 +179,7 @@ fn build(tunnel: &EspTunnel) -> Result<(InboundSa, OutboundSa)> {
         IpsecMode::Tunnel => Mode::Tunnel,
         IpsecMode::Transport => Mode::Transport,
     };
+    let (lifetime, added_ns) = (lifetime(&tunnel.lifetime), clock::now());
     let outbound = OutboundSa::new(&OutboundConfig {
         spi: tunnel.out.spi,
         material: &out_key,
@@ -172,7 +187,7 @@ fn build(tunnel: &EspTunnel) -> Result<(InboundSa, OutboundSa)> {
         encapsulation,
         extended: sequence != Sequence::Short,
         start,
-        options: OutboundOptions { mode, ..OutboundOptions::default() },
+        options: OutboundOptions { mode, lifetime, added_ns, ..OutboundOptions::default() },
     })?;
     let inbound = InboundSa::new(&InboundConfig {
         spi: tunnel.inbound.spi,
@@ -180,7 +195,7 @@ fn build(tunnel: &EspTunnel) -> Result<(InboundSa, OutboundSa)> {
         sequence,
         window: tunnel.replay_window,
         // Nobody tells us the addresses that the peer saw; what was authenticated needs no other checksum.
-        options: InboundOptions { mode, nat: NatFix::Recompute, ..InboundOptions::default() },
+        options: InboundOptions { mode, nat: NatFix::Recompute, lifetime, added_ns, ..InboundOptions::default() },
     })?;
     Ok((inbound, outbound))
 }

@@ -13,7 +13,10 @@ use crate::wire::pmtu::PathMtu;
 use softdpu_ebpf_common::walk::proto;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A way whose packets wait asks for a session once in this time (nanoseconds).
+const ASK_AGAIN: u64 = 1_000_000_000;
 
 /// Everything that workers need of the tunnels, at one time.
 #[derive(Debug, Default)]
@@ -141,8 +144,8 @@ pub struct WayState {
     hop: AtomicU64,
     /// Largest outer packet that the path takes, where that is known to be less than the link's.
     pub path_mtu: PathMtu,
-    /// A packet has asked for a session, and the control side was told.
-    wanted: AtomicBool,
+    /// When a packet last asked for a session and the control side was told, monotonic nanoseconds; 0: none did.
+    wanted: AtomicU64,
 }
 
 impl WayState {
@@ -157,13 +160,16 @@ impl WayState {
         self.hop.store(u64::from(generation) << 32 | u64::from(adjacency), Ordering::Relaxed);
     }
 
-    /// Whether this is the first packet to ask since [`Self::answer`].
-    pub fn want(&self) -> bool {
-        !self.wanted.swap(true, Ordering::Relaxed)
+    /// Whether this packet is the one to ask: the first since [`Self::answer`], or the first in [`ASK_AGAIN`]. An attempt may
+    /// end without anything new to publish, and an event may be lost: neither may silence the way for ever.
+    pub fn want(&self, now: u64) -> bool {
+        let before = self.wanted.load(Ordering::Relaxed);
+        let due = before == 0 || now.saturating_sub(before) >= ASK_AGAIN;
+        due && self.wanted.compare_exchange(before, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     pub fn answer(&self) {
-        self.wanted.store(false, Ordering::Relaxed);
+        self.wanted.store(0, Ordering::Relaxed);
     }
 }
 
@@ -172,6 +178,15 @@ impl Way {
     #[inline]
     pub fn is_transport(&self) -> bool {
         matches!(&self.seal, Seal::Esp(out) if out.sa.mode() == Mode::Transport)
+    }
+
+    /// Whether packets can be sealed at `now`, rather than wait for a session.
+    pub fn can_seal(&self, now: u64) -> bool {
+        match &self.seal {
+            Seal::Nothing => false,
+            Seal::Esp(_) => true,
+            Seal::WireGuard(out) => out.session(now).is_some(),
+        }
     }
 
     /// Longest inner packet, in bytes, whose sealed packet is within `mtu` (of the path, IP header included).
@@ -276,5 +291,20 @@ impl Keys {
 
     pub fn inbound(&self) -> &[EspIn] {
         &self.inbound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_asks_once_a_second_for_as_long_as_nobody_answers() {
+        let way = WayState::default();
+        assert!(way.want(5));
+        assert!(!way.want(6) && !way.want(5 + ASK_AGAIN - 1));
+        assert!(way.want(5 + ASK_AGAIN), "an attempt that came to nothing is not the last");
+        way.answer();
+        assert!(way.want(6 + ASK_AGAIN));
     }
 }

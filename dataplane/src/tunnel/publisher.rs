@@ -3,6 +3,7 @@
 use super::keys::{EspIn, Keys, Listen, TunnelKeys, WgIn};
 use crate::crypto::esp::SaError;
 use arc_swap::ArcSwap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What one tunnel adds to the whole.
@@ -49,6 +50,12 @@ impl Publisher {
     /// One tunnel's part.
     pub fn part(&self, tunnel: usize) -> Option<&Part> {
         self.parts.get(tunnel)
+    }
+
+    /// SPIs that all tunnels but this one receive under.
+    pub fn spis_of_others(&self, tunnel: usize) -> HashSet<u32> {
+        let others = self.parts.iter().enumerate().filter(|(at, _)| *at != tunnel);
+        others.flat_map(|(_, part)| &part.inbound).map(|esp| esp.sa.spi()).collect()
     }
 
     /// Replaces one tunnel's part. `selection`: flows may now belong to other ways of it.

@@ -275,6 +275,7 @@ impl Instance {
             rules: rule_status(&self.policy, &counters),
             classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
             drops,
+            wireguard_messages: self.tunnels.iter().flat_map(|tunnels| tunnels.counts()).map(named).collect(),
             escaped_bytes: counters.escaped_bytes,
             ciphers: self.ciphers(),
         }
@@ -344,6 +345,10 @@ pub fn drops(counters: &Snapshot) -> Vec<DropCount> {
     named.map(drop).collect()
 }
 
+fn named((reason, count): (&'static str, u64)) -> (String, u64) {
+    (reason.to_owned(), count)
+}
+
 /// All tunnels and what they carried.
 pub fn tunnels(policy: &Policy, keys: &Keys, counters: &Snapshot) -> Vec<TunnelStatus> {
     let each = policy.tunnels.iter().zip(&counters.tunnels).enumerate();
@@ -376,6 +381,7 @@ fn tunnel_status(at: u16, tunnel: &policy::Tunnel, keys: &Keys, counted: &Tunnel
                 Some(Seal::Esp(out)) => out.sa.spi(),
                 _ => 0,
             };
+            status.notes = tunnel::lifetimes::notes(at, keys, clock::now());
         }
         TunnelKind::WireGuard(wireguard) => {
             status.local = match wireguard.local {

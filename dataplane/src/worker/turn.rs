@@ -16,7 +16,7 @@ use crate::plan::Plan;
 use crate::plan::rules::ip;
 use crate::telemetry::counters::WorkerCounters;
 use crate::tunnel::events::Events;
-use crate::tunnel::keys::{Keys, Seal};
+use crate::tunnel::keys::Keys;
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::channel::Receiver;
 use softdpu_ebpf_common::walk::Headers;
@@ -63,6 +63,7 @@ pub struct Worker {
     held_generation: (u32, u32),
     neighbours: Asks,
     icmp_budget: Budget,
+    stranger_budget: Budget,
     scratch: Box<[u8]>,
     plan: Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>,
     keys: Cache<Arc<ArcSwap<Keys>>, Arc<Keys>>,
@@ -116,6 +117,7 @@ impl Worker {
             held_generation: (0, 0),
             neighbours: parts.neighbours,
             icmp_budget: Budget::new(),
+            stranger_budget: Budget::of_strangers(),
             scratch: vec![0; 66_560].into_boxed_slice(),
             plan,
             keys: Cache::new(parts.shared.keys),
@@ -194,6 +196,7 @@ impl Worker {
             held: &mut self.held,
             neighbours: &mut self.neighbours,
             icmp_budget: &mut self.icmp_budget,
+            stranger_budget: &mut self.stranger_budget,
             scratch: &mut self.scratch,
             counters: &self.counters,
             seen: Seen::default(),
@@ -295,7 +298,7 @@ impl Worker {
         let too_late = now > self.held_since + PATIENCE;
         if too_late {
             for packet in self.held.drain(..) {
-                let reason = Self::waits_for(self.keys.load(), &packet);
+                let reason = Self::waits_for(self.keys.load(), &packet, now);
                 self.counters.drop_packet(reason as usize);
                 self.pool.free(packet.frame);
             }
@@ -314,9 +317,9 @@ impl Worker {
     }
 
     /// What a packet waits for, as the reason that it gets when that does not come.
-    fn waits_for(keys: &Keys, packet: &Packet) -> DropReason {
+    fn waits_for(keys: &Keys, packet: &Packet, now: u64) -> DropReason {
         match keys.way(packet.meta.tunnel_out, packet.meta.way) {
-            Some(way) if matches!(way.seal, Seal::Nothing) => DropReason::NoSession,
+            Some(way) if !way.can_seal(now) => DropReason::NoSession,
             _ => DropReason::NeighbourUnresolved,
         }
     }

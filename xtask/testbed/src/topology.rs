@@ -40,6 +40,8 @@ pub struct Options {
     pub offload: bool,
     /// Queues of each port of the edges.
     pub queues: u8,
+    /// One link between the edges in place of the wire: nothing can be captured on it, and the bridge costs nothing.
+    pub direct: bool,
     /// Links are those of the VM of `cargo xtask vm`, each a pair of virtio devices, in place of veths. The edges are then on
     /// one link and nothing is on the wire.
     pub virtio: bool,
@@ -48,7 +50,15 @@ pub struct Options {
 impl Options {
     /// MTU 1500 everywhere, offload on, one queue.
     pub fn new(tag: &str) -> Self {
-        Self { tag: tag.to_owned(), apps_mtu: 1500, uplink_mtu: 1500, offload: true, queues: 1, virtio: false }
+        Self {
+            tag: tag.to_owned(),
+            apps_mtu: 1500,
+            uplink_mtu: 1500,
+            offload: true,
+            queues: 1,
+            direct: false,
+            virtio: false,
+        }
     }
 }
 
@@ -110,6 +120,10 @@ impl Topology {
         }
         self.pair(&self.edge_a, "apps", &self.client, "eth0", apps, options.queues)?;
         self.pair(&self.edge_b, "apps", &self.server, "eth0", apps, options.queues)?;
+        if options.direct {
+            self.pair(&self.edge_a, "uplink", &self.edge_b, "uplink", uplink, options.queues)?;
+            return Ok(());
+        }
         self.pair(&self.edge_a, "uplink", &self.wire, "to-a", uplink, options.queues)?;
         self.pair(&self.edge_b, "uplink", &self.wire, "to-b", uplink, options.queues)?;
         for port in ["to-a", "to-b"] {

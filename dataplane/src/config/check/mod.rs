@@ -1,6 +1,7 @@
 //! The second check of a file: what it means. Names, references, limits that depend on each other, conflicts. Makes the
 //! typed policy on the way.
 
+mod icmp;
 mod ports;
 mod rules;
 mod tunnels;
@@ -123,8 +124,8 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     let ports = ports::ports(&file.port, &workers, &mut check);
     let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
     let rules = rules::rules(&file.rule, &file.tunnel, &mut check);
-    let steer = rules::steer(&file.steer, &file.port, &rules, &mut check);
-    rules::limits(file, &mut check);
+    let steer = rules::steer(&file.steer, &file.port, &file.tunnel, &rules, &mut check);
+    rules::limits(file, &steer, &mut check);
     if check.problems.iter().all(|p| p.warning) {
         rules::reach(file, &steer, &rules, &mut check);
     }

@@ -1,6 +1,6 @@
 //! Steering rules and rules: what they match, whether they can ever match, and that steering never undoes encryption.
 
-use super::Check;
+use super::{Check, icmp};
 use crate::config::at::At;
 use crate::config::cover::{covers, overlaps};
 use crate::config::known_classes;
@@ -11,7 +11,13 @@ use crate::config::suggest::{listed, nearest};
 use crate::config::values::{PortRange, Prefix, Protocol};
 use crate::plan::rules::MAX_RULES;
 
-pub fn steer(raw: &[schema::Steer], ports: &[schema::Port], rules: &[Rule], check: &mut Check<'_>) -> Vec<Steer> {
+pub fn steer(
+    raw: &[schema::Steer],
+    ports: &[schema::Port],
+    tunnels: &[schema::Tunnel],
+    rules: &[Rule],
+    check: &mut Check<'_>,
+) -> Vec<Steer> {
     check.unique("steering rule", raw.iter().map(|s| &s.name));
     let known: Vec<&str> = ports.iter().map(|p| p.name.as_str()).collect();
     let in_file = check.named.ports.clone();
@@ -30,6 +36,7 @@ pub fn steer(raw: &[schema::Steer], ports: &[schema::Port], rules: &[Rule], chec
         }
         out.push(steer);
     }
+    icmp::companions(raw, tunnels, rules, &mut out, check);
     out
 }
 
@@ -47,8 +54,7 @@ fn on_loss(s: &schema::Steer, matches: &Match, action: SteerAction, rules: &[Rul
         return OnLoss::Drop;
     }
     // A rule speaks of whole flows: the answers to what it matches are as secret.
-    let touches = |r: &Rule| overlaps(&r.matches, matches) || overlaps(&r.matches.reversed(), matches);
-    let secret = rules.iter().find(|r| r.encrypt.is_some() && touches(r));
+    let secret = secret(rules, matches);
     match (&s.on_loss, secret) {
         (Some(written), Some(rule)) if **written == OnLoss::Pass => {
             check.problems.push(Problem::warning(
@@ -66,6 +72,12 @@ fn on_loss(s: &schema::Steer, matches: &Match, action: SteerAction, rules: &[Rul
         (None, Some(_)) => OnLoss::Drop,
         (None, None) => OnLoss::Pass,
     }
+}
+
+/// A rule that encrypts flows which `matches` takes, in either direction.
+pub(super) fn secret<'r>(rules: &'r [Rule], matches: &Match) -> Option<&'r Rule> {
+    let touches = |r: &Rule| overlaps(&r.matches, matches) || overlaps(&r.matches.reversed(), matches);
+    rules.iter().find(|r| r.encrypt.is_some() && touches(r))
 }
 
 pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check<'_>) -> Vec<Rule> {
@@ -226,9 +238,11 @@ fn shadowed(
     );
 }
 
-/// More rules than the XDP program's bitmaps or a flow's memory of its rule have room for. A tunnel takes a steering rule.
-pub fn limits(file: &File, check: &mut Check<'_>) {
-    let steering = softdpu_ebpf_common::maps::MAX_RULES.saturating_sub(file.tunnel.len());
+/// More rules than the XDP program's bitmaps or a flow's memory of its rule have room for. A tunnel takes a steering rule,
+/// and so do the companions in `steer` (see [`icmp`]).
+pub fn limits(file: &File, steer: &[Steer], check: &mut Check<'_>) {
+    let own = file.tunnel.len() + steer.len().saturating_sub(file.steer.len());
+    let steering = softdpu_ebpf_common::maps::MAX_RULES.saturating_sub(own);
     let beyond_steering = file.steer.get(steering).map(|rule| (&rule.name, "steering rules", steering));
     let beyond_rules = file.rule.get(MAX_RULES).map(|rule| (&rule.name, "rules", MAX_RULES));
     for (name, what, most) in beyond_steering.into_iter().chain(beyond_rules) {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::Check;
 use crate::config::at::At;
-use crate::config::policy::{EspTunnel, Sa, Tunnel, TunnelKind, WireGuardPeer, WireGuardTunnel, XfrmTunnel};
+use crate::config::policy::{EspTunnel, Lifetime, Sa, Tunnel, TunnelKind, WireGuardPeer, WireGuardTunnel, XfrmTunnel};
 use crate::config::problem::{Code, Problem};
 use crate::config::schema::{self, TunnelType};
+use softdpu_ebpf_common::walk::ESP_IN_UDP_PORT;
 
 pub fn tunnels(raw: &[schema::Tunnel], check: &mut Check<'_>) -> Vec<Tunnel> {
     check.unique("tunnel", raw.iter().map(|t| &t.name));
@@ -75,9 +76,10 @@ fn foreign_keys(raw: &schema::Tunnel, kind: TunnelType, check: &mut Check<'_>) {
     fn at<T>(key: &Option<At<T>>) -> Option<Range<usize>> {
         key.as_ref().map(At::span)
     }
+    let limited = |limits: &schema::Lifetime| at(&limits.packets).or(at(&limits.bytes)).or(at(&limits.time));
     let sa = |sa: &Option<schema::Sa>| sa.as_ref().map(|sa| sa.spi.span());
     type Key<'a> = (&'a str, Option<Range<usize>>, &'a [TunnelType]);
-    let keys: [Key<'_>; 14] = [
+    let keys: [Key<'_>; 15] = [
         ("local", at(&raw.local), &[Esp, Wireguard]),
         ("remote", at(&raw.remote), &[Esp]),
         ("encapsulation", at(&raw.encapsulation), &[Esp]),
@@ -86,6 +88,7 @@ fn foreign_keys(raw: &schema::Tunnel, kind: TunnelType, check: &mut Check<'_>) {
         ("mode", at(&raw.mode), &[Esp]),
         ("replay_window", at(&raw.replay_window), &[Esp]),
         ("keepalive", at(&raw.keepalive), &[Esp]),
+        ("lifetime", raw.lifetime.as_ref().and_then(limited), &[Esp]),
         ("out", sa(&raw.out), &[Esp]),
         ("in", sa(&raw.inbound), &[Esp]),
         ("listen_port", at(&raw.listen_port), &[Wireguard]),
@@ -145,6 +148,7 @@ fn esp(raw: &schema::Tunnel, check: &mut Check<'_>) -> EspTunnel {
         mode: raw.mode.as_ref().map_or_else(Default::default, |m| **m),
         replay_window: raw.replay_window.as_ref().map_or(1024, |w| **w),
         keepalive: raw.keepalive.as_ref().map_or(Duration::from_secs(20), |k| k.0),
+        lifetime: raw.lifetime.as_ref().map_or_else(Default::default, lifetime),
         out: sa(raw, "out", &raw.out, check),
         inbound: sa(raw, "in", &raw.inbound, check),
     }
@@ -194,6 +198,14 @@ fn ends(raw: &schema::Tunnel, check: &mut Check<'_>) {
     }
 }
 
+fn lifetime(raw: &schema::Lifetime) -> Lifetime {
+    Lifetime {
+        packets: raw.packets.as_ref().map(|packets| **packets),
+        bytes: raw.bytes.as_ref().map(|bytes| **bytes),
+        time: raw.time.as_ref().map(|time| time.0),
+    }
+}
+
 fn sa(raw: &schema::Tunnel, key: &str, sa: &Option<schema::Sa>, check: &mut Check<'_>) -> Sa {
     let Some(sa) = sa else {
         needed(raw, key, &format!("[tunnel.{key}] spi = 0x1001 key_file = \"{key}.key\""), check);
@@ -219,6 +231,14 @@ fn wireguard(raw: &schema::Tunnel, check: &mut Check<'_>) -> WireGuardTunnel {
         }
     }
     allowed_once(raw, check);
+    if let Some(port) = raw.listen_port.as_ref().filter(|port| ***port == u32::from(ESP_IN_UDP_PORT)) {
+        check.error(
+            Code::Conflict,
+            port.span(),
+            format!("tunnel `{}` cannot listen on UDP port {ESP_IN_UDP_PORT}", *raw.name),
+            "what comes there is taken for ESP in UDP (RFC 3948): choose another `listen_port`",
+        );
+    }
     let peer = |peer: &schema::Peer| WireGuardPeer {
         name: peer.name.as_ref().map(|name| name.as_str().to_owned()),
         public_key: peer.public_key.0,

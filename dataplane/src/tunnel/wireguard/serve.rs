@@ -23,7 +23,7 @@ use super::uapi_server::{Ask, UapiServer};
 use super::udp::Sockets;
 use crate::crypto::wg::PublicKey;
 use crate::crypto::wg::message::INITIATION_LEN;
-use crate::tunnel::events::Event;
+use crate::tunnel::events::{Event, INITIATION};
 use crate::worker::clock;
 
 /// Handshake messages that wait. One takes about 0.2 ms at most.
@@ -69,7 +69,9 @@ pub enum Told {
 /// rest.
 #[derive(Debug)]
 pub struct Events {
-    handshakes: ArrayQueue<Punt>,
+    initiations: ArrayQueue<Punt>,
+    /// To our own initiations.
+    answers: ArrayQueue<Punt>,
     told: ArrayQueue<Told>,
     wake: Notify,
     lost: AtomicU64,
@@ -78,7 +80,8 @@ pub struct Events {
 impl Events {
     fn new() -> Self {
         Self {
-            handshakes: ArrayQueue::new(HANDSHAKES),
+            initiations: ArrayQueue::new(HANDSHAKES),
+            answers: ArrayQueue::new(HANDSHAKES),
             told: ArrayQueue::new(TOLD),
             wake: Notify::new(),
             lost: AtomicU64::new(0),
@@ -87,7 +90,8 @@ impl Events {
 
     /// False where the queue is full: the message is lost, and counted.
     pub fn punt(&self, punt: Punt) -> bool {
-        let taken = self.handshakes.push(punt).is_ok();
+        let queue = if punt.bytes[0] == INITIATION { &self.initiations } else { &self.answers };
+        let taken = queue.push(punt).is_ok();
         self.after(taken)
     }
 
@@ -296,15 +300,15 @@ impl Service {
     }
 
     fn take_handshakes(&mut self, events: &Events) {
-        if events.handshakes.len() > HANDSHAKES / 8 {
+        if events.initiations.len().max(events.answers.len()) > HANDSHAKES / 8 {
             self.device.pressure(now());
         }
         for _ in 0..TURN {
-            let Some(mut punt) = events.handshakes.pop() else { return };
+            let Some(mut punt) = events.answers.pop().or_else(|| events.initiations.pop()) else { return };
             let message = &mut punt.bytes[..usize::from(punt.len)];
             self.take_message(punt.from, Some(punt.local), message);
         }
-        if !events.handshakes.is_empty() {
+        if !events.answers.is_empty() || !events.initiations.is_empty() {
             events.wake.notify_one();
         }
     }

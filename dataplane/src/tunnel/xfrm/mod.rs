@@ -23,4 +23,4 @@ pub mod spd;
 pub mod tables;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

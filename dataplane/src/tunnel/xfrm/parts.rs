@@ -17,10 +17,15 @@ use crate::tunnel::esp::endpoints;
 use crate::tunnel::keys::{EspIn, EspOut, Seal, Selector, TunnelKeys, Way, WayState};
 use crate::tunnel::publisher::Part;
 use anyhow::{Context, Result};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Between two questions for the same association (nanoseconds).
+const ASK_AGAIN: u64 = 1_000_000_000;
+/// Questions in that time.
+const MOST_ASKED: usize = 256;
 
 /// What softdpu runs of the kernel's tables.
 pub struct XfrmParts {
@@ -36,6 +41,9 @@ pub struct XfrmParts {
     nowhere: Arc<Way>,
     /// States that stay the kernel's, by why, and how many.
     pub left: BTreeMap<String, usize>,
+    /// Policies and ends that the key daemons were asked for, and when (monotonic nanoseconds).
+    asked: HashMap<(u32, IpAddr, IpAddr), u64>,
+    taken: HashSet<u32>,
 }
 
 struct Outbound {
@@ -64,6 +72,8 @@ impl XfrmParts {
             ways: 1,
             nowhere: Arc::new(Way { remote: nowhere, seal: Seal::Nothing, state: Arc::default() }),
             left: BTreeMap::new(),
+            asked: HashMap::new(),
+            taken: HashSet::new(),
         })
     }
 
@@ -73,22 +83,38 @@ impl XfrmParts {
         self.left.clear();
         let before = (std::mem::take(&mut self.inbound), std::mem::take(&mut self.outbound));
         let (mut was_in, mut was_out) = before;
+        let mut spis = self.taken.clone();
         for state in &snapshot.states {
             if let Some(why) = &state.unsupported {
                 *self.left.entry(why.to_string()).or_default() += 1;
                 continue;
             }
             if is_inbound(state, &is_local) {
+                // Workers find an association by its SPI alone; the kernel may have one per address.
+                if !spis.insert(state.spi()) {
+                    *self.left.entry("another association receives under its SPI".into()).or_default() += 1;
+                    continue;
+                }
                 let known = was_in.remove(&state.key).filter(|(_, sa)| same_key(state, sa.key_id()));
                 match known.map_or_else(|| inbound(state, now), |(_, sa)| Ok(sa)) {
                     Ok(sa) => drop(self.inbound.insert(state.key, (state.clone(), sa))),
                     Err(why) => *self.left.entry(format!("{why:#}")).or_default() += 1,
                 }
             } else {
-                let known = was_out.remove(&state.key).filter(|known| same_key(state, known.sa.key_id()));
-                match known
-                    .map_or_else(|| self.begin(state, now), |known| Ok(Outbound { state: state.clone(), ..known }))
-                {
+                let made = match was_out.remove(&state.key) {
+                    Some(known) if same_key(state, known.sa.key_id()) => {
+                        if reshaped(&known.state, state) {
+                            self.again(state, &known, now)
+                        } else {
+                            Ok(Outbound { state: state.clone(), ..known })
+                        }
+                    }
+                    other => {
+                        self.free.extend(other.map(|other| other.way));
+                        self.begin(state, now)
+                    }
+                };
+                match made {
                     Ok(outbound) => drop(self.outbound.insert(state.key, outbound)),
                     Err(why) => *self.left.entry(format!("{why:#}")).or_default() += 1,
                 }
@@ -104,12 +130,39 @@ impl XfrmParts {
     /// A state to send with: its numbers are the kernel's, so a lease comes first.
     fn begin(&mut self, state: &Arc<State>, now: u64) -> Result<Outbound> {
         let lease = self.reporter.lease(state, Lease::length(0)).context("no sequence numbers to be had")?;
-        let sa = outbound(state, lease, now)?;
+        let sa = outbound(state, lease, Used::default(), now)?;
         let way = self.free.pop().unwrap_or_else(|| {
             self.ways += 1;
             self.ways - 1
         });
         Ok(Outbound { state: state.clone(), sa: Arc::new(sa), way, memory: Arc::default(), lease, packets: 0 })
+    }
+
+    /// The same state and key with other ends, ports or limits: a new association that goes on behind the old one's numbers.
+    fn again(&mut self, state: &Arc<State>, known: &Outbound, now: u64) -> Result<Outbound> {
+        let made =
+            self.reporter.lease(state, Lease::length(0)).context("no sequence numbers to be had").and_then(|lease| {
+                let sa = outbound(state, lease, known.sa.used(), now)?;
+                if lease.first <= known.lease.last {
+                    sa.skip_to(known.lease.last);
+                }
+                Ok((lease, Arc::new(sa)))
+            });
+        match made {
+            Ok((lease, sa)) => {
+                let (way, packets) = (known.way, known.packets);
+                Ok(Outbound { state: state.clone(), sa, way, memory: Arc::default(), lease, packets })
+            }
+            Err(error) => {
+                self.free.push(known.way);
+                Err(error)
+            }
+        }
+    }
+
+    /// SPIs that other tunnels receive under.
+    pub fn leave_to_others(&mut self, spis: HashSet<u32>) {
+        self.taken = spis;
     }
 
     /// The workers' part. Each is another selection.
@@ -206,9 +259,19 @@ impl XfrmParts {
     }
 
     /// Asks the key daemon for what a packet found missing.
-    pub fn acquire(&mut self, flow: &Flow) {
+    pub fn acquire(&mut self, flow: &Flow, now: u64) {
         if let super::spd::Out::NoState(policy) = self.spd.out(flow) {
             let policy = policy.clone();
+            // Every packet asks; the daemons hear it now and then.
+            if self.asked.len() >= MOST_ASKED {
+                self.asked.retain(|_, at| now.saturating_sub(*at) < ASK_AGAIN);
+            }
+            let about = (policy.key.index, flow.src, flow.dst);
+            let lately = self.asked.get(&about).is_some_and(|at| now.saturating_sub(*at) < ASK_AGAIN);
+            if lately || self.asked.len() >= MOST_ASKED {
+                return;
+            }
+            self.asked.insert(about, now);
             if let Err(error) = self.reporter.acquire(&policy, flow) {
                 tracing::debug!(%error, "no key daemon heard that a policy has no state");
             }
@@ -235,6 +298,12 @@ fn is_inbound(state: &State, is_local: &impl Fn(IpAddr) -> bool) -> bool {
 
 fn same_key(state: &State, key: crate::crypto::aead::KeyId) -> bool {
     state.material.as_ref().is_some_and(|material| material.id() == key)
+}
+
+/// Whether what an outbound association was built from is another now.
+fn reshaped(was: &State, is: &State) -> bool {
+    let shape = |state: &State| (state.src, state.mode, state.encap, state.flags, state.lifetimes.hard);
+    shape(was) != shape(is)
 }
 
 fn mode(state: &State) -> esp::Mode {
@@ -271,9 +340,11 @@ fn inbound(state: &Arc<State>, now: u64) -> Result<Arc<InboundSa>> {
     Ok(Arc::new(sa))
 }
 
-fn outbound(state: &Arc<State>, lease: Lease, now: u64) -> Result<OutboundSa> {
+fn outbound(state: &Arc<State>, lease: Lease, used: Used, now: u64) -> Result<OutboundSa> {
     let material = state.material.as_deref().context("it has no keys")?;
     let endpoints = endpoints(state.src, state.dst()).context("its ends are of different families")?;
+    let mut lifetime = lifetime(state);
+    lifetime.hard.bytes = lifetime.hard.bytes.saturating_add(used.bytes);
     let sa = OutboundSa::new(&OutboundConfig {
         spi: state.spi(),
         material,
@@ -290,9 +361,9 @@ fn outbound(state: &Arc<State>, lease: Lease, now: u64) -> Result<OutboundSa> {
             ecn: if state.flags.no_ecn { Ecn::Compatible } else { Ecn::default() },
             df: if state.flags.no_path_mtu_discovery { Df::Clear } else { Df::default() },
             ttl: None,
-            lifetime: lifetime(state),
+            lifetime,
             added_ns: now,
-            used: Used::default(),
+            used,
         },
     })?;
     sa.lease_to(lease.last);

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 const LOOK: Duration = Duration::from_millis(100);
 /// Looks between two reports to the kernel.
 const REPORT: u32 = 10;
-/// Steering rules of this tunnel beyond which one for everything does.
+/// Steering rules of this tunnel beyond which one does for all its policies.
 const MAX_STEERING: usize = 400;
 /// Flows without an association that wait to be asked for.
 const ACQUIRES: usize = 64;
@@ -96,7 +96,7 @@ async fn run(setup: Setup, parts: Arc<Mutex<XfrmParts>>, mut asked: mpsc::Receiv
                     parts.report(clock::now());
                 }
             }
-            Some(flow) = asked.recv() => lock(&parts).acquire(&flow),
+            Some(flow) = asked.recv() => lock(&parts).acquire(&flow, clock::now()),
         }
         if mirror.0.is_finished() {
             return tracing::error!("tunnel `{}`: the kernel's IPsec tables are not followed any more", setup.name);
@@ -107,16 +107,18 @@ async fn run(setup: Setup, parts: Arc<Mutex<XfrmParts>>, mut asked: mpsc::Receiv
 fn take(setup: &Setup, parts: &Mutex<XfrmParts>, snapshot: Snapshot) {
     let fib = setup.fib.load();
     let mut parts = lock(parts);
+    parts.leave_to_others(lock(&setup.publisher).spis_of_others(setup.tunnel));
     parts.take(snapshot, |address| fib.is_local(address), clock::now());
     let part = parts.part();
     let locals: BTreeSet<IpAddr> = part.inbound.iter().map(|esp| esp.local).collect();
-    // Steered before the keys are there, a packet waits or is dropped; the other way round it would pass by the worker.
     let rules = steering(setup, parts.snapshot(), &locals);
+    // Keys first: a worker that does not know of a new policy yet would forward its flows in clear, the kernel, which has them
+    // until they are steered, seals them itself.
+    if let Err(error) = lock(&setup.publisher).set(setup.tunnel, part, true) {
+        return tracing::error!(%error, "tunnel `{}`: its associations cannot be published", setup.name);
+    }
     if let Err(error) = setup.steering.set(setup.tunnel, rules) {
         tracing::error!("tunnel `{}`: what its policies are for is not steered: {error:#}", setup.name);
-    }
-    if let Err(error) = lock(&setup.publisher).set(setup.tunnel, part, true) {
-        tracing::error!(%error, "tunnel `{}`: its associations cannot be published", setup.name);
     }
 }
 
@@ -140,23 +142,42 @@ fn steering(setup: &Setup, snapshot: &Snapshot, locals: &BTreeSet<IpAddr>) -> Ve
         esp.fragments = true;
         rules.push(esp);
     }
-    let mut pairs = BTreeMap::new();
+    let mut pairs = BTreeSet::new();
     for policy in snapshot.policies.iter().filter(|policy| policy.key.direction == Direction::Out) {
-        if !policy.templates.is_empty() && !kernel_only(snapshot, policy) {
+        // Workers' packets have no mark and are on no XFRM interface: policies for such are for other packets.
+        let ours = policy.if_id == 0 && policy.mark.matches(0);
+        if ours && !policy.templates.is_empty() && !kernel_only(snapshot, policy) {
             let pair = |prefix: &crate::wire::prefix::Prefix| (prefix.addr(), prefix.prefix_len());
-            pairs.insert((pair(&policy.selector.src), pair(&policy.selector.dst)), ());
+            pairs.insert((pair(&policy.selector.src), pair(&policy.selector.dst)));
         }
     }
-    if pairs.len() > MAX_STEERING {
-        rules.push(rule(format!("xfrm:{name}:all")));
-        return rules;
-    }
-    for (at, ((from, to), ())) in pairs.into_iter().enumerate() {
+    for (at, (from, to)) in grouped(&pairs).into_iter().enumerate() {
         let mut flows = rule(format!("xfrm:{name}:{at}"));
-        (flows.from, flows.to, flows.fragments) = (vec![from], vec![to], true);
+        (flows.from, flows.to, flows.fragments) = (from, to, true);
         rules.push(flows);
     }
     rules
+}
+
+/// An address and a prefix length.
+type Net = (IpAddr, u8);
+
+/// As few rules as there are sources, or destinations. Where both are many: all sources to all destinations, which takes flows
+/// along that no policy is for, but never the host's own.
+fn grouped(pairs: &BTreeSet<(Net, Net)>) -> Vec<(Vec<Net>, Vec<Net>)> {
+    let (mut by_source, mut by_destination) = (BTreeMap::<Net, Vec<Net>>::new(), BTreeMap::<Net, Vec<Net>>::new());
+    for (from, to) in pairs {
+        by_source.entry(*from).or_default().push(*to);
+        by_destination.entry(*to).or_default().push(*from);
+    }
+    if by_source.len().min(by_destination.len()) > MAX_STEERING {
+        return vec![(by_source.into_keys().collect(), by_destination.into_keys().collect())];
+    }
+    if by_source.len() <= by_destination.len() {
+        by_source.into_iter().map(|(from, to)| (vec![from], to)).collect()
+    } else {
+        by_destination.into_iter().map(|(to, from)| (from, vec![to])).collect()
+    }
 }
 
 /// Whether all states of a policy are ones that only the kernel can run: then its flows stay there.
@@ -178,5 +199,24 @@ struct AbortOnDrop(tokio::task::JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_of_policies_are_a_few_rules_and_never_one_for_everything() {
+        let net = |a: usize, b: usize| (IpAddr::from([10, a as u8, (b >> 8) as u8, b as u8]), 32);
+        let spokes: BTreeSet<_> = (0..5000).map(|peer| (net(1, 0), net(2, peer))).collect();
+        let rules = grouped(&spokes);
+        assert_eq!((rules.len(), rules[0].1.len()), (1, 5000));
+        let back: BTreeSet<_> = spokes.iter().map(|(from, to)| (*to, *from)).collect();
+        assert_eq!(grouped(&back).len(), 1);
+        let hosts: BTreeSet<_> = (0..500).map(|peer| (net(1, peer), net(2, peer))).collect();
+        let rules = grouped(&hosts);
+        assert_eq!((rules.len(), rules[0].0.len(), rules[0].1.len()), (1, 500, 500));
+        assert!(grouped(&BTreeSet::new()).is_empty());
     }
 }

@@ -78,6 +78,7 @@ pub struct Spd {
     shapes: [[Vec<Shape>; 2]; 3],
     states: HashMap<End, Vec<Arc<State>>>,
     defaults: Defaults,
+    asks_ports: bool,
 }
 
 /// What states are looked up by to send.
@@ -162,6 +163,7 @@ impl Spd {
             let shapes =
                 &mut spd.shapes[usize::from(policy.key.direction.number())][usize::from(s.src.addr().is_ipv6())];
             let masks = Masks::of(policy);
+            spd.asks_ports |= (masks.sport | masks.dport) != 0 && policy.key.direction != Direction::In;
             let at = shapes.iter().position(|shape| shape.masks == masks).unwrap_or_else(|| {
                 // Policies come best first, so shapes are found in the order of their best.
                 shapes.push(Shape { masks, best: policy.rank(), values: HashMap::new() });
@@ -185,6 +187,11 @@ impl Spd {
 
     pub fn policies(&self) -> &[Arc<Policy>] {
         &self.policies
+    }
+
+    /// Whether a policy for what is forwarded or leaves asks for ports (or, of ICMP, types).
+    pub fn asks_ports(&self) -> bool {
+        self.asks_ports
     }
 
     /// The policy for a packet.
