@@ -81,12 +81,7 @@ pub fn possible() -> Result<()> {
 /// What the steps of `cargo xtask test` run: one test of each kind, since emulation is slow. `cargo xtask vm` runs all.
 pub fn arguments_of_test() -> Arguments {
     let only = ["vm_zero_copy", "vm_xfrm", "vm_ike::twenty", "vm_esp::aes_256_gcm", "vm_wireguard::both"];
-    Arguments {
-        only: only.map(str::to_owned).to_vec(),
-        test_time: 200,
-        time: 720,
-        ..Arguments::default()
-    }
+    Arguments { only: only.map(str::to_owned).to_vec(), test_time: 200, time: 720, ..Arguments::default() }
 }
 
 /// Runs the verb. Whether no test failed.
