@@ -128,6 +128,9 @@ fn seal_batch(table: &Table, spis: &[u32; BATCH], length: usize, memory: Memory,
     for sa in found.into_iter().flatten() {
         sa.prefetch();
     }
+    for sa in found.into_iter().flatten() {
+        sa.prefetch_deep();
+    }
     for (i, sa) in found.into_iter().enumerate() {
         let sealed =
             memory.with_frame(i, HEADROOM, LINK + length, |f| sa.map(|sa| sa.sealer_at(1, now).seal(f, &inner)));
@@ -169,7 +172,7 @@ fn open_case<'a>(name: &str, table: &'a Table, length: usize, memory: Memory) ->
             sa.prefetch();
         }
         for sa in found.into_iter().flatten() {
-            sa.prefetch_window();
+            sa.prefetch_deep();
         }
         for (i, sa) in found.into_iter().enumerate() {
             let opened = memory.with_frame(i, front, whole, |f| {

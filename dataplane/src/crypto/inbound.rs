@@ -211,9 +211,10 @@ impl InboundSa {
         super::prefetch(self);
     }
 
-    /// Asks for what the association points at: the window's line. Once [`Self::prefetch`] has had its time.
+    /// Asks for what the association points at: the key, and the window's line. Once [`Self::prefetch`] has had its time.
     #[inline]
-    pub fn prefetch_window(&self) {
+    pub fn prefetch_deep(&self) {
+        self.aead.prefetch();
         self.window.prefetch();
     }
 

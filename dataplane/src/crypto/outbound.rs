@@ -204,6 +204,12 @@ impl OutboundSa {
         super::prefetch(self);
     }
 
+    /// Asks for the key. Once [`Self::prefetch`] has had its time.
+    #[inline]
+    pub fn prefetch_deep(&self) {
+        self.aead.prefetch();
+    }
+
     /// Numbers for a batch of `packets`, taken in one step. Those not used go back where no other worker has taken any
     /// since; else they are skipped, which does no harm.
     pub fn sealer(&self, packets: u64) -> Sealer<'_> {

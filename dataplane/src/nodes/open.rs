@@ -13,7 +13,7 @@ use softdpu_ebpf_common::walk::{self, ESP_IN_UDP_PORT, Fragment, Headers, proto}
 use std::net::SocketAddr;
 
 /// With more associations than this their memory does not stay in the cache, and is asked for ahead.
-const FEW: usize = 64;
+pub(super) const FEW: usize = 64;
 
 #[derive(Debug, Default)]
 pub struct Open;
@@ -70,7 +70,7 @@ impl<'k> Openers<'k> {
 fn prefetch(keys: &Keys, batch: &Batch) {
     let found = || batch.packets.iter().filter_map(|packet| keys.esp(packet.headers.spi));
     found().for_each(|esp| esp.sa.prefetch());
-    found().for_each(|esp| esp.sa.prefetch_window());
+    found().for_each(|esp| esp.sa.prefetch_deep());
 }
 
 /// ESP, bare or in UDP, what else comes to its UDP port, and what comes to a WireGuard tunnel's.

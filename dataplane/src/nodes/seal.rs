@@ -1,6 +1,7 @@
 //! `seal`: packets of protected flows go into their tunnel, in place. Packets in a row of one way are one run: their
 //! sequence numbers are taken, and the association told, once for all of them.
 
+use super::open::FEW;
 use crate::crypto::esp::{Inner, LINK_LEN, NEXT_IPV4, NEXT_IPV6, SealError};
 use crate::crypto::outbound;
 use crate::crypto::outer::Outer;
@@ -22,6 +23,9 @@ impl Node for SealNode {
         if !cx.seen.to_seal {
             return;
         }
+        if cx.keys.inbound().len() > FEW {
+            prefetch(cx, batch);
+        }
         let mut refused = false;
         let mut rest = &mut batch.packets[..];
         while let Some(first) = rest.first() {
@@ -37,6 +41,18 @@ impl Node for SealNode {
             sweep(cx, batch);
         }
     }
+}
+
+#[cold]
+fn prefetch(cx: &Cx<'_>, batch: &Batch) {
+    let associations = || {
+        batch.packets.iter().filter_map(|packet| match cx.way(packet).map(|way| &way.seal) {
+            Some(Seal::Esp(out)) => Some(&out.sa),
+            _ => None,
+        })
+    };
+    associations().for_each(|sa| sa.prefetch());
+    associations().for_each(|sa| sa.prefetch_deep());
 }
 
 /// One run of a way's packets. Says whether any was refused.

@@ -240,6 +240,14 @@ macro_rules! on_key {
 }
 
 impl AeadKey {
+    /// Asks for the cache lines of the expanded key.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let Expanded::Ring(key) = &self.key {
+            key.prefetch();
+        }
+    }
+
     pub fn new(material: &KeyMaterial) -> Self {
         Self::expand(choose::best(material.cipher()), material.cipher(), material.key())
     }

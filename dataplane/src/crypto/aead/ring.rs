@@ -10,6 +10,13 @@ use crate::crypto::secret::SecretBox;
 pub(super) struct Key(SecretBox<LessSafeKey>);
 
 impl Key {
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        crate::crypto::prefetch(&*self.0);
+    }
+}
+
+impl Key {
     /// `key` is of the cipher's length.
     pub(super) fn new(cipher: Cipher, key: &[u8]) -> Self {
         let algorithm = match cipher {
