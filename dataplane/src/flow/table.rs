@@ -295,6 +295,21 @@ impl FlowTable {
         used.iter().skip(from).take(look).filter(|flow| flow.is_live())
     }
 
+    /// The live flows among `look` entries from `from` on, with their places.
+    pub fn entries(&self, from: usize, look: usize) -> impl Iterator<Item = (FlowIdx, &Flow)> {
+        let used = &self.slab[..self.fresh as usize];
+        let part = used.iter().enumerate().skip(from).take(look);
+        part.filter(|(_, flow)| flow.is_live()).map(|(at, flow)| (FlowIdx(at as u32), flow))
+    }
+
+    /// When the packet that came last came, as far as live flows remember. For the end, when nobody has a clock any more.
+    pub fn newest(&self) -> Tick {
+        self.iter()
+            .map(|(_, flow)| flow.last_seen)
+            .reduce(|a, b| if b.since(a) > 0 { b } else { a })
+            .unwrap_or_default()
+    }
+
     /// Every live flow. Walks the whole slab: for reports, not for packets.
     pub fn iter(&self) -> impl Iterator<Item = (FlowIdx, &Flow)> {
         self.slab[..self.fresh as usize]

@@ -4,6 +4,7 @@
 use crate::flow::{Prepared, Refusal, Tick};
 use crate::graph::packet::MAX_BATCH;
 use crate::graph::{Batch, Cx, Node, Packet};
+use crate::telemetry::export::EndReason;
 
 /// How many packets ahead of the look-up a flow's own cache lines are asked for.
 const AHEAD: usize = 4;
@@ -54,8 +55,14 @@ impl Node for Flow {
 
 #[inline(always)]
 fn find(cx: &mut Cx<'_>, packet: &mut Packet, prepared: &Prepared, now: Tick) {
-    let inspector = &mut *cx.inspector;
-    match cx.flows.lookup_or_insert(prepared, now, |at, ended| inspector.release(at, ended)) {
+    let (inspector, export) = (&mut *cx.inspector, &mut *cx.export);
+    let end = |at, ended: &crate::flow::Flow| {
+        if let Some(sink) = export {
+            sink.ended(at, ended, inspector, now, EndReason::LackOfResources);
+        }
+        inspector.release(at, ended);
+    };
+    match cx.flows.lookup_or_insert(prepared, now, end) {
         Ok(hit) => {
             cx.flows.touch(hit, prepared, packet.frame.total_len() as u32, now);
             packet.meta.flow = hit.idx.0;
