@@ -30,6 +30,7 @@ pub use facts::{Fact, Facts};
 pub use hosts::{HostName, Hosts};
 pub use inspect::{Inspector, L7Config, Outcome, Reason};
 pub use table::{Recogniser, Starts, Table};
+pub use web::pieces::Pieces;
 
 use crate::flow::Direction;
 
@@ -99,12 +100,15 @@ impl<'a> Look<'a> {
 pub struct Notes {
     pub host: HostName,
     pub facts: Facts,
+    /// What has to be put together with what other datagrams bring: with `Verdict::Class` only.
+    pub pieces: Pieces,
 }
 
 impl Notes {
     pub fn clear(&mut self) {
         self.host.clear();
         self.facts.clear();
+        self.pieces.clear();
     }
 }
 
@@ -136,6 +140,8 @@ pub enum Verdict {
     Class(Found),
     /// Certainly this protocol; only the other direction may tell more of it.
     Other(Found),
+    /// Certainly this protocol, and class and host stay as they are said; the other direction may tell facts.
+    Settled(Found),
     /// Nothing more to learn.
     Done(Found),
 }
