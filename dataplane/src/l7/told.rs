@@ -82,3 +82,25 @@ pub fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
     digits.chunks(2).map(|p| u8::from_str_radix(std::str::from_utf8(p).unwrap(), 16).unwrap()).collect()
 }
+
+/// A ClientHello with one cipher and a server name (RFC 8446 §4.1.2).
+pub fn hello(name: &str) -> Vec<u8> {
+    let n = name.len() as u16;
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.extend([0, 0, 2, 0x13, 1, 1, 0]);
+    body.extend((n + 9).to_be_bytes());
+    body.extend([0, 0]);
+    body.extend((n + 5).to_be_bytes());
+    body.extend((n + 3).to_be_bytes());
+    body.push(0);
+    body.extend(n.to_be_bytes());
+    body.extend(name.as_bytes());
+    let len = body.len() as u16;
+    let mut record = vec![22, 3, 1];
+    record.extend((len + 4).to_be_bytes());
+    record.extend([1, 0]);
+    record.extend(len.to_be_bytes());
+    record.extend(body);
+    record
+}

@@ -58,8 +58,9 @@ fn value<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
 fn sized(d: &[u8], between: std::ops::RangeInclusive<usize>) -> Verdict {
     let Some((head, at)) = line(&d[..d.len().min(MAX_SUBJECT * 2)]) else { return Verdict::More };
     let mut words = head.split(|b| *b == b' ').skip(1);
-    let (Some(subject), Some(size)) = (words.next(), words.next_back().and_then(number)) else { return Verdict::No };
-    let middle = words.count() + 1;
+    let (Some(subject), Some(size)) = (words.next(), head.rsplit(|b| *b == b' ').next().and_then(number)) else { return Verdict::No };
+    // Subject included, the size not.
+    let middle = words.count();
     let end = at + size as usize;
     if !graphic(subject) || !between.contains(&middle) {
         return Verdict::No;
