@@ -5,6 +5,7 @@
 //! the [`Inspector`] collects the bytes, calls it again when there are more, and gives up after [`inspect::MAX_PACKETS`]
 //! packets or [`reassembly::CAP`] bytes. Ports alone never make a recognition.
 
+pub mod ber;
 pub mod class;
 pub mod facts;
 pub mod fuzz;
@@ -12,6 +13,8 @@ pub mod hosts;
 pub mod inspect;
 pub mod reassembly;
 pub mod table;
+pub mod text;
+pub mod upgrade;
 
 pub mod data;
 pub mod files;
@@ -179,3 +182,5 @@ pub static FAMILIES: &[&[Recogniser]] = &[
 
 #[cfg(test)]
 mod inspect_tests;
+#[cfg(test)]
+pub mod told;
