@@ -10,6 +10,8 @@ pub struct FlowIdx(pub u32);
 
 /// No next hop cached, no link, no reassembly buffer.
 pub const NONE: u32 = u32::MAX;
+/// In place of a next hop: what comes this way out of its tunnel goes back into it, to another peer.
+pub const RELAYED: u32 = u32::MAX - 1;
 /// No reassembly buffer.
 pub const NO_SLOT: u16 = u16::MAX;
 
@@ -43,10 +45,10 @@ pub struct Flow {
     /// Index of the matched rule.
     pub rule: u16,
     packets_high: [u8; 2],
-    /// Index of the next hop by direction of travel ([`Direction::index`]), [`NONE`] where not resolved.
-    pub next_hop: [u32; 2],
+    /// Index of the next hop by direction of travel ([`Direction::index`]), [`NONE`] where not resolved, or [`RELAYED`].
+    next_hop: [u32; 2],
     /// The FIB state that `next_hop` was looked up in.
-    pub fib_generation: u32,
+    fib_generation: u32,
     /// Compress governor: packets still to be left alone.
     pub compress_skip: u16,
     /// Compress governor: how long the next rest is, as a power of two.
@@ -183,6 +185,24 @@ impl Flow {
         let total = self.bytes(dir).wrapping_add(u64::from(bytes));
         self.bytes_low[i] = total as u32;
         self.bytes_high[i] = (total >> 32) as u32;
+    }
+
+    /// Next hop of what travels this way, as remembered in this state of the FIB: an adjacency, [`RELAYED`], or [`NONE`].
+    #[inline]
+    pub fn hop(&self, dir: Direction, fib_generation: u32) -> u32 {
+        if self.fib_generation == fib_generation { self.next_hop[dir.index()] } else { NONE }
+    }
+
+    pub fn set_hop(&mut self, dir: Direction, fib_generation: u32, hop: u32) {
+        if self.fib_generation != fib_generation {
+            self.fib_generation = fib_generation;
+            self.forget_hops();
+        }
+        self.next_hop[dir.index()] = hop;
+    }
+
+    pub fn forget_hops(&mut self) {
+        self.next_hop = [NONE; 2];
     }
 
     /// Both sides have spoken, and TCP's handshake is over: nobody with a forged source gets here.

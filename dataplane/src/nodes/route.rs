@@ -2,6 +2,7 @@
 //! tunnel) and table generation.
 
 use crate::flow::FlowIdx;
+use crate::flow::entry::{NONE as NO_HOP, RELAYED};
 use crate::graph::packet::{NO_FLOW, NONE};
 use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
 use crate::host::fib::Hop;
@@ -53,9 +54,8 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<u32> {
     if packet.meta.flow == NO_FLOW {
         return None;
     }
-    let flow = cx.flows.get(FlowIdx(packet.meta.flow));
-    let adjacency = flow.next_hop[packet.meta.direction.index()];
-    (flow.fib_generation == cx.fib.generation() && adjacency != crate::flow::entry::NONE).then_some(adjacency)
+    let hop = cx.flows.get(FlowIdx(packet.meta.flow)).hop(packet.meta.direction, cx.fib.generation());
+    (!matches!(hop, NO_HOP | RELAYED)).then_some(hop)
 }
 
 #[cold]
@@ -93,11 +93,6 @@ fn remember(cx: &mut Cx<'_>, packet: &Packet, adjacency: u32) {
             way.state.set_hop(generation, adjacency);
         }
     } else if packet.meta.flow != NO_FLOW {
-        let flow = cx.flows.get_mut(FlowIdx(packet.meta.flow));
-        if flow.fib_generation != generation {
-            flow.fib_generation = generation;
-            flow.next_hop = [crate::flow::entry::NONE; 2];
-        }
-        flow.next_hop[packet.meta.direction.index()] = adjacency;
+        cx.flows.get_mut(FlowIdx(packet.meta.flow)).set_hop(packet.meta.direction, generation, adjacency);
     }
 }

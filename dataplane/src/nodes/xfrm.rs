@@ -70,10 +70,11 @@ fn goes_in_clear(selector: &XfrmSelector, flow: &Flow) -> bool {
     matches!(selector.spd.out(flow), Out::Clear(_) | Out::NoPolicy(Action::Allow))
 }
 
-/// Whether the policies let in what this association opened (RFC 4301 §5.2). Remembered per flow and association.
+/// Whether the policies let in what this association opened (RFC 4301 §5.2). Remembered per flow and association, for the side
+/// that comes in; what goes the other way is asked about each time.
 #[inline]
-pub(super) fn admit(cx: &mut Cx<'_>, packet: &Packet) -> Result<(), DropReason> {
-    let (number, flow) = (packet.meta.esp_in, packet.meta.flow);
+pub(super) fn admit(cx: &mut Cx<'_>, packet: &Packet, side: Side) -> Result<(), DropReason> {
+    let (number, flow) = (packet.meta.esp_in, if side == Side::In { packet.meta.flow } else { NO_FLOW });
     let generation = cx.generation();
     if flow != NO_FLOW {
         let flow = cx.flows.get(FlowIdx(flow));
