@@ -14,7 +14,7 @@ pub mod outer_fragment;
 pub mod parse;
 pub mod policy;
 pub mod reassemble;
-mod relay;
+pub mod relay;
 pub mod rewrite;
 pub mod route;
 pub mod seal;

@@ -5,10 +5,10 @@
 //! lets all routes but the default one go before an allowed `0.0.0.0/0`.
 
 use super::policy::{known, rule_number, with_ports};
-use crate::flow::FlowIdx;
 use crate::flow::entry::{NONE as NO_HOP, RELAYED};
+use crate::flow::{FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NONE};
-use crate::graph::{Cx, DropReason, Packet};
+use crate::graph::{Batch, Cx, DropReason, Packet, each};
 use crate::plan::rules::{self, Rule, ip};
 use crate::tunnel::keys::Selector;
 use softdpu_ebpf_common::walk::Headers;
@@ -49,6 +49,33 @@ pub(super) fn onward(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, comes_in: 
     }
 }
 
+/// Asks again about packets that waited to go on in clear: table and allowed IPs may have changed meanwhile.
+pub fn again(cx: &mut Cx<'_>, batch: &mut Batch) {
+    if batch.packets.iter().any(waited_for_clear) {
+        each(cx, batch, |cx, packet| if waited_for_clear(packet) { once_more(cx, packet) } else { Ok(()) });
+    }
+}
+
+fn waited_for_clear(packet: &Packet) -> bool {
+    packet.meta.tunnel_in != NONE && packet.meta.tunnel_out == NONE
+}
+
+#[cold]
+fn once_more(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+    let rule = packet.meta.rule;
+    if cx.plan.rules.get(usize::from(rule)).is_none_or(|rule| rule.tunnel != Some(packet.meta.tunnel_in)) {
+        return Err(DropReason::WrongTunnel);
+    }
+    // What is known of it, if its flow is still there.
+    let bytes = packet.frame.bytes();
+    if let Ok(prepared) = cx.flows.prepare(&packet.headers, bytes, Tick::from_nanos(cx.now))
+        && let Some((flow, direction)) = cx.flows.lookup(&prepared)
+    {
+        (packet.meta.flow, packet.meta.direction) = (flow.0, direction);
+    }
+    onward(cx, packet, rule, true)
+}
+
 /// The packet's flow, where what it remembers is of this rule and still holds.
 #[inline]
 fn settled(cx: &Cx<'_>, packet: &Packet, rule: u16) -> Option<FlowIdx> {
@@ -81,9 +108,9 @@ fn judge(cx: &Cx<'_>, packet: &Packet, rule: u16, comes_in: bool) -> Result<Onwa
         return Ok(Onward::Rule(rule));
     }
     let route = cx.fib.prefix_len(dst);
-    // What the rule itself names as this side's is not the tunnel's by a prefix of the same length.
+    // A rule's `from` names what is on this side.
     let named = rules::longest(&own.from, dst);
-    let beyond = |len: u8| named.is_none_or(|named| len > named);
+    let beyond = |len: u8| named.is_none_or(|named| len >= named);
     let allowed = allowed(cx, tunnel, dst);
     if cx.plan.relays
         && let Some((other, len)) = both_ways(cx, packet, &headers, tunnel, dst)
@@ -104,14 +131,15 @@ fn judge(cx: &Cx<'_>, packet: &Packet, rule: u16, comes_in: bool) -> Result<Onwa
                 return Err(DropReason::BackToPeer);
             }
         }
-        // The only peer there is; its rule says which nets are there.
+        // What the rule names as the far side's is there, though there is only one peer, or none that it belongs to.
         None => {
             if comes_in
                 && let Some(len) = rules::longest(&own.to, dst)
                 && beyond(len)
                 && route.is_some_and(|route| len >= route)
             {
-                return Err(DropReason::BackToPeer);
+                let several = matches!(cx.keys.tunnel(tunnel).map(|keys| &keys.selector), Some(Selector::Allowed(_)));
+                return Err(if several { DropReason::NoSelector } else { DropReason::BackToPeer });
             }
         }
     }
