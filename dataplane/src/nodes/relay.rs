@@ -5,6 +5,7 @@
 //! lets all routes but the default one go before an allowed `0.0.0.0/0`.
 
 use super::policy::{known, rule_number, with_ports};
+use super::xfrm;
 use crate::flow::entry::{NONE as NO_HOP, RELAYED};
 use crate::flow::{FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NONE};
@@ -49,19 +50,17 @@ pub(super) fn onward(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, comes_in: 
     }
 }
 
-/// Asks again about packets that waited to go on in clear: table and allowed IPs may have changed meanwhile.
+/// Asks again about packets that waited to go on in clear: table, allowed IPs and policies may have changed meanwhile.
 pub fn again(cx: &mut Cx<'_>, batch: &mut Batch) {
-    if batch.packets.iter().any(waited_for_clear) {
-        each(cx, batch, |cx, packet| if waited_for_clear(packet) { once_more(cx, packet) } else { Ok(()) });
-    }
-}
-
-fn waited_for_clear(packet: &Packet) -> bool {
-    packet.meta.tunnel_in != NONE && packet.meta.tunnel_out == NONE
+    each(cx, batch, |cx, packet| if packet.meta.tunnel_out == NONE { once_more(cx, packet) } else { Ok(()) });
 }
 
 #[cold]
 fn once_more(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+    xfrm::still_clear(cx, packet)?;
+    if packet.meta.tunnel_in == NONE {
+        return Ok(());
+    }
     let rule = packet.meta.rule;
     if cx.plan.rules.get(usize::from(rule)).is_none_or(|rule| rule.tunnel != Some(packet.meta.tunnel_in)) {
         return Err(DropReason::WrongTunnel);
