@@ -118,6 +118,7 @@ impl Run {
                 buffers: (capacity as usize).min(512),
                 hosts: (capacity as usize).min(1 << 17),
                 starts: capacity as usize,
+                facts: capacity as usize,
             }),
             rows: Vec::new(),
             row_of: vec![NO_ROW; capacity as usize],

@@ -2,9 +2,10 @@
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
-use super::hosts::{HostName, Hosts};
+use super::facts::{FactStore, Facts};
+use super::hosts::Hosts;
 use super::reassembly::{CAP, Pool};
-use super::{Alpn, By, Class, Found, Look, Verdict, ask};
+use super::{Alpn, BEFORE, By, Class, Found, Look, Notes, Table, Verdict};
 use crate::flow::entry::NO_SLOT;
 use crate::flow::tcp::{SYN, TCP, UDP};
 use crate::flow::{Direction, Flow, FlowIdx, Tick};
@@ -21,14 +22,16 @@ pub struct L7Config {
     pub buffers: usize,
     /// Different host names, 264 bytes each.
     pub hosts: usize,
-    /// Flows whose first sequence numbers are remembered, 20 bytes each; best not below the flows that open at a time.
+    /// Flows whose first sequence numbers are remembered, 20 bytes each and as many datagrams, 80 bytes each; best not below the flows that open at a time.
     pub starts: usize,
+    /// Flows whose facts are remembered, about 400 bytes each.
+    pub facts: usize,
 }
 
 impl Default for L7Config {
-    /// 2 MiB of buffers, 4 MiB of names, 320 KiB of starts.
+    /// 2 MiB of buffers, 4 MiB of names, 1.6 MiB of starts, 1.6 MiB of facts.
     fn default() -> Self {
-        Self { buffers: 128, hosts: 16 * 1024, starts: 16 * 1024 }
+        Self { buffers: 128, hosts: 16 * 1024, starts: 16 * 1024, facts: 4 * 1024 }
     }
 }
 
@@ -95,11 +98,45 @@ struct Start {
     seq: [u32; 2],
 }
 
+/// How the last datagram of each direction began, of a flow that is undecided. Direct-mapped like [`Start`].
+#[derive(Clone, Copy)]
+struct Before {
+    flow: u32,
+    born: u32,
+    side: [Beginning; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Beginning {
+    len: u8,
+    bytes: [u8; BEFORE],
+}
+
+impl Before {
+    const NONE: Self = Self { flow: u32::MAX, born: 0, side: [Beginning { len: 0, bytes: [0; BEFORE] }; 2] };
+}
+
+impl Beginning {
+    fn of(data: &[u8]) -> Self {
+        let mut beginning = Self { len: data.len().min(BEFORE) as u8, bytes: [0; BEFORE] };
+        let len = usize::from(beginning.len);
+        beginning.bytes[..len].copy_from_slice(&data[..len]);
+        beginning
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
 pub struct Inspector {
     pool: Pool,
     hosts: Hosts,
     starts: Box<[Start]>,
-    scratch: HostName,
+    scratch: Notes,
+    facts: FactStore,
+    befores: Box<[Before]>,
+    table: &'static Table,
     given_up: [u64; Reason::ALL.len()],
     recognised: u64,
 }
@@ -112,7 +149,10 @@ impl Inspector {
             pool: Pool::new(config.buffers),
             hosts: Hosts::new(config.hosts),
             starts: vec![none; config.starts.clamp(16, 1 << 24).next_power_of_two()].into_boxed_slice(),
-            scratch: HostName::default(),
+            scratch: Notes::default(),
+            facts: FactStore::new(config.facts),
+            befores: vec![Before::NONE; config.starts.clamp(16, 1 << 24).next_power_of_two()].into_boxed_slice(),
+            table: Table::get(),
             given_up: [0; Reason::ALL.len()],
             recognised: 0,
         }
@@ -139,6 +179,11 @@ impl Inspector {
     /// The flow's host name.
     pub fn host_of(&self, flow: &Flow) -> Option<&str> {
         flow.host().map(|id| self.hosts.get(id))
+    }
+
+    /// What else is known of the flow.
+    pub fn facts_of(&self, idx: FlowIdx, flow: &Flow) -> Option<&Facts> {
+        self.facts.get(idx.0, born(flow))
     }
 
     /// Gives back what an ended flow held. Must be called once for each flow that the table ends, from its `ended`.
@@ -174,7 +219,7 @@ impl Inspector {
             proto => match Class::of_ip_protocol(proto) {
                 Some(class) => {
                     self.scratch.clear();
-                    self.note(flow, Found { class, by: By::Protocol, alpn: Alpn::None });
+                    self.note(idx, flow, Found { class, by: By::Protocol, alpn: Alpn::None });
                     self.close(idx, flow, Reason::NoTransport)
                 }
                 None => self.close(idx, flow, Reason::NoTransport),
@@ -187,14 +232,15 @@ impl Inspector {
             return Outcome::NeedMore;
         }
         flow.l7_packets = flow.l7_packets.saturating_add(1);
-        let look = Look { data: payload, dir, ports: (h.sport, h.dport), last: true };
-        match ask(true, &look, &mut self.scratch) {
+        let before = self.before(idx, flow, dir, payload);
+        let look = Look { before: before.bytes(), ..Look::whole(payload, dir, (h.sport, h.dport)) };
+        match self.table.udp.ask(&look, &mut self.scratch) {
             Verdict::Done(found) => {
-                self.note(flow, found);
+                self.note(idx, flow, found);
                 self.close(idx, flow, Reason::NoMatch)
             }
             Verdict::Class(found) | Verdict::Other(found) => {
-                self.note(flow, found);
+                self.note(idx, flow, found);
                 self.at_most(idx, flow, MAX_DATAGRAMS)
             }
             Verdict::No | Verdict::More => self.at_most(idx, flow, MAX_DATAGRAMS),
@@ -253,16 +299,17 @@ impl Inspector {
         if payload.is_empty() || offset >= CAP {
             return self.at_most(idx, flow, MAX_PACKETS);
         }
-        let look = Look { data: payload, dir, ports: (h.sport, h.dport), last: flow.l7_packets >= MAX_PACKETS };
+        let last = flow.l7_packets >= MAX_PACKETS;
+        let look = Look { last, ..Look::whole(payload, dir, (h.sport, h.dport)) };
         let mine = held.filter(|(_, held_dir, _)| *held_dir == dir);
         if mine.is_none() && offset == 0 {
             let look = Look { last: look.last || payload.len() >= CAP, ..look };
-            let verdict = ask(false, &look, &mut self.scratch);
+            let verdict = self.table.tcp.ask(&look, &mut self.scratch);
             if !matches!(verdict, Verdict::More | Verdict::Class(_)) {
                 return self.settle(idx, flow, dir, verdict, start.is_some());
             }
             if let Verdict::Class(found) = verdict {
-                self.note(flow, found);
+                self.note(idx, flow, found);
             }
             if look.last {
                 return self.close(idx, flow, Reason::TooMuchData);
@@ -293,10 +340,10 @@ impl Inspector {
         }
         let full = data.len() == CAP;
         let look = Look { data, last: look.last || full, ..look };
-        let verdict = ask(false, &look, &mut self.scratch);
+        let verdict = self.table.tcp.ask(&look, &mut self.scratch);
         if full {
             if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) = verdict {
-                self.note(flow, found);
+                self.note(idx, flow, found);
             }
             return self.close(idx, flow, Reason::TooMuchData);
         }
@@ -307,13 +354,13 @@ impl Inspector {
     fn settle(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, verdict: Verdict, started: bool) -> Outcome {
         match verdict {
             Verdict::Done(found) => {
-                self.note(flow, found);
+                self.note(idx, flow, found);
                 return self.close(idx, flow, Reason::NoMatch);
             }
-            Verdict::Class(found) => self.note(flow, found),
+            Verdict::Class(found) => self.note(idx, flow, found),
             Verdict::More => {}
             Verdict::Other(found) => {
-                self.note(flow, found);
+                self.note(idx, flow, found);
                 self.silence(idx, flow, dir);
             }
             Verdict::No if started => self.silence(idx, flow, dir),
@@ -338,10 +385,11 @@ impl Inspector {
     }
 
     /// Writes what was found into the flow. A host name once known stays.
-    fn note(&mut self, flow: &mut Flow, found: Found) {
+    fn note(&mut self, idx: FlowIdx, flow: &mut Flow, found: Found) {
         flow.set_class(found.class, found.by, found.alpn);
+        self.facts.add(idx.0, born(flow), &self.scratch.facts);
         if flow.host().is_none()
-            && let Some(name) = self.scratch.get()
+            && let Some(name) = self.scratch.host.get()
         {
             let id = self.hosts.intern(name);
             flow.set_host(id);
@@ -363,6 +411,17 @@ impl Inspector {
             self.recognised += 1;
             Outcome::Recognised { class: flow.class(), host: flow.host(), by: flow.by() }
         }
+    }
+
+    /// How the datagram before `payload` began, which takes its place.
+    fn before(&mut self, idx: FlowIdx, flow: &Flow, dir: Direction, payload: &[u8]) -> Beginning {
+        let mask = self.befores.len() - 1;
+        let place = &mut self.befores[idx.0 as usize & mask];
+        let born = born(flow);
+        if (place.flow, place.born) != (idx.0, born) {
+            *place = Before { flow: idx.0, born, ..Before::NONE };
+        }
+        std::mem::replace(&mut place.side[dir.index()], Beginning::of(payload))
     }
 
     fn set_start(&mut self, idx: FlowIdx, flow: &Flow, dir: Direction, seq: u32) {

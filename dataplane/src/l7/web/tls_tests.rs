@@ -40,9 +40,9 @@ pub(crate) fn client_hello_bytes(name: &str, alpn: &[&str], padding: usize, reco
 }
 
 fn see(data: &[u8], last: bool) -> (Verdict, Option<String>) {
-    let mut host = HostName::default();
-    let v = look(&Look { data, dir: Direction::FromInitiator, ports: (40000, 443), last }, &mut host);
-    (v, host.get().map(str::to_owned))
+    let mut notes = Notes::default();
+    let v = look(&Look { last, ..Look::whole(data, Direction::FromInitiator, (40000, 443)) }, &mut notes);
+    (v, notes.host.get().map(str::to_owned))
 }
 
 fn tls(alpn: Alpn) -> Verdict {

@@ -4,7 +4,7 @@
 //! A ClientHello may be spread over any number of records, and the records over any number of segments, so it is read
 //! through [`Handshake`], which steps over the record headers.
 
-use super::{Alpn, Class, Found, HostName, Look, Verdict};
+use crate::l7::{Alpn, Class, Found, HostName, Look, Notes, Verdict};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -26,10 +26,10 @@ enum Stop {
     Bad,
 }
 
-pub fn look(look: &Look, host: &mut HostName) -> Verdict {
+pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
     let data = look.data;
     match data[0] {
-        HANDSHAKE => hello(look, host),
+        HANDSHAKE => hello(look, &mut notes.host),
         CHANGE_CIPHER_SPEC | ALERT | APPLICATION_DATA => records(look),
         _ if data[0] & 0x80 != 0 => old_hello(look),
         _ => Verdict::No,
@@ -347,4 +347,4 @@ impl<'a> Handshake<'a> {
 
 #[cfg(test)]
 #[path = "tls_tests.rs"]
-pub(super) mod tests;
+pub(in crate::l7) mod tests;

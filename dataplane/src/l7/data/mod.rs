@@ -1,0 +1,5 @@
+//! Databases and storage.
+
+use super::Recogniser;
+
+pub static RECOGNISERS: &[Recogniser] = &[];

@@ -1,0 +1,5 @@
+//! Files, directories and remote procedures.
+
+use super::Recogniser;
+
+pub static RECOGNISERS: &[Recogniser] = &[];

@@ -1,0 +1,5 @@
+//! Mail, news and chat.
+
+use super::Recogniser;
+
+pub static RECOGNISERS: &[Recogniser] = &[];

@@ -1,0 +1,5 @@
+//! Message queues, brokers and coordination.
+
+use super::Recogniser;
+
+pub static RECOGNISERS: &[Recogniser] = &[];

@@ -1,0 +1,5 @@
+//! Calls and media.
+
+use super::Recogniser;
+
+pub static RECOGNISERS: &[Recogniser] = &[];
