@@ -482,3 +482,23 @@ fn several_workers_relay_into_one_session() {
     second.assert_no_leak();
     hub.end();
 }
+
+/// Each move makes a new snapshot of the keys: a peer (or somebody on its path) that changes its address with every packet must
+/// not have one made for every packet.
+#[test]
+fn a_peer_that_moves_with_every_packet_is_told_of_four_times_a_second() {
+    let mut hub = Hub::new("", &[], &[&[NET_A], &[NET_B]]);
+    for round in 0..1000_u16 {
+        // Two seconds of it.
+        hub.worker.now += 2_000_000;
+        let mut sealed = hub.peers[0].seal(&packet(A, HOST));
+        sealed[34..36].copy_from_slice(&(PORT + round % 2).to_be_bytes());
+        sealed[40..42].fill(0);
+        let out = hub.worker.pass(UPLINK, &sealed);
+        assert!(matches!(out.as_slice(), [(LAN, _)]), "its packets are its packets");
+    }
+    let told = std::iter::from_fn(|| hub.worker.events.pop()).collect::<Vec<_>>();
+    assert!(told.iter().all(|event| matches!(event, softdpu::tunnel::events::Event::Roamed { .. })));
+    assert!((7..=9).contains(&told.len()), "{}", told.len());
+    hub.end();
+}
