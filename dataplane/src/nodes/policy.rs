@@ -144,7 +144,7 @@ pub(super) fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let Some(flow) = flow else { return Known::default() };
     let flow = cx.flows.get(flow);
     let host = cx.inspector.host_of(flow);
-    Known { class: flow.is_decided().then_some(flow.class), host }
+    Known { class: flow.is_settled().then_some(flow.class), host }
 }
 
 /// An ICMP error quotes packets of another flow: where that one is protected, so is the error (RFC 4301 §6.2), whatever

@@ -6,7 +6,6 @@
 
 use super::policy::{known, rule_number, with_ports};
 use super::xfrm;
-use crate::flow::entry::{NONE as NO_HOP, RELAYED};
 use crate::flow::{FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NONE};
 use crate::graph::{Batch, Cx, DropReason, Packet, each};
@@ -32,17 +31,19 @@ enum Onward {
 pub(super) fn onward(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, comes_in: bool) -> Result<(), DropReason> {
     let flow = settled(cx, packet, rule);
     if let Some(flow) = flow {
-        match cx.flows.get(flow).hop(packet.meta.direction, cx.fib.generation()) {
-            NO_HOP => {}
-            RELAYED => return go(cx, packet, rule),
-            _ => return Ok(()),
+        let (flow, direction, table) = (cx.flows.get(flow), packet.meta.direction, cx.fib.generation());
+        if flow.is_relayed(direction, table) {
+            return go(cx, packet, rule);
+        }
+        if flow.next_hop(direction, table).is_some() {
+            return Ok(());
         }
     }
     match judge(cx, packet, rule, comes_in)? {
         Onward::Here => Ok(()),
         Onward::Peer => {
             if let Some(flow) = flow {
-                cx.flows.get_mut(flow).set_hop(packet.meta.direction, cx.fib.generation(), RELAYED);
+                cx.flows.get_mut(flow).set_relayed(packet.meta.direction, cx.fib.generation());
             }
             go(cx, packet, rule)
         }

@@ -2,7 +2,6 @@
 //! tunnel) and table generation.
 
 use crate::flow::FlowIdx;
-use crate::flow::entry::{NONE as NO_HOP, RELAYED};
 use crate::graph::packet::{NO_FLOW, NONE};
 use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
 use crate::host::fib::Hop;
@@ -54,8 +53,8 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<u32> {
     if packet.meta.flow == NO_FLOW {
         return None;
     }
-    let hop = cx.flows.get(FlowIdx(packet.meta.flow)).hop(packet.meta.direction, cx.fib.generation());
-    (!matches!(hop, NO_HOP | RELAYED)).then_some(hop)
+    let flow = cx.flows.get(FlowIdx(packet.meta.flow));
+    flow.next_hop(packet.meta.direction, cx.fib.generation())
 }
 
 #[cold]
@@ -93,6 +92,7 @@ fn remember(cx: &mut Cx<'_>, packet: &Packet, adjacency: u32) {
             way.state.set_hop(generation, adjacency);
         }
     } else if packet.meta.flow != NO_FLOW {
-        cx.flows.get_mut(FlowIdx(packet.meta.flow)).set_hop(packet.meta.direction, generation, adjacency);
+        let flow = cx.flows.get_mut(FlowIdx(packet.meta.flow));
+        flow.set_next_hop(packet.meta.direction, generation, adjacency);
     }
 }
