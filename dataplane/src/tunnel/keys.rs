@@ -5,7 +5,7 @@ use crate::crypto::esp::{Mode, SaError};
 use crate::crypto::outer::Outer;
 use crate::crypto::sadb::SpiIndex;
 use crate::crypto::wg::session::{self, Session};
-use crate::crypto::{InboundSa, OutboundSa};
+use crate::crypto::{self, InboundSa, OutboundSa};
 use crate::tunnel::wireguard::allowed::AllowedTable;
 use crate::tunnel::xfrm::model::State;
 use crate::tunnel::xfrm::selector::XfrmSelector;
@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A way whose packets wait asks for a session once in this time (nanoseconds).
 const ASK_AGAIN: u64 = 1_000_000_000;
+
+/// With more associations, sessions or ways than this their memory does not stay in the cache, and is asked for ahead.
+const FEW: usize = 64;
 
 /// Everything that workers need of the tunnels, at one time.
 #[derive(Debug, Default)]
@@ -33,6 +36,8 @@ pub struct Keys {
     tunnels: Vec<TunnelKeys>,
     /// Addresses that ESP is for us at, in order.
     locals: Vec<IpAddr>,
+    many_inbound: bool,
+    many_ways: bool,
 }
 
 /// An inbound association and what it belongs to.
@@ -116,8 +121,9 @@ pub struct EspOut {
     pub via: Option<Box<Outer>>,
 }
 
-/// A WireGuard peer's sessions to send with.
+/// A WireGuard peer's sessions to send with. Two cache lines.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 pub struct WgOut {
     /// Made as responder: used as soon as the peer has.
     pub next: Option<Arc<Session>>,
@@ -174,6 +180,45 @@ impl WayState {
 }
 
 impl Way {
+    /// Asks for its own cache lines.
+    #[inline]
+    pub fn prefetch(&self) {
+        crypto::prefetch(self);
+    }
+
+    /// Asks for what it points at. Once [`Self::prefetch`] has had its time.
+    #[inline]
+    pub fn prefetch_seal(&self) {
+        crypto::prefetch_line(&*self.state);
+        match &self.seal {
+            Seal::Nothing => {}
+            Seal::Esp(out) => out.sa.prefetch(),
+            Seal::WireGuard(out) => crypto::prefetch(&**out),
+        }
+    }
+
+    /// Asks for the session, where there is one. Once [`Self::prefetch_seal`] has had its time.
+    #[inline]
+    pub fn prefetch_session(&self) {
+        if let Seal::WireGuard(out) = &self.seal {
+            [&out.next, &out.current].into_iter().flatten().for_each(|session| session.prefetch_sealing());
+        }
+    }
+
+    /// Asks for the keys. Once all of the above have had their time.
+    #[inline]
+    pub fn prefetch_keys(&self, now: u64) {
+        match &self.seal {
+            Seal::Nothing => {}
+            Seal::Esp(out) => out.sa.prefetch_deep(),
+            Seal::WireGuard(out) => {
+                if let Some(session) = out.session(now) {
+                    session.prefetch_sealing_deep();
+                }
+            }
+        }
+    }
+
     /// Seals what packets carry, behind their own headers: a fragment cannot be sealed so (RFC 4303 §3.1.1).
     #[inline]
     pub fn is_transport(&self) -> bool {
@@ -221,6 +266,8 @@ impl Keys {
         Ok(Self {
             generation,
             selection,
+            many_inbound: inbound.len() + sessions.len() > FEW,
+            many_ways: tunnels.iter().map(|tunnel| tunnel.ways.len()).sum::<usize>() > FEW,
             by_spi: SpiIndex::new(&spis)?,
             inbound,
             by_receiver: SpiIndex::new(&receivers)?,
@@ -287,6 +334,50 @@ impl Keys {
             let ways = keys.ways.iter().enumerate();
             ways.filter_map(move |(at, way)| Some((tunnel as u16, at as u32, way.as_deref()?)))
         })
+    }
+
+    /// Whether what opens is so much that it is worth while to ask for it ahead.
+    #[inline]
+    pub fn many_inbound(&self) -> bool {
+        self.many_inbound
+    }
+
+    /// The same of what seals.
+    #[inline]
+    pub fn many_ways(&self) -> bool {
+        self.many_ways
+    }
+
+    /// Asks for what [`Self::esp`] looks at first.
+    #[inline]
+    pub fn prefetch_esp(&self, spi: u32) {
+        self.by_spi.prefetch(spi);
+    }
+
+    /// Asks for what [`Self::session`] looks at first.
+    #[inline]
+    pub fn prefetch_session(&self, receiver: u32) {
+        self.by_receiver.prefetch(receiver);
+    }
+
+    /// Asks for what [`Self::way`] looks at first.
+    #[inline]
+    pub fn prefetch_way(&self, tunnel: u16, way: u32) {
+        if let Some(way) = self.tunnel(tunnel).and_then(|tunnel| tunnel.ways.get(way as usize)) {
+            crypto::prefetch_line(way);
+        }
+    }
+
+    /// Asks for what a packet's source is held against once `wg` has opened it. After [`Self::prefetch_way`] has had its time.
+    #[inline]
+    pub fn prefetch_source(&self, wg: &WgIn) {
+        let Some(tunnel) = self.tunnel(wg.tunnel) else { return };
+        if let Some(Some(way)) = tunnel.ways.get(wg.way as usize) {
+            crypto::prefetch_line(&way.remote);
+        }
+        if let Selector::Allowed(table) = &tunnel.selector {
+            table.prefetch(wg.way);
+        }
     }
 
     pub fn inbound(&self) -> &[EspIn] {
