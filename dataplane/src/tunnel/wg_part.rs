@@ -1,55 +1,81 @@
 //! A WireGuard device as the workers' part of the keys.
 
-use super::keys::{Listen, Seal, Selector, TunnelKeys, Way, WayState, WgIn, WgOut};
+use super::keys::{Listen, Seal, Selector, TunnelKeys, Way, WgIn, WgOut};
 use super::publisher::Part;
 use super::wireguard::device::Device;
-use super::wireguard::peer::PeerView;
+use super::wireguard::peer::{Endpoint, PeerView};
 use crate::crypto::outer::{Encapsulation, Outer};
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-/// Builds the parts of one tunnel's device, and remembers what stays the same from one to the next.
+/// Builds the parts of one tunnel's device, and remembers what stays the same from one to the next: of ten thousand peers a
+/// rekeying changes one, and the others' ways stay the very same.
 #[derive(Debug)]
 pub struct WgParts {
     tunnel: u16,
     local: Option<IpAddr>,
-    /// What workers remember of each peer's way, while the peer stays where it is.
-    states: HashMap<u32, (SocketAddr, Arc<WayState>)>,
+    /// By slot, as last built.
+    peers: Vec<Option<Built>>,
+    listen_port: u16,
     /// Of the part before: another table or another set of peers is another selection.
     selector: Option<Selector>,
-    slots: usize,
+}
+
+/// A peer, and its way.
+#[derive(Debug)]
+struct Built {
+    of: Arc<PeerView>,
+    way: Arc<Way>,
+}
+
+impl Built {
+    /// Whether it still holds. What the routing table was asked for may have another answer now.
+    fn is_of(&self, peer: &Arc<PeerView>, local: Option<IpAddr>) -> bool {
+        let from = peer.endpoint.and_then(|endpoint| endpoint.from).or(local);
+        Arc::ptr_eq(&self.of, peer) && (from.is_some() || peer.sessions.is_empty())
+    }
 }
 
 impl WgParts {
     pub fn new(tunnel: u16, local: Option<IpAddr>) -> Self {
-        Self { tunnel, local, states: HashMap::new(), selector: None, slots: 0 }
+        Self { tunnel, local, peers: Vec::new(), listen_port: 0, selector: None }
     }
 
     /// The part, and whether flows may now belong to other peers.
     pub fn build(&mut self, device: &mut Device) -> (Part, bool) {
         let table = device.allowed();
-        let peers: Vec<Arc<PeerView>> = device.peers().collect();
         let slots = device.slots();
+        let listen_port = device.listen_port();
+        // It is in every packet.
+        let same_port = std::mem::replace(&mut self.listen_port, listen_port) == listen_port;
+        let same = matches!(&self.selector, Some(Selector::Allowed(old)) if Arc::ptr_eq(old, &table));
+        let selection = !same || self.peers.len() != slots;
+        let mut before = std::mem::take(&mut self.peers);
+        self.peers.resize_with(slots, || None);
         let mut ways: Vec<Option<Arc<Way>>> = vec![None; slots];
-        let mut sessions = Vec::new();
-        for peer in &peers {
+        let mut sessions = Vec::with_capacity(2 * device.peer_count());
+        for peer in device.peers() {
+            let at = peer.slot as usize;
             sessions.extend(peer.sessions.all().map(|session| WgIn {
                 session: session.clone(),
                 tunnel: self.tunnel,
                 way: peer.slot,
             }));
-            if let Some(place) = ways.get_mut(peer.slot as usize) {
-                *place = Some(Arc::new(self.way(peer, device.listen_port())));
+            let built = match before.get_mut(at).and_then(Option::take) {
+                Some(built) if same_port && built.is_of(&peer, self.local) => built,
+                old => {
+                    let way = Arc::new(self.way(&peer, old.as_ref()));
+                    Built { of: peer, way }
+                }
+            };
+            if let (Some(way), Some(place)) = (ways.get_mut(at), self.peers.get_mut(at)) {
+                *way = Some(built.way.clone());
+                *place = Some(built);
             }
         }
-        self.states.retain(|slot, _| ways.get(*slot as usize).is_some_and(Option::is_some));
-        let same = matches!(&self.selector, Some(Selector::Allowed(old)) if Arc::ptr_eq(old, &table));
-        let selection = !same || self.slots != slots;
-        self.slots = slots;
         let selector = Selector::Allowed(table);
         self.selector = Some(selector.clone());
-        let listen = Listen { port: device.listen_port(), tunnel: self.tunnel, local: self.local };
+        let listen = Listen { port: listen_port, tunnel: self.tunnel, local: self.local };
         let part = Part {
             sessions,
             listen: (listen.port != 0).then_some(listen),
@@ -59,29 +85,32 @@ impl WgParts {
         (part, selection)
     }
 
-    fn way(&mut self, peer: &PeerView, listen_port: u16) -> Way {
+    /// The way of a peer that has changed. `old`: what was built for its slot before.
+    fn way(&self, peer: &PeerView, old: Option<&Built>) -> Way {
         let nowhere = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
         let remote = peer.endpoint.map_or(nowhere, |endpoint| endpoint.to);
-        let state = match self.states.get(&peer.slot) {
-            Some((at, state)) if *at == remote => state.clone(),
-            _ => Arc::default(),
-        };
-        self.states.insert(peer.slot, (remote, state.clone()));
+        let old = old.filter(|old| old.of.public_key == peer.public_key && old.way.remote == remote);
+        // What workers remember of the way holds while the peer stays where it is.
+        let state = old.map_or_else(Arc::default, |old| old.way.state.clone());
         // Whoever waited has an answer now, or asks again.
         state.answer();
-        let from = peer.endpoint.and_then(|endpoint| endpoint.from).or(self.local).or_else(|| source_for(remote));
-        let outer = from.and_then(|from| super::esp::endpoints(from, remote.ip())).map(|endpoints| {
-            Outer::new(endpoints, Encapsulation::Udp { source: listen_port, destination: remote.port() })
-        });
-        let seal = match outer {
-            Some(outer) if peer.endpoint.is_some() && !peer.sessions.is_empty() => Seal::WireGuard(Box::new(WgOut {
+        // A peer without sessions is not worth asking the routing table for.
+        let seal = match (!peer.sessions.is_empty()).then(|| self.outer(peer)).flatten() {
+            Some(outer) => Seal::WireGuard(Box::new(WgOut {
                 next: peer.sessions.next.clone(),
                 current: peer.sessions.current.clone(),
                 outer,
             })),
-            _ => Seal::Nothing,
+            None => Seal::Nothing,
         };
         Way { remote, seal, state }
+    }
+
+    fn outer(&self, peer: &PeerView) -> Option<Outer> {
+        let Endpoint { to, from } = peer.endpoint?;
+        let from = from.or(self.local).or_else(|| source_for(to))?;
+        let udp = Encapsulation::Udp { source: self.listen_port, destination: to.port() };
+        super::esp::endpoints(from, to.ip()).map(|endpoints| Outer::new(endpoints, udp))
     }
 }
 
