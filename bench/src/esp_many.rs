@@ -82,6 +82,8 @@ impl Table {
     fn new(count: usize) -> Result<Self> {
         let spis: Vec<u32> = (0..count as u32).map(|i| FIRST_SPI + i.wrapping_mul(0x0001_2345) % 0x1fff_ffff).collect();
         let mut table = Self { outbound: vec![], inbound: vec![], index: SpiIndex::new(&spis)?, spis: spis.clone() };
+        // As the publisher of a daemon does.
+        softdpu::tunnel::large_pages::for_heap_of(count);
         for (i, spi) in spis.into_iter().enumerate() {
             let mut bytes = vec![0x33; CIPHER.material_len()];
             bytes[..4].copy_from_slice(&(i as u32).to_be_bytes());
