@@ -127,3 +127,125 @@ fn source_for(remote: SocketAddr) -> Option<IpAddr> {
     socket.connect(remote).ok()?;
     Some(socket.local_addr().ok()?.ip())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::crypto::secret::Secret;
+    use crate::crypto::wg::cookie::Jar;
+    use crate::crypto::wg::{Identity, Initiator, PrivateKey, Psk, PublicKey, Remote, Tai64n};
+    use crate::tunnel::wireguard::uapi::{SetDevice, SetPeer};
+    use crate::tunnel::wireguard::{Limits, Now};
+    use std::time::Duration;
+
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn clock(now: u64) -> Now {
+        Now { mono: now, wall: Duration::from_secs(1_700_000_000) + Duration::from_nanos(now) }
+    }
+
+    fn identity(n: u8) -> Identity {
+        Identity::new(PrivateKey::from_bytes(&[n + 1; 32]))
+    }
+
+    fn address(n: u8) -> SocketAddr {
+        SocketAddr::from(([198, 51, 100, n], 5000))
+    }
+
+    /// A device, its public key, and this many peers.
+    fn device(peers: u8) -> (Device, PublicKey) {
+        let mut device = Device::new(Limits::default(), clock(1)).unwrap();
+        let own = identity(200);
+        let peer = |n| SetPeer {
+            public_key: *identity(n).public().as_bytes(),
+            endpoint: Some(address(n)),
+            ..SetPeer::default()
+        };
+        let set = SetDevice {
+            private_key: Some(Secret::new(own.secret().expose())),
+            listen_port: Some(51_820),
+            peers: (0..peers).map(peer).collect(),
+            ..SetDevice::default()
+        };
+        device.set(&set, clock(1), &mut Vec::new()).unwrap();
+        (device, *own.public())
+    }
+
+    /// Peer `n` makes a new session.
+    fn shake(device: &mut Device, gateway: PublicKey, n: u8, now: u64) {
+        let own = identity(n);
+        let remote = Remote::new(&own, gateway, Psk::default());
+        let ephemeral = PrivateKey::generate().unwrap();
+        let (_, message) = Initiator::start(&own, &remote, 1, ephemeral, Tai64n::since_1970(clock(now).wall)).unwrap();
+        let mut bytes = message.to_bytes();
+        Jar::default().stamp(&remote, &mut bytes, now);
+        device.receive(clock(now), address(n), Some(LOCAL), &mut bytes, &mut Vec::new()).unwrap();
+    }
+
+    fn changed(before: &Part, after: &Part) -> Vec<usize> {
+        let pairs = before.keys.ways.iter().zip(&after.keys.ways);
+        let same = |(a, b): (&Option<Arc<Way>>, &Option<Arc<Way>>)| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() == b.is_none(),
+        };
+        pairs.enumerate().filter(|(_, pair)| !same(*pair)).map(|(at, _)| at).collect()
+    }
+
+    #[test]
+    fn only_the_way_of_a_peer_that_changed_is_another() {
+        let (mut device, key) = device(20);
+        let mut parts = WgParts::new(0, Some(LOCAL));
+        let (mut before, selection) = parts.build(&mut device);
+        assert!(selection);
+        for n in 0..20 {
+            shake(&mut device, key, n, 1_000_000_000 + u64::from(n));
+        }
+        (before, _) = {
+            let (after, selection) = parts.build(&mut device);
+            assert_eq!((changed(&before, &after).len(), selection), (20, false));
+            (after, ())
+        };
+        for n in [7, 19, 7] {
+            let now = 3_000_000_000 + before.sessions.len() as u64 * 1_000_000_000;
+            shake(&mut device, key, n, now);
+            let (after, selection) = parts.build(&mut device);
+            let slot = device.slot_of(identity(n).public()).unwrap() as usize;
+            assert_eq!((changed(&before, &after), selection), (vec![slot], false));
+            let state = |part: &Part| part.keys.ways[slot].as_ref().map(|way| way.state.clone()).unwrap();
+            assert!(Arc::ptr_eq(&state(&before), &state(&after)), "what is known of the path is kept");
+            assert_eq!(after.sessions.len(), before.sessions.len() + 1);
+            before = after;
+        }
+        let (after, selection) = parts.build(&mut device);
+        assert_eq!((changed(&before, &after), selection), (vec![], false));
+    }
+
+    #[test]
+    fn another_port_is_in_every_way_and_a_slots_new_owner_inherits_nothing() {
+        let (mut device, key) = device(3);
+        (0..3).for_each(|n| shake(&mut device, key, n, 1_000_000_000 + u64::from(n)));
+        let mut parts = WgParts::new(0, Some(LOCAL));
+        let (before, _) = parts.build(&mut device);
+        device.set_listen_port(4242);
+        let (after, selection) = parts.build(&mut device);
+        assert_eq!((changed(&before, &after), selection), (vec![0, 1, 2], false));
+        let Some(Seal::WireGuard(out)) = after.keys.ways[1].as_ref().map(|way| &way.seal) else { panic!() };
+        assert_eq!(out.outer.ports(), Some((4242, 5000)));
+
+        let slot = device.slot_of(identity(1).public()).unwrap() as usize;
+        let remove = SetPeer { public_key: *identity(1).public().as_bytes(), remove: true, ..SetPeer::default() };
+        device.set(&SetDevice { peers: vec![remove], ..SetDevice::default() }, clock(9), &mut Vec::new()).unwrap();
+        let (gone, _) = parts.build(&mut device);
+        assert!(gone.keys.ways[slot].is_none());
+        device.published();
+        let add =
+            SetPeer { public_key: *identity(50).public().as_bytes(), endpoint: Some(address(1)), ..SetPeer::default() };
+        device.set(&SetDevice { peers: vec![add], ..SetDevice::default() }, clock(9), &mut Vec::new()).unwrap();
+        assert_eq!(device.slot_of(identity(50).public()), Some(slot as u32));
+        let (fresh, _) = parts.build(&mut device);
+        let way = fresh.keys.ways[slot].as_ref().unwrap();
+        assert!(matches!(way.seal, Seal::Nothing));
+        assert!(!Arc::ptr_eq(&way.state, &after.keys.ways[slot].as_ref().unwrap().state));
+    }
+}
