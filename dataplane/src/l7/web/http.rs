@@ -1,6 +1,6 @@
 //! HTTP/1: the request line and the Host field (RFC 9112 §3, §3.2), or a status line seen first (§4).
 
-use super::{Class, Found, HostName, Look, Verdict};
+use crate::l7::{Class, Found, HostName, Look, Notes, Verdict};
 
 /// RFC 9110 §9, RFC 5789, RFC 4918 (WebDAV) and what else is common.
 const METHODS: [&[u8]; 24] = [
@@ -33,7 +33,8 @@ const METHODS: [&[u8]; 24] = [
 /// Longest request line that is waited for.
 const MAX_LINE: usize = 8 * 1024;
 
-pub fn look(look: &Look, host: &mut HostName) -> Verdict {
+pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
+    let host = &mut notes.host;
     let d = look.data;
     if d[0] == b'H' && is_prefix(d, b"HTTP/1.") {
         return status_line(d);
@@ -169,9 +170,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn see(data: &[u8]) -> (Verdict, Option<String>) {
-        let mut host = HostName::default();
-        let v = look(&Look { data, dir: Direction::FromInitiator, ports: (40000, 80), last: false }, &mut host);
-        (v, host.get().map(str::to_owned))
+        let mut notes = Notes::default();
+        let v = look(&Look { last: false, ..Look::whole(data, Direction::FromInitiator, (40000, 80)) }, &mut notes);
+        (v, notes.host.get().map(str::to_owned))
     }
 
     fn named(class: Class, host: &str) -> (Verdict, Option<String>) {

@@ -4,15 +4,15 @@ use crate::flow::Direction;
 use proptest::prelude::*;
 
 fn see(data: &[u8], port: u16) -> (Verdict, Option<String>) {
-    let mut host = HostName::default();
-    let v = look_udp(&Look { data, dir: Direction::FromInitiator, ports: (40000, port), last: true }, &mut host);
-    (v, host.get().map(str::to_owned))
+    let mut notes = Notes::default();
+    let v = look_udp(&Look::whole(data, Direction::FromInitiator, (40000, port)), &mut notes);
+    (v, notes.host.get().map(str::to_owned))
 }
 
 fn see_tcp(data: &[u8], last: bool) -> (Verdict, Option<String>) {
-    let mut host = HostName::default();
-    let v = look_tcp(&Look { data, dir: Direction::FromInitiator, ports: (40000, 53), last }, &mut host);
-    (v, host.get().map(str::to_owned))
+    let mut notes = Notes::default();
+    let v = look_tcp(&Look { last, ..Look::whole(data, Direction::FromInitiator, (40000, 53)) }, &mut notes);
+    (v, notes.host.get().map(str::to_owned))
 }
 
 fn is(class: Class, host: &str) -> (Verdict, Option<String>) {

@@ -5,7 +5,7 @@
 //! well-known ports that is relaxed to the header and the question, and on port 53 to the header, since such a port and
 //! such a header together are certain enough, and real messages are cut, padded, extended and damaged.
 
-use super::{Class, Found, HostName, Look, Verdict};
+use crate::l7::{Class, Found, HostName, Look, Notes, Verdict};
 
 const HEADER: usize = 12;
 /// Jumps in a compressed name; each must also go backwards.
@@ -14,7 +14,8 @@ const MAX_JUMPS: usize = 16;
 const MAX_WIRE: usize = 255;
 const MAX_RECORDS: usize = 512;
 
-pub fn look_udp(look: &Look, host: &mut HostName) -> Verdict {
+pub fn look_udp(look: &Look, notes: &mut Notes) -> Verdict {
+    let host = &mut notes.host;
     let strict = !(look.has_port(53) || look.has_port(5353) || look.has_port(5355) || look.has_port(137));
     match message(look.data, strict, look.has_port(137), host) {
         Some(()) => Verdict::Done(Found::payload(class(look, host))),
@@ -26,7 +27,8 @@ pub fn look_udp(look: &Look, host: &mut HostName) -> Verdict {
     }
 }
 
-pub fn look_tcp(look: &Look, host: &mut HostName) -> Verdict {
+pub fn look_tcp(look: &Look, notes: &mut Notes) -> Verdict {
+    let host = &mut notes.host;
     let d = look.data;
     // The header alone turns most strangers away before the whole message is waited for.
     if d.len() >= 2 + HEADER && Header::read(&d[2..]).is_none_or(|h| !h.plausible(true)) {
