@@ -69,7 +69,7 @@ impl Peer {
         let at = |net: [u8; 4]| (u32::from_be_bytes(net) + n as u32 * 3).to_be_bytes();
         Self {
             identity: Identity::new(PrivateKey::from_bytes(&key)),
-            psk: if n % 2 == 0 { [0; 32] } else { key },
+            psk: if n.is_multiple_of(2) { [0; 32] } else { key },
             outer: at([198, 18, 0, 0]).into(),
             inner: at([10, 64, 0, 0]),
             session: None,
