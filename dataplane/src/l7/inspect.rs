@@ -249,7 +249,12 @@ impl Inspector {
         {
             self.note(idx, flow, found);
             match self.gather(idx, flow, dir, now) {
-                Ok(whole) => verdict = whole,
+                Ok(whole) => {
+                    verdict = whole;
+                    if !matches!(whole, Verdict::More | Verdict::Class(_)) {
+                        self.drop_buffer(idx, flow);
+                    }
+                }
                 Err(reason) => return self.close(idx, flow, reason),
             }
         }

@@ -285,3 +285,38 @@ fn hosts_are_released_with_their_flows() {
     assert_eq!(b.table.get(idx).initiator().port, 9);
     assert_eq!(b.table.get(idx).packets(Direction::FromInitiator), 1);
 }
+
+/// However a hello is scattered over frames and datagrams, one name comes out; pieces of one kept for another are not mixed.
+#[test]
+fn a_quic_hello_over_datagrams_gives_its_name() {
+    use super::web::quic::tests::{initial, later};
+    let message = super::web::tls::tests::hello_message("quic.example", &["h3"], 900);
+    let n = message.len();
+    let first = initial(&message, &[(200, 300), (0, 100), (500, 600), (400, 450)]);
+    // The second goes to the name the server chose, and so do those after it.
+    let rest = [later(&message, 100, 200), later(&message, 600, n), later(&message, 300, 500)];
+    let mut b = Bench::new();
+    assert_eq!(b.udp(CLIENT, &first).0, Outcome::NeedMore);
+    b.udp(SERVER, b"\x40short header of the server");
+    assert_eq!(b.udp(CLIENT, &rest[0]).0, Outcome::NeedMore);
+    assert_eq!(b.udp(CLIENT, &rest[1]).0, Outcome::NeedMore);
+    let (outcome, idx) = b.udp(CLIENT, &rest[2]);
+    assert_eq!((done(outcome), b.host(idx)), (Some(Class::Quic), Some("quic.example")));
+    assert_eq!((b.table.get(idx).alpn(), b.inspector.pool().in_use()), (Alpn::H3, 0));
+    assert!(b.inspector.facts_of(idx, b.table.get(idx)).unwrap().get(Fact::Ja4).is_some());
+}
+
+#[test]
+fn a_quic_hello_that_never_ends_has_a_budget() {
+    use super::web::quic::tests::initial;
+    let message = super::web::tls::tests::hello_message("quic.example", &["h3"], 60_000);
+    let mut b = Bench::new();
+    let mut outcome = Outcome::NeedMore;
+    let mut sent = 0;
+    while outcome == Outcome::NeedMore && sent < 60 {
+        outcome = b.udp(CLIENT, &initial(&message, &[(sent * 1000, sent * 1000 + 1000)])).0;
+        sent += 1;
+    }
+    assert_eq!((done(outcome), b.inspector.pool().in_use()), (Some(Class::Quic), 0), "after {sent}");
+    assert!(sent <= 17, "{sent}");
+}
