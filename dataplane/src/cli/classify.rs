@@ -128,6 +128,7 @@ impl Run {
                 hosts: (capacity as usize).min(1 << 17),
                 starts: capacity as usize,
                 facts: capacity as usize,
+                addresses: (capacity as usize).min(1 << 16),
             }),
             rows: Vec::new(),
             row_of: vec![NO_ROW; capacity as usize],
