@@ -24,7 +24,7 @@ pub fn look_udp(look: &Look, notes: &mut Notes) -> Verdict {
         Some(()) => verdict(class(look, host), look.data, notes),
         None if look.has_port(53) && Header::read(look.data).is_some_and(|h| h.plausible(true)) => {
             host.clear();
-            Verdict::Done(Found::payload(Class::Dns))
+            Verdict::Settled(Found::payload(Class::Dns))
         }
         None => Verdict::No,
     }
@@ -38,6 +38,10 @@ fn verdict(class: Class, d: &[u8], notes: &mut Notes) -> Verdict {
         name(d, HEADER, Some(&mut notes.host));
     }
     if class == Class::Netbios {
+        // An answer has no question, but its first name is of the same form at the same place.
+        if notes.host.get().is_none() {
+            netbios_name(d, &mut notes.host);
+        }
         return Verdict::Done(found);
     }
     Said::read(d, notes);

@@ -177,3 +177,11 @@ fn an_announcement_is_known_by_its_first_record() {
     d.extend([0, 16, 0x80, 1, 0, 0, 0, 9, 0, 1, 0]);
     assert_eq!(see(&d, 5353), is(Class::Mdns, "_dacp._tcp.local"));
 }
+
+#[test]
+fn a_netbios_answer_without_a_question_is_known_by_its_record() {
+    let mut d = vec![0x84, 0x86, 0x85, 0, 0, 0, 0, 1, 0, 0, 0, 0, 32];
+    d.extend(b"EHFFEOEOEBFCCACACACACACACACACAAA");
+    d.extend([0, 0, 32, 0, 1, 0, 4, 0x93, 0xe0, 0, 6, 0, 0, 10, 0, 4, 24]);
+    assert_eq!(see(&d, 137), is(Class::Netbios, "gunnar"));
+}
