@@ -76,6 +76,12 @@ impl Default for Facts {
     }
 }
 
+impl std::fmt::Debug for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
 impl Facts {
     pub fn clear(&mut self) {
         self.len = 0;

@@ -418,7 +418,8 @@ impl Inspector {
         let look = Look { data, last: look.last || full, ..look };
         let verdict = self.table.tcp.ask(&look, &mut self.scratch);
         if full {
-            if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) | Verdict::Settled(found) = verdict
+            if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) | Verdict::Settled(found) =
+                verdict
             {
                 self.note(idx, flow, found);
             }
@@ -502,7 +503,8 @@ impl Inspector {
         if dns.there
             && let Some(name) = host.get()
         {
-            let client = if dns.response == (dir == Direction::FromResponder) { flow.initiator() } else { flow.responder() };
+            let client =
+                if dns.response == (dir == Direction::FromResponder) { flow.initiator() } else { flow.responder() };
             self.addresses.hear(dns, name, (idx, born(flow)), dir, client.addr, &mut self.hosts, self.now);
         }
     }

@@ -6,6 +6,7 @@
 //! packets or [`reassembly::CAP`] bytes. Ports alone never make a recognition.
 
 pub mod addresses;
+pub mod ber;
 pub mod class;
 pub mod facts;
 pub mod fuzz;
@@ -13,6 +14,8 @@ pub mod hosts;
 pub mod inspect;
 pub mod reassembly;
 pub mod table;
+pub mod text;
+pub mod upgrade;
 
 pub mod data;
 pub mod files;
@@ -183,3 +186,5 @@ pub static FAMILIES: &[&[Recogniser]] = &[
 
 #[cfg(test)]
 mod inspect_tests;
+#[cfg(test)]
+pub mod told;

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::l7::Fact;
 use crate::flow::Direction;
+use crate::l7::Fact;
 use proptest::prelude::*;
 
 fn see(data: &[u8], port: u16) -> (Verdict, Option<String>) {

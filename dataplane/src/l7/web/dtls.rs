@@ -61,7 +61,8 @@ struct Message<'a> {
 impl<'a> Message<'a> {
     fn read(d: &'a [u8]) -> Option<Self> {
         let header = d.first_chunk::<MESSAGE_HEADER>()?;
-        let u24 = |at: usize| usize::from(header[at]) << 16 | usize::from(header[at + 1]) << 8 | usize::from(header[at + 2]);
+        let u24 =
+            |at: usize| usize::from(header[at]) << 16 | usize::from(header[at + 1]) << 8 | usize::from(header[at + 2]);
         let (len, offset, here) = (u24(1), u24(6), u24(9));
         let fragment = d.get(MESSAGE_HEADER..MESSAGE_HEADER + here)?;
         // HelloRequest to Finished, and what TLS 1.3 and its extensions added below 26.
@@ -182,7 +183,8 @@ mod tests {
         for n in 1..data.len() {
             assert_eq!(see(&data[..n]).0, Verdict::No, "{n}");
         }
-        let verify = record(HANDSHAKE, 0, &[&[3, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 7][..], &[0xfe, 0xff, 4, 1, 2, 3, 4]].concat());
+        let verify =
+            record(HANDSHAKE, 0, &[&[3, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 7][..], &[0xfe, 0xff, 4, 1, 2, 3, 4]].concat());
         assert_eq!(see(&verify).0, CLASS);
         assert_eq!(see(&[verify, record(ALERT, 1, &[1; 40])].concat()).0, CLASS);
         assert_eq!(see(&record(APPLICATION_DATA, 0, &[1; 40])).0, Verdict::No, "data in clear");

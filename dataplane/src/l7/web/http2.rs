@@ -109,11 +109,16 @@ mod tests {
     }
 
     fn call(path: &str, kind: &str) -> Vec<u8> {
-        let block =
-            [&[0x83, 0x86][..], &literal(":path", path), &literal(":authority", "rpc.example:50051"), &literal("content-type", kind)]
-                .concat();
+        let block = [
+            &[0x83, 0x86][..],
+            &literal(":path", path),
+            &literal(":authority", "rpc.example:50051"),
+            &literal("content-type", kind),
+        ]
+        .concat();
         let padded = [&[2, 0, 0, 0, 0, 9][..], &block, &[0, 0]].concat();
-        [PREFACE, &frame(SETTINGS, 0, &[0, 3, 0, 0, 0, 100]), &frame(8, 0, &[0; 4]), &frame(HEADERS, 0x2c, &padded)].concat()
+        [PREFACE, &frame(SETTINGS, 0, &[0, 3, 0, 0, 0, 100]), &frame(8, 0, &[0; 4]), &frame(HEADERS, 0x2c, &padded)]
+            .concat()
     }
 
     #[test]

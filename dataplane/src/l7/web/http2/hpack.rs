@@ -184,12 +184,12 @@ mod tests {
     /// RFC 7541 appendix C.4.1 and C.6.1.
     #[test]
     fn examples_of_the_rfc() {
-        let block = [
-            0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff,
-        ];
+        let block =
+            [0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff];
         let mut seen = Vec::new();
         fields(&block, |f, v| seen.push((f, String::from_utf8_lossy(v).into_owned()))).unwrap();
-        let want = [(Field::Method, "GET"), (Field::Other, ""), (Field::Path, "/"), (Field::Authority, "www.example.com")];
+        let want =
+            [(Field::Method, "GET"), (Field::Other, ""), (Field::Path, "/"), (Field::Authority, "www.example.com")];
         assert_eq!(seen, want.map(|(f, v)| (f, v.to_owned())));
         assert_eq!(decoded(&[0x64, 0x02]).unwrap().get(), b"302");
         let date = [
