@@ -42,7 +42,7 @@ fn body_fits(function: u8, body: &[u8]) -> bool {
     match function {
         // Read coils, inputs, registers: address and count, or a count of bytes.
         1 | 2 => body.len() == 4 && (1..=2000).contains(&word(2)) || counted(0),
-        3 | 4 => body.len() == 4 && (1..=125).contains(&word(2)) || counted(0) && body[0] % 2 == 0,
+        3 | 4 => body.len() == 4 && (1..=125).contains(&word(2)) || counted(0) && body[0].is_multiple_of(2),
         5 => body.len() == 4 && matches!(word(2), 0 | 0xff00),
         6 => body.len() == 4,
         15 | 16 => body.len() == 4 && word(2) > 0 || counted(4) && word(2) > 0,

@@ -13,6 +13,8 @@ const TYPES: [u8; 10] = [0x00, 0x01, 0x02, 0x40, 0x41, 0x42, 0x80, 0x81, 0xc0, 0
 const SEGMENT: u8 = 0x20;
 const LAST_RETURN_CODE: u8 = 0x5e;
 const MOST_MESSAGES: usize = 64;
+/// Longest message that is believed.
+const MOST: usize = 1 << 20;
 
 pub fn look(look: &Look, _: &mut Notes) -> Verdict {
     let mut rest = look.data;
@@ -34,7 +36,7 @@ pub fn look(look: &Look, _: &mut Notes) -> Verdict {
 fn message(d: &[u8]) -> Option<Option<usize>> {
     let (Some(service), Some(len)) = (u16_at(d, 0), u32_at(d, 4)) else { return Some(None) };
     let len = len as usize;
-    if len < HEADER - UNCOUNTED || len > 1 << 20 || service == 0 {
+    if !(HEADER - UNCOUNTED..=MOST).contains(&len) || service == 0 {
         return None;
     }
     let Some([version, _, kind, code]) = d.get(12..HEADER) else {

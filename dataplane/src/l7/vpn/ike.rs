@@ -56,7 +56,7 @@ pub fn look_esp(look: &Look, _: &mut Notes) -> Verdict {
     let follows = look.u32(0).is_some_and(|spi| spi >= FIRST_SPI)
         && look.before.first_chunk::<4>() == d.first_chunk::<4>()
         && u32_at(look.before, 4).map(|n| n.wrapping_add(1)) == look.u32(4);
-    let sized = d.len() >= ESP_LEAST && d.len() % 4 == 0 && u16_at(d, 4).is_some();
+    let sized = d.len() >= ESP_LEAST && d.len().is_multiple_of(4) && u16_at(d, 4).is_some();
     if look.has_port(NAT_PORT) && follows && sized { Verdict::payload(Class::Ipsec) } else { Verdict::No }
 }
 

@@ -1,5 +1,6 @@
 //! SOCKS 4 and 4a (Lee, "SOCKS 4"; "SOCKS 4A") and 5 (RFC 1928, RFC 1929). The host asked for is noted.
 
+use crate::flow::Direction;
 use crate::l7::infra::read::u16_at;
 use crate::l7::{Class, Found, Look, Notes, Verdict};
 
@@ -21,7 +22,7 @@ fn version5(look: &Look, notes: &mut Notes) -> Verdict {
     let on_port = PORTS.iter().any(|p| look.has_port(*p));
     let Some(n) = d.get(1).map(|n| usize::from(*n)) else { return Verdict::More };
     // The server's choice and its answer (RFC 1928 §3, §6): success or an error, reserved zero, an address.
-    if look.ports.0 < look.ports.1 && (n == 0 || n == 2) {
+    if look.dir == Direction::FromResponder && (n == 0 || n == 2) {
         let rest = &d[2..];
         let answer = if n == 2 { rest.strip_prefix(&[1, 0]).unwrap_or(rest) } else { rest };
         match answer {

@@ -25,7 +25,7 @@ pub fn look(look: &Look, _: &mut Notes) -> Verdict {
         (Some(INITIATION), INITIATION_LEN) | (Some(RESPONSE), RESPONSE_LEN) => true,
         (Some(COOKIE), COOKIE_LEN) => look.has_port(PORT),
         // The content is padded to sixteen bytes (§5.4.6).
-        (Some(DATA), DATA_LEAST..) => d.len() % 16 == 0 && follows(look.before, d),
+        (Some(DATA), DATA_LEAST..) => d.len().is_multiple_of(16) && follows(look.before, d),
         _ => false,
     };
     if good { Verdict::handshake(Class::Wireguard) } else { Verdict::No }
