@@ -118,7 +118,7 @@ mod tests {
         server(6379, b"-NOAUTH Authentication required.\r\n", Class::Redis);
         server(6379, b"%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n", Class::Redis);
         for other in [
-            &b"* OK IMAP4\r\n"[..],
+            &b"* OK\r\n"[..],
             b"*2\r\n$3\r\nGETX\r\n",
             b"*0\r\n",
             b"*1\n$4\nPING\n",
