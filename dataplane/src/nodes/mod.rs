@@ -15,6 +15,7 @@ pub mod outer_fragment;
 pub mod parse;
 pub mod policy;
 pub mod reassemble;
+pub mod relay;
 pub mod rewrite;
 pub mod route;
 pub mod seal;

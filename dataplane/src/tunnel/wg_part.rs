@@ -89,9 +89,13 @@ impl WgParts {
     fn way(&self, peer: &PeerView, old: Option<&Built>) -> Way {
         let nowhere = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
         let remote = peer.endpoint.map_or(nowhere, |endpoint| endpoint.to);
-        let old = old.filter(|old| old.of.public_key == peer.public_key && old.way.remote == remote);
+        let old = old.filter(|old| old.of.public_key == peer.public_key);
         // What workers remember of the way holds while the peer stays where it is.
-        let state = old.map_or_else(Arc::default, |old| old.way.state.clone());
+        let state = match old {
+            Some(old) if old.way.remote == remote => old.way.state.clone(),
+            Some(old) => Arc::new(old.way.state.elsewhere()),
+            None => Arc::default(),
+        };
         // Whoever waited has an answer now, or asks again.
         state.answer();
         // A peer without sessions is not worth asking the routing table for.
