@@ -96,9 +96,10 @@ fuzz_target!(|input: Input| {
             }
             let proof = s.checker.check(&s.b, &bytes, from, now);
             assert_eq!(proof, if stamp && bytes.len() >= 32 { Proof::Key } else { Proof::None });
-            // The fuzzer sees what bytes are compared with, and so comes to write the true messages themselves.
-            let true_one =
-                bytes.starts_with(&s.initiation.to_bytes()[..116]) || bytes.starts_with(&s.response.to_bytes()[..60]);
+            // The fuzzer sees what bytes are compared with, and so comes to write the true messages themselves. Their first
+            // eight bytes are authenticated by the device's tables only.
+            let (initiation, response) = (s.initiation.to_bytes(), s.response.to_bytes());
+            let true_one = bytes.get(8..116) == Some(&initiation[8..116]) || bytes.get(8..60) == Some(&response[8..60]);
             assert!(true_one || !receive(s, &bytes));
         }
         Input::Peer { index, ephemeral, time, last } => {
