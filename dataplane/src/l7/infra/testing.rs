@@ -37,6 +37,40 @@ pub fn is_udp(ask: Ask, data: &[u8], port: u16, want: Class) {
         let got = udp(ask, &data[..n], port);
         assert!(got.is_none() || got == Some(want), "{n} bytes: {got:?}");
     }
+    damaged(data, |d| {
+        udp(ask, d, port);
+        udp_after(ask, data, d, port);
+        udp_after(ask, d, data, 9);
+    });
+}
+
+/// The message with some bytes changed, cut and repeated, the same at each run: none may bring a recogniser down.
+fn damaged(data: &[u8], mut f: impl FnMut(&[u8])) {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 33) as usize % below.max(1)
+    };
+    let edges = [0, 1, 2, 3, 4, 0x7f, 0x80, 0xff];
+    for _ in 0..4000 {
+        let mut d = data.to_vec();
+        for _ in 0..=random(3) {
+            let at = random(d.len().min(64));
+            d[at] = if random(2) == 0 { edges[random(edges.len())] } else { random(256) as u8 };
+        }
+        match random(4) {
+            0 => d.truncate(1 + random(d.len())),
+            1 => d.extend_from_within(random(d.len())..),
+            _ => {}
+        }
+        // Lengths in the usual places that agree with what is there.
+        if random(3) == 0 && d.len() > 8 {
+            let (at, less) = ([2, 4, 6][random(3)], [0, 4, 8][random(3)]);
+            let len = (d.len().saturating_sub(less) as u16).to_be_bytes();
+            d[at..at + 2].copy_from_slice(&len);
+        }
+        f(&d);
+    }
 }
 
 /// A client's stream is `want`, and each beginning of it is that or needs more.
@@ -50,6 +84,10 @@ pub fn is_tcp(ask: Ask, data: &[u8], port: u16, want: Class) {
             let got = tcp(ask, &data[..n], dir, port);
             assert!(got == Verdict::More || class(got) == Some(want), "{n} bytes: {got:?}");
         }
+        damaged(data, |d| {
+            tcp(ask, d, dir, port);
+            ask(&Look::whole(d, dir, (9, 9)), &mut Notes::default());
+        });
     }
 }
 
