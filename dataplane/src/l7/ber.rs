@@ -63,7 +63,7 @@ mod tests {
         let mut d = &[0x02, 1, 5, 0x04, 0x81, 2, b'a', b'b', 0x30, 3, 1][..];
         assert_eq!(Item::number(&mut d, INTEGER), Some(5));
         assert_eq!(Item::expect(&mut d, OCTETS), Some(&b"ab"[..]));
-        let cut = Item::read(&mut d).expect("a header that is whole");
+        let cut = Item::read(&mut d).unwrap();
         assert_eq!((cut.len, cut.value, cut.is_whole(), d.is_empty()), (3, &[1u8][..], false, true));
         for bad in [&[][..], &[2], &[0x1f, 1], &[2, 0x80], &[2, 0x85, 0, 0, 0, 0, 1], &[2, 0x82, 1]] {
             assert_eq!(Item::read(&mut { bad }), None);

@@ -103,8 +103,7 @@ mod tests {
         let deliver = "01000100000021003c002800000863656c657279657610776f726b65722e68656172746265617400ce";
         client(5672, &hex(deliver), Class::Amqp);
         let mut odd = hex(deliver);
-        odd.pop();
-        odd.push(0);
+        *odd.last_mut().unwrap() = 0;
         no_stream(5672, &odd);
         server(5671, &hex("00000020 02 01 0000 005340c0 1301e010a3"), Class::Amqp);
         no_stream(5672, &hex("00000020 02 01 0000 005320c0"));
