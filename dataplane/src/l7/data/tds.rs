@@ -28,7 +28,7 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
         return Verdict::No;
     }
     match d[0] {
-        LOGIN7 => login(look, notes),
+        LOGIN7 => login(look),
         PRELOGIN | RESULT if d[1] == END_OF_MESSAGE => prelogin(look, len, notes),
         _ => Verdict::No,
     }
@@ -76,7 +76,7 @@ fn prelogin(look: &Look, len: usize, notes: &mut Notes) -> Verdict {
     }
 }
 
-fn login(look: &Look, notes: &mut Notes) -> Verdict {
+fn login(look: &Look) -> Verdict {
     let (Some(len), Some(version)) = (look.u32_le(HEADER), look.u32_le(HEADER + 4)) else { return Verdict::More };
     // Spelt either way: 7.1 and later say it little-endian.
     let known = VERSIONS.contains(&version) || VERSIONS.contains(&version.swap_bytes());
@@ -87,7 +87,6 @@ fn login(look: &Look, notes: &mut Notes) -> Verdict {
     if !(512..=65_535).contains(&size) && size != 0 {
         return Verdict::No;
     }
-    let _ = notes;
     Verdict::payload(Class::Tds)
 }
 
