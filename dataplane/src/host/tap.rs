@@ -1,52 +1,76 @@
 //! Addresses and routes of the tap to the host's own kernel, and the guards that outlive it.
 //!
 //! A tap goes with the process that has it, and its routes go with it. What they led into a tunnel would then follow some
-//! wider route, in clear. So each route whose loss is to be a drop has a guard: an `unreachable` route to the same prefix with
-//! the worst metric, which belongs to no interface and stays until softdpu ends in order.
+//! wider route, in clear. So each route whose loss is to be a drop has a guard: an `unreachable` route to the same prefix that
+//! comes next to it, belongs to no interface, and stays until softdpu ends in order.
 
 use crate::config::policy::{LinkAddress, OnLoss, Prefix, TapPort};
 use anyhow::{Context, Result};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Of the guards: any other route is better.
-const LAST: u32 = u32::MAX;
-/// Of the tap's routes, IPv6 (for which 0 means 1024): better than what others set up by default.
-const FIRST: u32 = 1;
-
-/// Gives the tap its addresses and routes, guards first: from then on nothing to these prefixes leaves in clear.
-///
-/// # Errors
-/// The kernel's refusal: there is another route to one of the prefixes already.
-pub async fn configure(index: u32, tap: &TapPort) -> Result<()> {
-    let kernel = Kernel::open()?;
-    for LinkAddress { addr, prefix_len } in &tap.addresses {
-        let add = kernel.handle.address().add(index, *addr, *prefix_len).replace().execute();
-        add.await.with_context(|| format!("cannot give {addr}/{prefix_len} to {}", tap.interface))?;
-    }
-    for prefix in &tap.routes {
-        if tap.on_loss == OnLoss::Drop {
-            let message = RouteNetlinkMessage::NewRoute(guard(*prefix));
-            let guarded = request(&kernel.handle, message, NLM_F_CREATE | NLM_F_REPLACE).await;
-            guarded.with_context(|| format!("cannot guard {prefix} by an unreachable route"))?;
-        }
-        let message = RouteNetlinkMessage::NewRoute(route(*prefix, index));
-        request(&kernel.handle, message, NLM_F_CREATE | NLM_F_EXCL).await.with_context(|| {
-            format!("cannot route {prefix} by {}: `ip route show {prefix}` tells what is in the way", tap.interface)
-        })?;
-    }
-    Ok(())
+/// Metric of the tap's routes: better than any other, so that a second route to such a prefix is no way round the tunnel.
+fn first(prefix: Prefix) -> u32 {
+    // For IPv6 0 means 1024.
+    u32::from(prefix.addr().is_ipv6())
 }
 
-/// Takes the guards away, at the end of a run that ends in order.
-pub async fn release(tap: &TapPort) {
-    let Ok(kernel) = Kernel::open() else { return };
-    for prefix in tap.routes.iter().filter(|_| tap.on_loss == OnLoss::Drop) {
-        if let Err(error) = request(&kernel.handle, RouteNetlinkMessage::DelRoute(guard(*prefix)), 0).await {
-            tracing::warn!("the guard of {prefix} stays: {error:#}");
+/// The guards of a run.
+#[derive(Debug, Default)]
+pub struct Guards {
+    /// Made by this run.
+    fresh: Vec<Prefix>,
+    /// Left by one that had died.
+    found: Vec<Prefix>,
+}
+
+impl Guards {
+    /// Gives the tap its addresses and routes, guards first: from then on nothing to these prefixes leaves in clear.
+    ///
+    /// # Errors
+    /// The kernel's refusal: there is another route to one of the prefixes already.
+    pub async fn configure(&mut self, index: u32, tap: &TapPort) -> Result<()> {
+        let kernel = Kernel::open()?;
+        for LinkAddress { addr, prefix_len } in &tap.addresses {
+            let add = kernel.handle.address().add(index, *addr, *prefix_len).replace().execute();
+            add.await.with_context(|| format!("cannot give {addr}/{prefix_len} to {}", tap.interface))?;
+        }
+        for prefix in &tap.routes {
+            if tap.on_loss == OnLoss::Drop {
+                match new_route(&kernel.handle, guard(*prefix)).await {
+                    Ok(()) => self.fresh.push(*prefix),
+                    Err(error) if error.raw_os_error() == Some(libc::EEXIST) => self.found.push(*prefix),
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("cannot guard {prefix} by an unreachable route"));
+                    }
+                }
+            }
+            new_route(&kernel.handle, route(*prefix, index)).await.with_context(|| {
+                format!("cannot route {prefix} by {}: `ip route show {prefix}` tells what is in the way", tap.interface)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the guards away at the end. A start that failed leaves those that it had found.
+    pub async fn release(&mut self, started: bool) {
+        let mut guards = std::mem::take(&mut self.fresh);
+        if started {
+            guards.append(&mut self.found);
+        }
+        if guards.is_empty() {
+            return;
+        }
+        let Ok(kernel) = Kernel::open() else { return };
+        for prefix in guards {
+            let message = NetlinkMessage::from(RouteNetlinkMessage::DelRoute(guard(prefix)));
+            if let Err(error) = request(&kernel.handle, message, 0).await {
+                tracing::warn!("the guard of {prefix} stays: {error}");
+            }
         }
     }
 }
@@ -69,16 +93,20 @@ impl Drop for Kernel {
     }
 }
 
-async fn request(handle: &Handle, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
-    let mut request = NetlinkMessage::from(message);
-    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+async fn new_route(handle: &Handle, message: RouteMessage) -> io::Result<()> {
+    let message = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
+    request(handle, message, NLM_F_CREATE | NLM_F_EXCL).await
+}
+
+async fn request(handle: &Handle, mut message: NetlinkMessage<RouteNetlinkMessage>, flags: u16) -> io::Result<()> {
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
     let mut handle = handle.clone();
-    let mut answers = handle.request(request).context("cannot send to netlink")?;
+    let mut answers = handle.request(message).map_err(io::Error::other)?;
     while let Some(answer) = futures::StreamExt::next(&mut answers).await {
         if let NetlinkPayload::Error(error) = answer.payload
             && error.code.is_some()
         {
-            return Err(error.to_io().into());
+            return Err(error.to_io());
         }
     }
     Ok(())
@@ -99,15 +127,13 @@ fn route(prefix: Prefix, index: u32) -> RouteMessage {
     let mut message = to(prefix);
     message.header.scope = RouteScope::Link;
     message.attributes.push(RouteAttribute::Oif(index));
-    if prefix.addr().is_ipv6() {
-        message.attributes.push(RouteAttribute::Priority(FIRST));
-    }
+    message.attributes.push(RouteAttribute::Priority(first(prefix)));
     message
 }
 
 fn guard(prefix: Prefix) -> RouteMessage {
     let mut message = to(prefix);
     message.header.kind = RouteType::Unreachable;
-    message.attributes.push(RouteAttribute::Priority(LAST));
+    message.attributes.push(RouteAttribute::Priority(first(prefix) + 1));
     message
 }

@@ -14,7 +14,7 @@ use crate::control::Server;
 use crate::crypto::secret::harden_process;
 use crate::host::fib::Fib;
 use crate::host::nic::Nic;
-use crate::host::tap;
+use crate::host::tap::Guards;
 use crate::host::watch::Watch;
 use crate::io::loopback::{LoopbackPort, Wire};
 use crate::io::pcap::{PcapPort, ReplayClock};
@@ -72,8 +72,28 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     // Bound first: its lock keeps two instances of one name apart before either touches an interface.
     let server = Server::bind(&policy.control)?;
     let mut host = Host::prepare(policy, options)?;
+    let mut guards = Guards::default();
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let ended = go(&mut host, &mut guards, server, stop, options).await;
+    guards.release(ended.is_ok()).await;
+    ended
+}
+
+/// From interfaces that are taken to their release, until `stop`.
+async fn go(
+    host: &mut Host,
+    guards: &mut Guards,
+    server: Server,
+    stop: impl Future<Output = ()> + Send + 'static,
+    options: &RunOptions,
+) -> Result<()> {
     if let Some((index, tap)) = host.tap() {
-        tap::configure(index, tap).await?;
+        guards.configure(index, tap).await?;
     }
     let workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
@@ -91,19 +111,10 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, tunnels);
     let instance = Arc::new(instance);
     tracing::info!(socket = %server.socket().display(), ports = host.facts.len(), workers = threads.len(), "running");
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     server.serve(instance.clone(), stop).await;
     tracing::info!("stopping");
     watcher.abort();
     instance.detach();
-    if let Some((_, tap)) = host.tap() {
-        tap::release(tap).await;
-    }
     host.blueprint.shared.stop.store(true, Ordering::Relaxed);
     wakers.iter().for_each(Waker::wake);
     for thread in threads {
