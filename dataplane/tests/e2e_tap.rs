@@ -138,7 +138,8 @@ fn the_hosts_themselves_talk_through_the_tunnel() {
             }
         }
         // And with a host behind the other edge.
-        let ping = on(&world, At::A, "ping", &["-n", "-c", "2", "-i", "0.05", "-W", "2", "-I", EDGE_A_APPS[0], SERVER[0]]);
+        let ping =
+            on(&world, At::A, "ping", &["-n", "-c", "2", "-i", "0.05", "-W", "2", "-I", EDGE_A_APPS[0], SERVER[0]]);
         assert!(ping.status.success(), "{kind:?}: {}", said(&ping));
         let seen = clear.stop().unwrap();
         assert!(seen.frames.is_empty(), "{kind:?}: {}", describe(&seen.frames[0]));

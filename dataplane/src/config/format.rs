@@ -7,7 +7,9 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::places::{Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey};
+use super::places::{
+    Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
+};
 use super::values::{Bad, HostPattern, PortRange, Prefix, Protocol, Span};
 
 /// Text or number as TOML gave it.

@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::places::LinkAddress;
 use super::problem::{Problem, Source};
 pub use super::schema::{
     Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, SequenceMode,
     SteerAction, TunnelType, ZeroCopy,
 };
-pub use super::places::LinkAddress;
 pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
 
 /// A whole, valid policy.

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::at::At;
-use super::places::{Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey};
+use super::places::{
+    Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
+};
 use super::values::{HostPattern, PortRange, Prefix, Protocol, Span};
 
 /// A softdpu policy: what the host has and allows.

@@ -82,7 +82,8 @@ struct Kernel {
 
 impl Kernel {
     fn open() -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket for the tap")?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket for the tap")?;
         Ok(Self { handle, connection: tokio::spawn(connection) })
     }
 }

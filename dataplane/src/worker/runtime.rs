@@ -211,7 +211,9 @@ impl Host {
             if let (PortKind::Tap(tap), Some(queue)) = (&port.kind, &self.queue) {
                 facts.interface = Some(tap.interface.clone());
                 let also = if queue.has_uso() { " and UDP" } else { "" };
-                facts.notes.push(format!("the kernel leaves cutting TCP{also} into segments to softdpu, and takes TCP joined"));
+                facts.notes.push(format!(
+                    "the kernel leaves cutting TCP{also} into segments to softdpu, and takes TCP joined"
+                ));
             }
             if let (PortKind::Xdp(xdp), Some(nic), Some(steer)) = (&port.kind, &mut self.nics[at], &mut self.steer) {
                 let mode = match xdp.mode {
@@ -238,7 +240,9 @@ impl Host {
     /// Per port the interface that has the XDP program.
     fn interfaces(&self) -> Vec<Option<u32>> {
         let ports = self.blueprint.policy.ports.iter().zip(&self.nics);
-        ports.map(|(port, nic)| nic.as_ref().filter(|_| matches!(port.kind, PortKind::Xdp(_))).map(|nic| nic.index)).collect()
+        ports
+            .map(|(port, nic)| nic.as_ref().filter(|_| matches!(port.kind, PortKind::Xdp(_))).map(|nic| nic.index))
+            .collect()
     }
 
     /// The tap to the kernel, and its interface's index.
@@ -353,7 +357,13 @@ impl Host {
         let wakers = wakers.to_vec();
         let watch = Watch {
             ports: self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect(),
-            host: self.blueprint.policy.ports.iter().position(|p| matches!(p.kind, PortKind::Tap(_))).map(|at| at as u8),
+            host: self
+                .blueprint
+                .policy
+                .ports
+                .iter()
+                .position(|p| matches!(p.kind, PortKind::Tap(_)))
+                .map(|at| at as u8),
             peers: self.blueprint.policy.esp_tunnels().map(|(_, esp)| esp.remote).collect(),
             fib: self.blueprint.shared.fib.clone(),
             asks: self.blueprint.asks.clone(),

@@ -75,7 +75,10 @@ pub fn agree(file: &File, ports: &mut [Port], rules: &[Rule], check: &mut Check<
             check.problems.push(Problem::warning(
                 Code::StricterWins,
                 written.span(),
-                format!("rule `{}` encrypts flows that tap `{}` routes: on_loss = \"drop\" applies", rule.name, *raw.name),
+                format!(
+                    "rule `{}` encrypts flows that tap `{}` routes: on_loss = \"drop\" applies",
+                    rule.name, *raw.name
+                ),
                 "write on_loss = \"drop\", or take what may go in clear out of `routes`",
             ));
         }

@@ -249,7 +249,10 @@ fn alike(first: &[u8], next: &[u8], l4: usize, head: usize, count: u16) -> bool 
         let header = bytes.get(ETHERNET_LEN..)?.first_chunk::<10>()?;
         Some(if l4 == ETHERNET_LEN + 20 {
             // Type of service, flags, TTL; and the identification.
-            ([header[0], header[1], header[6], header[7], header[8], header[9], 0, 0], u16::from_be_bytes([header[4], header[5]]))
+            (
+                [header[0], header[1], header[6], header[7], header[8], header[9], 0, 0],
+                u16::from_be_bytes([header[4], header[5]]),
+            )
         } else {
             // Class, flow label, next header, hop limit.
             ([header[0], header[1], header[2], header[3], header[6], header[7], 0, 0], 0)

@@ -35,13 +35,15 @@ impl TapQueue {
             hint: hint(&source),
             source,
         };
-        let options = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).to_owned();
+        let options =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).to_owned();
         let file = options.open(CLONE).map_err(|e| fail("open /dev/net/tun", e))?;
         let mut request = request(interface);
         request.ifr_ifru.ifru_flags = FLAGS as libc::c_short;
         ioctl(&file, libc::TUNSETIFF as c_ulong, (&raw mut request).cast()).map_err(|e| fail("TUNSETIFF", e))?;
         let mut length = VNET_LEN as libc::c_int;
-        ioctl(&file, libc::TUNSETVNETHDRSZ as c_ulong, (&raw mut length).cast()).map_err(|e| fail("TUNSETVNETHDRSZ", e))?;
+        ioctl(&file, libc::TUNSETVNETHDRSZ as c_ulong, (&raw mut length).cast())
+            .map_err(|e| fail("TUNSETVNETHDRSZ", e))?;
         let uso = offload(&file, TCP | UDP).is_ok();
         if !uso {
             offload(&file, TCP).map_err(|e| fail("TUNSETOFFLOAD", e))?;
@@ -65,12 +67,8 @@ impl TapQueue {
 /// # Errors
 /// The kernel's refusal, for example of the MTU.
 pub fn set_up(interface: &str, mtu: u32) -> Result<(), IoError> {
-    let fail = |step, source: io::Error| IoError::Tap {
-        interface: interface.to_owned(),
-        step,
-        hint: hint(&source),
-        source,
-    };
+    let fail =
+        |step, source: io::Error| IoError::Tap { interface: interface.to_owned(), step, hint: hint(&source), source };
     let socket = socket().map_err(|e| fail("socket", e))?;
     let mut change = request(interface);
     change.ifr_ifru.ifru_mtu = mtu as libc::c_int;

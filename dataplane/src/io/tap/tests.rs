@@ -279,7 +279,10 @@ fn datagrams_are_cut_too() {
         let spec = Spec { v6, proto: UDP, payload: (0..5000).map(|i| i as u8).collect(), ..Spec::default() };
         let (packet, vnet) = left_to_device(build(&spec), 1200);
         let segments = cut_all(&packet, &vnet);
-        assert_eq!(segments.iter().map(Vec::len).collect::<Vec<_>>(), [1200, 1200, 1200, 1200, 200].map(|n| l4_of(v6) + 8 + n));
+        assert_eq!(
+            segments.iter().map(Vec::len).collect::<Vec<_>>(),
+            [1200, 1200, 1200, 1200, 200].map(|n| l4_of(v6) + 8 + n)
+        );
         for segment in &segments {
             assert_eq!(sum(segment).1, 0xffff);
         }
@@ -309,8 +312,7 @@ fn a_checksum_left_to_the_device_is_completed_and_one_outside_is_refused() {
 
 #[test]
 fn a_wrong_checksum_is_never_made_right() {
-    let mut packets: Vec<Vec<u8>> =
-        (0..4).map(|n| build(&Spec { seq: 1000 + n * 100, ..Spec::default() })).collect();
+    let mut packets: Vec<Vec<u8>> = (0..4).map(|n| build(&Spec { seq: 1000 + n * 100, ..Spec::default() })).collect();
     packets[2][80] ^= 1;
     let out = written(&packets);
     assert_eq!(out.iter().map(|(_, _, count)| *count).collect::<Vec<_>>(), [2, 1, 1]);
