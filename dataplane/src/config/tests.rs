@@ -331,7 +331,7 @@ fn the_examples_are_valid() {
 fn with_tap(port: &str, more: &str) -> String {
     format!(
         "name = \"t\"\n[[port]]\nname = \"host\"\nkind = \"tap\"\n{port}\n[[port]]\nname = \"uplink\"\ninterface = \"eth0\"\n\
-         [[tunnel]]\nname = \"wg0\"\ntype = \"wireguard\"\n[[rule]]\nname = \"r\"\nto = [\"10.2.0.0/16\"]\nencrypt = \"wg0\"\n{more}"
+         [[tunnel]]\nname = \"wg0\"\ntype = \"wireguard\"\n[[rule]]\nname = \"r\"\nfrom = [\"10.1.0.0/24\"]\nto = [\"10.2.0.0/16\"]\nencrypt = \"wg0\"\n{more}"
     )
 }
 
