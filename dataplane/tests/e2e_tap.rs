@@ -219,3 +219,23 @@ fn a_start_that_fails_leaves_nothing() {
     assert!(!routes.contains("unreachable") && !routes.contains(TAP), "{routes}");
     assert!(world.no_xdp(At::A));
 }
+
+/// A tap that the operator made is used, killed or not, and stays.
+#[test]
+fn a_tap_made_beforehand_is_used_and_stays() {
+    let _alone = alone();
+    let Some(mut world) = idle("tapp", Kind::Esp) else { return };
+    for at in [At::A, At::B] {
+        let made = on(&world, at, "ip", &["tuntap", "add", TAP, "mode", "tap", "multi_queue", "vnet_hdr"]);
+        assert!(made.status.success(), "{}", said(&made));
+        world.start(at);
+    }
+    world.topology.reachable(SERVER[0], PATIENCE).unwrap();
+    world.take(At::A).kill();
+    let route = on(&world, At::A, "ip", &["route", "get", SERVER[0]]);
+    assert!(!route.status.success() || said(&route).contains(TAP), "{}", said(&route));
+    world.start(At::A);
+    world.topology.reachable(SERVER[0], PATIENCE).unwrap();
+    world.take(At::A).stop().unwrap();
+    assert!(on(&world, At::A, "ip", &["link", "show", TAP]).status.success());
+}

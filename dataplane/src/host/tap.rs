@@ -49,6 +49,8 @@ impl Guards {
                     }
                 }
             }
+            // A tap that is persistent still has the route of the run before.
+            let _ = delete_route(&kernel.handle, route(*prefix, index)).await;
             new_route(&kernel.handle, route(*prefix, index)).await.with_context(|| {
                 format!("cannot route {prefix} by {}: `ip route show {prefix}` tells what is in the way", tap.interface)
             })?;
@@ -67,8 +69,7 @@ impl Guards {
         }
         let Ok(kernel) = Kernel::open() else { return };
         for prefix in guards {
-            let message = NetlinkMessage::from(RouteNetlinkMessage::DelRoute(guard(prefix)));
-            if let Err(error) = request(&kernel.handle, message, 0).await {
+            if let Err(error) = delete_route(&kernel.handle, guard(prefix)).await {
                 tracing::warn!("the guard of {prefix} stays: {error}");
             }
         }
@@ -97,6 +98,10 @@ impl Drop for Kernel {
 async fn new_route(handle: &Handle, message: RouteMessage) -> io::Result<()> {
     let message = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
     request(handle, message, NLM_F_CREATE | NLM_F_EXCL).await
+}
+
+async fn delete_route(handle: &Handle, message: RouteMessage) -> io::Result<()> {
+    request(handle, NetlinkMessage::from(RouteNetlinkMessage::DelRoute(message)), 0).await
 }
 
 async fn request(handle: &Handle, mut message: NetlinkMessage<RouteNetlinkMessage>, flags: u16) -> io::Result<()> {
