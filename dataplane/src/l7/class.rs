@@ -67,6 +67,100 @@ classes! {
     Ssh = 10, "ssh";
     /// Told by its certificate query, which is DNS; what follows is not.
     Dnscrypt = 11, "dnscrypt";
+    Dtls = 12, "dtls";
+    Quic = 13, "quic";
+    /// HTTP/2 in clear.
+    Http2 = 14, "http2";
+    Grpc = 15, "grpc";
+    Websocket = 16, "websocket";
+    /// DNS over TLS, HTTPS and QUIC, told by ALPN or a resolver's name.
+    Dot = 17, "dot";
+    Doh = 18, "doh";
+    Doq = 19, "doq";
+    Ssdp = 20, "ssdp";
+    Ntp = 21, "ntp";
+    Dhcp = 22, "dhcp";
+    Dhcpv6 = 23, "dhcpv6";
+    Snmp = 24, "snmp";
+    Syslog = 25, "syslog";
+    Radius = 26, "radius";
+    Tftp = 27, "tftp";
+    Telnet = 28, "telnet";
+    Ftp = 29, "ftp";
+    FtpData = 30, "ftp_data";
+    Smtp = 31, "smtp";
+    Imap = 32, "imap";
+    Pop3 = 33, "pop3";
+    Ldap = 34, "ldap";
+    Kerberos = 35, "kerberos";
+    Smb = 36, "smb";
+    Nfs = 37, "nfs";
+    /// ONC RPC other than NFS.
+    Sunrpc = 38, "sunrpc";
+    Dcerpc = 39, "dcerpc";
+    Rdp = 40, "rdp";
+    Vnc = 41, "vnc";
+    Sip = 42, "sip";
+    Rtp = 43, "rtp";
+    Rtcp = 44, "rtcp";
+    Rtsp = 45, "rtsp";
+    Rtmp = 46, "rtmp";
+    /// STUN and TURN.
+    Stun = 47, "stun";
+    Wireguard = 48, "wireguard";
+    Openvpn = 49, "openvpn";
+    Ike = 50, "ike";
+    L2tp = 51, "l2tp";
+    Pptp = 52, "pptp";
+    Vxlan = 53, "vxlan";
+    Geneve = 54, "geneve";
+    GtpU = 55, "gtp_u";
+    GtpC = 56, "gtp_c";
+    Teredo = 57, "teredo";
+    Bgp = 58, "bgp";
+    Mysql = 59, "mysql";
+    Postgresql = 60, "postgresql";
+    /// Microsoft SQL Server.
+    Tds = 61, "tds";
+    Oracle = 62, "oracle";
+    Mongodb = 63, "mongodb";
+    Redis = 64, "redis";
+    Memcached = 65, "memcached";
+    Cassandra = 66, "cassandra";
+    Elasticsearch = 67, "elasticsearch";
+    Kafka = 68, "kafka";
+    Amqp = 69, "amqp";
+    Mqtt = 70, "mqtt";
+    Nats = 71, "nats";
+    Stomp = 72, "stomp";
+    Coap = 73, "coap";
+    Zookeeper = 74, "zookeeper";
+    Etcd = 75, "etcd";
+    NvmeTcp = 76, "nvme_tcp";
+    Iscsi = 77, "iscsi";
+    Ceph = 78, "ceph";
+    Modbus = 79, "modbus";
+    Dnp3 = 80, "dnp3";
+    Iec104 = 81, "iec104";
+    Opcua = 82, "opcua";
+    Bacnet = 83, "bacnet";
+    EthernetIp = 84, "ethernet_ip";
+    S7 = 85, "s7";
+    Someip = 86, "someip";
+    Bittorrent = 87, "bittorrent";
+    Socks = 88, "socks";
+    /// HAProxy's PROXY protocol; what follows it is not told.
+    ProxyProtocol = 89, "proxy_protocol";
+    Git = 90, "git";
+    Rsync = 91, "rsync";
+    Xmpp = 92, "xmpp";
+    Irc = 93, "irc";
+    Netflow = 94, "netflow";
+    Ipfix = 95, "ipfix";
+    Sflow = 96, "sflow";
+    Zabbix = 97, "zabbix";
+    Nntp = 98, "nntp";
+    Ajp = 99, "ajp";
     // By IP protocol number.
     Icmp = 100, "icmp";
     Icmpv6 = 101, "icmpv6";
@@ -123,6 +217,10 @@ pub enum By {
     Handshake = 2,
     /// The IP protocol number.
     Protocol = 3,
+    /// Nothing but the port: what is commonly there. Never a recognition.
+    Port = 4,
+    /// The server's address, learnt from a DNS answer.
+    Dns = 5,
 }
 
 impl By {
@@ -132,6 +230,8 @@ impl By {
             Self::Payload => "payload",
             Self::Handshake => "handshake",
             Self::Protocol => "protocol",
+            Self::Port => "port",
+            Self::Dns => "dns",
         }
     }
 
@@ -140,6 +240,9 @@ impl By {
             1 => Self::Payload,
             2 => Self::Handshake,
             3 => Self::Protocol,
+            4 => Self::Port,
+            5 => Self::Dns,
+            HANDSHAKE_HOST_BY_DNS => Self::Handshake,
             _ => Self::Nothing,
         }
     }
@@ -204,24 +307,58 @@ impl Alpn {
     }
 }
 
+/// `Flow::l7_info`: ALPN in the low nibble, then three bits of [`By`], then [`SETTLED`].
+const BY: u8 = 4;
+const SETTLED: u8 = 0x80;
+/// Beside the numbers of [`By`]: by handshake, and the host's name by DNS.
+const HANDSHAKE_HOST_BY_DNS: u8 = 6;
+
 impl crate::flow::Flow {
     /// What the flow carries, as far as is known.
     pub fn class(&self) -> Class {
         Class::from_number(self.class)
     }
 
-    /// What [`Self::class`] rests on.
+    fn by_number(&self) -> u8 {
+        self.l7_info >> BY & 7
+    }
+
+    /// What [`Self::class`] rests on. `Dns`: there is no class, but a host name.
     pub fn by(&self) -> By {
-        By::from_number(self.l7_info >> 4)
+        By::from_number(self.by_number())
+    }
+
+    /// What the host name rests on.
+    pub fn host_by(&self) -> By {
+        match self.by_number() {
+            _ if self.host().is_none() => By::Nothing,
+            HANDSHAKE_HOST_BY_DNS => By::Dns,
+            n => By::from_number(n),
+        }
     }
 
     pub fn alpn(&self) -> Alpn {
         Alpn::from_number(self.l7_info & 0xf)
     }
 
+    /// Class and host will hardly change any more: rules may go by them. What is still to come are facts.
+    pub fn is_settled(&self) -> bool {
+        self.is_decided() || self.l7_info & SETTLED != 0
+    }
+
+    pub(super) fn set_settled(&mut self) {
+        self.l7_info |= SETTLED;
+    }
+
     pub(super) fn set_class(&mut self, class: Class, by: By, alpn: Alpn) {
         self.class = class.number();
-        self.l7_info = (by as u8) << 4 | alpn as u8;
+        self.l7_info = self.l7_info & SETTLED | (by as u8) << BY | alpn as u8;
+    }
+
+    /// Notes that the host name is one that a DNS answer gave the server's address.
+    pub(super) fn set_host_by_dns(&mut self) {
+        let by = if self.class() == Class::Unknown { By::Dns as u8 } else { HANDSHAKE_HOST_BY_DNS };
+        self.l7_info = self.l7_info & !(7 << BY) | by << BY;
     }
 }
 
@@ -240,7 +377,7 @@ mod tests {
         for (a, name) in Alpn::NAMES {
             assert_eq!((Alpn::of(name.as_bytes()), Alpn::from_number(a as u8), a.name()), (a, a, name));
         }
-        for by in [By::Nothing, By::Payload, By::Handshake, By::Protocol] {
+        for by in [By::Nothing, By::Payload, By::Handshake, By::Protocol, By::Port, By::Dns] {
             assert_eq!(By::from_number(by as u8), by);
         }
     }

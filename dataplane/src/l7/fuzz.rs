@@ -3,21 +3,26 @@
 
 use softdpu_ebpf_common::walk::walk;
 
-use super::hosts::{HostName, MAX_HOST};
-use super::{Inspector, L7Config, Look, Verdict, dns, http, iperf3, ssh, tls};
+use super::hosts::MAX_HOST;
+use super::web::{dns, http, tls};
+use super::{Ask, FAMILIES, Inspector, L7Config, Look, Notes, Recogniser};
 use crate::flow::{Direction, FlowConfig, FlowTable, Seed, Tick};
 
 /// The first byte chooses direction, ports and whether more can come; the rest is the stream or datagram.
-fn with(data: &[u8], f: fn(&Look, &mut HostName) -> Verdict) {
+fn with(data: &[u8], f: Ask) {
     let Some((how, data)) = data.split_first() else { return };
     if data.is_empty() {
         return;
     }
     let dir = if how & 1 == 0 { Direction::FromInitiator } else { Direction::FromResponder };
     let port = [53, 137, 5353, 443][usize::from(how >> 1 & 3)];
-    let mut host = HostName::default();
-    f(&Look { data, dir, ports: (40_000, port), last: how & 8 != 0 }, &mut host);
-    if let Some(name) = host.get() {
+    ask(f, &Look { last: how & 8 != 0, ..Look::whole(data, dir, (40_000, port)) });
+}
+
+fn ask(f: Ask, look: &Look) {
+    let mut notes = Notes::default();
+    f(look, &mut notes);
+    if let Some(name) = notes.host.get() {
         assert!(!name.is_empty() && name.len() <= MAX_HOST);
         assert!(name.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase()));
     }
@@ -36,17 +41,35 @@ pub fn dns(data: &[u8]) {
     with(data, dns::look_tcp);
 }
 
+/// Each recogniser of one family: the first three bytes choose it, direction, port and whether more can come; then comes
+/// how an earlier datagram began, behind its length.
+pub fn family(recognisers: &[Recogniser], data: &[u8]) {
+    let Some(([which, how, port_high, port_low, before], rest)) = data.split_first_chunk::<5>() else { return };
+    let (before, data) = rest.split_at(usize::from(*before).min(super::BEFORE).min(rest.len()));
+    if data.is_empty() || recognisers.is_empty() {
+        return;
+    }
+    let dir = if how & 1 == 0 { Direction::FromInitiator } else { Direction::FromResponder };
+    let port = u16::from_be_bytes([*port_high, *port_low]);
+    let ports = if how & 2 == 0 { (40_000, port) } else { (port, 40_000) };
+    let look = Look { last: how & 4 != 0, before, ..Look::whole(data, dir, ports) };
+    let recogniser = &recognisers[usize::from(*which) % recognisers.len()];
+    for (_, f) in [recogniser.tcp, recogniser.udp].into_iter().flatten() {
+        ask(f, &look);
+    }
+}
+
+/// [`family`] over all of them.
 pub fn others(data: &[u8]) {
-    with(data, ssh::look);
-    with(data, iperf3::look_tcp);
-    with(data, iperf3::look_udp);
+    let Some((which, rest)) = data.split_first() else { return };
+    family(FAMILIES[usize::from(*which) % FAMILIES.len()], rest);
 }
 
 /// Frames one after the other, each behind a length of two bytes, through walk, flow table, reassembly and recognisers.
 pub fn frames(data: &[u8]) {
     let config = FlowConfig { capacity: 16, ..FlowConfig::default() };
     let mut table = FlowTable::new(&config, Seed::fixed(1), Tick(0));
-    let mut inspector = Inspector::new(&L7Config { buffers: 2, hosts: 4, starts: 16 });
+    let mut inspector = Inspector::new(&L7Config { buffers: 2, hosts: 4, starts: 16, facts: 16 });
     let (mut rest, mut now) = (data, Tick(0));
     while let Some((head, tail)) = rest.split_first_chunk::<2>() {
         let len = usize::from(u16::from_be_bytes(*head) & 0x7ff).min(tail.len());

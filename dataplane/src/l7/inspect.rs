@@ -2,9 +2,11 @@
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
-use super::hosts::{HostName, Hosts};
+use super::facts::{FactStore, Facts};
+use super::hosts::Hosts;
 use super::reassembly::{CAP, Pool};
-use super::{Alpn, By, Class, Found, Look, Verdict, ask};
+use super::web::pieces;
+use super::{Alpn, BEFORE, By, Class, Found, Look, Notes, Table, Verdict};
 use crate::flow::entry::NO_SLOT;
 use crate::flow::tcp::{SYN, TCP, UDP};
 use crate::flow::{Direction, Flow, FlowIdx, Tick};
@@ -21,14 +23,16 @@ pub struct L7Config {
     pub buffers: usize,
     /// Different host names, 264 bytes each.
     pub hosts: usize,
-    /// Flows whose first sequence numbers are remembered, 20 bytes each; best not below the flows that open at a time.
+    /// Flows whose first sequence numbers are remembered, 20 bytes each and as many datagrams, 80 bytes each; best not below the flows that open at a time.
     pub starts: usize,
+    /// Flows whose facts are remembered, about 400 bytes each.
+    pub facts: usize,
 }
 
 impl Default for L7Config {
-    /// 2 MiB of buffers, 4 MiB of names, 320 KiB of starts.
+    /// 2 MiB of buffers, 4 MiB of names, 1.6 MiB of starts, 1.6 MiB of facts.
     fn default() -> Self {
-        Self { buffers: 128, hosts: 16 * 1024, starts: 16 * 1024 }
+        Self { buffers: 128, hosts: 16 * 1024, starts: 16 * 1024, facts: 4 * 1024 }
     }
 }
 
@@ -95,11 +99,45 @@ struct Start {
     seq: [u32; 2],
 }
 
+/// How the last datagram of each direction began, of a flow that is undecided. Direct-mapped like [`Start`].
+#[derive(Clone, Copy)]
+struct Before {
+    flow: u32,
+    born: u32,
+    side: [Beginning; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Beginning {
+    len: u8,
+    bytes: [u8; BEFORE],
+}
+
+impl Before {
+    const NONE: Self = Self { flow: u32::MAX, born: 0, side: [Beginning { len: 0, bytes: [0; BEFORE] }; 2] };
+}
+
+impl Beginning {
+    fn of(data: &[u8]) -> Self {
+        let mut beginning = Self { len: data.len().min(BEFORE) as u8, bytes: [0; BEFORE] };
+        let len = usize::from(beginning.len);
+        beginning.bytes[..len].copy_from_slice(&data[..len]);
+        beginning
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
 pub struct Inspector {
     pool: Pool,
     hosts: Hosts,
     starts: Box<[Start]>,
-    scratch: HostName,
+    scratch: Notes,
+    facts: FactStore,
+    befores: Box<[Before]>,
+    table: &'static Table,
     given_up: [u64; Reason::ALL.len()],
     recognised: u64,
 }
@@ -112,7 +150,10 @@ impl Inspector {
             pool: Pool::new(config.buffers),
             hosts: Hosts::new(config.hosts),
             starts: vec![none; config.starts.clamp(16, 1 << 24).next_power_of_two()].into_boxed_slice(),
-            scratch: HostName::default(),
+            scratch: Notes::default(),
+            facts: FactStore::new(config.facts),
+            befores: vec![Before::NONE; config.starts.clamp(16, 1 << 24).next_power_of_two()].into_boxed_slice(),
+            table: Table::get(),
             given_up: [0; Reason::ALL.len()],
             recognised: 0,
         }
@@ -139,6 +180,11 @@ impl Inspector {
     /// The flow's host name.
     pub fn host_of(&self, flow: &Flow) -> Option<&str> {
         flow.host().map(|id| self.hosts.get(id))
+    }
+
+    /// What else is known of the flow.
+    pub fn facts_of(&self, idx: FlowIdx, flow: &Flow) -> Option<&Facts> {
+        self.facts.get(idx.0, born(flow))
     }
 
     /// Gives back what an ended flow held. Must be called once for each flow that the table ends, from its `ended`.
@@ -170,11 +216,11 @@ impl Inspector {
         let payload = frame.get(usize::from(h.payload_off)..end).unwrap_or(&[]);
         match h.proto {
             TCP => self.segment(idx, flow, dir, h, frame, payload, now),
-            UDP => self.datagram(idx, flow, dir, h, payload),
+            UDP => self.datagram(idx, flow, dir, h, payload, now),
             proto => match Class::of_ip_protocol(proto) {
                 Some(class) => {
                     self.scratch.clear();
-                    self.note(flow, Found { class, by: By::Protocol, alpn: Alpn::None });
+                    self.note(idx, flow, Found { class, by: By::Protocol, alpn: Alpn::None });
                     self.close(idx, flow, Reason::NoTransport)
                 }
                 None => self.close(idx, flow, Reason::NoTransport),
@@ -182,23 +228,85 @@ impl Inspector {
         }
     }
 
-    fn datagram(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, h: &Headers, payload: &[u8]) -> Outcome {
+    fn datagram(
+        &mut self,
+        idx: FlowIdx,
+        flow: &mut Flow,
+        dir: Direction,
+        h: &Headers,
+        payload: &[u8],
+        now: Tick,
+    ) -> Outcome {
         if payload.is_empty() {
             return Outcome::NeedMore;
         }
         flow.l7_packets = flow.l7_packets.saturating_add(1);
-        let look = Look { data: payload, dir, ports: (h.sport, h.dport), last: true };
-        match ask(true, &look, &mut self.scratch) {
+        let before = self.before(idx, flow, dir, payload);
+        let look = Look { before: before.bytes(), ..Look::whole(payload, dir, (h.sport, h.dport)) };
+        let mut verdict = self.table.udp.ask(&look, &mut self.scratch);
+        if let Verdict::Class(found) = verdict
+            && !self.scratch.pieces.is_empty()
+        {
+            self.note(idx, flow, found);
+            match self.gather(idx, flow, dir, now) {
+                Ok(whole) => verdict = whole,
+                Err(reason) => return self.close(idx, flow, reason),
+            }
+        }
+        match verdict {
             Verdict::Done(found) => {
-                self.note(flow, found);
+                self.note(idx, flow, found);
                 self.close(idx, flow, Reason::NoMatch)
             }
-            Verdict::Class(found) | Verdict::Other(found) => {
-                self.note(flow, found);
-                self.at_most(idx, flow, MAX_DATAGRAMS)
+            Verdict::Settled(found) => {
+                self.note(idx, flow, found);
+                match self.settle_now(flow) {
+                    Outcome::NeedMore => self.at_most(idx, flow, most_datagrams(flow)),
+                    recognised => recognised,
+                }
             }
-            Verdict::No | Verdict::More => self.at_most(idx, flow, MAX_DATAGRAMS),
+            Verdict::Class(found) | Verdict::Other(found) => {
+                self.note(idx, flow, found);
+                self.at_most(idx, flow, most_datagrams(flow))
+            }
+            Verdict::No | Verdict::More => self.at_most(idx, flow, most_datagrams(flow)),
         }
+    }
+
+    /// Puts pieces of a handshake, which the scratch notes hold, to those that came before.
+    ///
+    /// # Errors
+    /// Why they could not be.
+    fn gather(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, now: Tick) -> Result<Verdict, Reason> {
+        let Self { pool, scratch: Notes { host, facts, pieces }, .. } = self;
+        let held = pool.held(flow.l7_slot, idx);
+        if flow.l7_slot != NO_SLOT && held.is_none() {
+            flow.l7_slot = NO_SLOT;
+            return Err(Reason::NoBuffer);
+        }
+        let slot = match held {
+            Some((held_dir, id)) if (held_dir, id) == (dir, pieces.id) => flow.l7_slot,
+            // Another message, or the other side's: what was begun is given up for it.
+            _ => {
+                pool.give_back(flow.l7_slot, idx);
+                flow.l7_slot = pool.take(idx, dir, pieces.id, now).unwrap_or(NO_SLOT);
+                flow.l7_slot
+            }
+        };
+        if slot == NO_SLOT {
+            return Err(Reason::NoBuffer);
+        }
+        for (offset, bytes) in pieces.iter() {
+            pool.insert(slot, offset, bytes, now).map_err(|_| Reason::TooManyPieces)?;
+        }
+        let data = pool.insert(slot, 0, &[], now).map_err(|_| Reason::TooManyPieces)?;
+        host.clear();
+        facts.clear();
+        if data.is_empty() {
+            return Ok(Verdict::More);
+        }
+        let last = data.len() == CAP || flow.l7_packets >= MAX_PACKETS;
+        Ok(pieces::hello(data, pieces.carrier, last, host, facts))
     }
 
     #[allow(clippy::too_many_arguments)] // one packet, taken apart once
@@ -253,16 +361,17 @@ impl Inspector {
         if payload.is_empty() || offset >= CAP {
             return self.at_most(idx, flow, MAX_PACKETS);
         }
-        let look = Look { data: payload, dir, ports: (h.sport, h.dport), last: flow.l7_packets >= MAX_PACKETS };
+        let last = flow.l7_packets >= MAX_PACKETS;
+        let look = Look { last, ..Look::whole(payload, dir, (h.sport, h.dport)) };
         let mine = held.filter(|(_, held_dir, _)| *held_dir == dir);
         if mine.is_none() && offset == 0 {
             let look = Look { last: look.last || payload.len() >= CAP, ..look };
-            let verdict = ask(false, &look, &mut self.scratch);
+            let verdict = self.table.tcp.ask(&look, &mut self.scratch);
             if !matches!(verdict, Verdict::More | Verdict::Class(_)) {
                 return self.settle(idx, flow, dir, verdict, start.is_some());
             }
             if let Verdict::Class(found) = verdict {
-                self.note(flow, found);
+                self.note(idx, flow, found);
             }
             if look.last {
                 return self.close(idx, flow, Reason::TooMuchData);
@@ -293,10 +402,12 @@ impl Inspector {
         }
         let full = data.len() == CAP;
         let look = Look { data, last: look.last || full, ..look };
-        let verdict = ask(false, &look, &mut self.scratch);
+        let verdict = self.table.tcp.ask(&look, &mut self.scratch);
         if full {
-            if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) = verdict {
-                self.note(flow, found);
+            if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) | Verdict::Settled(found) =
+                verdict
+            {
+                self.note(idx, flow, found);
             }
             return self.close(idx, flow, Reason::TooMuchData);
         }
@@ -307,13 +418,25 @@ impl Inspector {
     fn settle(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, verdict: Verdict, started: bool) -> Outcome {
         match verdict {
             Verdict::Done(found) => {
-                self.note(flow, found);
+                self.note(idx, flow, found);
                 return self.close(idx, flow, Reason::NoMatch);
             }
-            Verdict::Class(found) => self.note(flow, found),
+            Verdict::Class(found) => self.note(idx, flow, found),
             Verdict::More => {}
+            Verdict::Settled(found) => {
+                self.note(idx, flow, found);
+                let outcome = self.settle_now(flow);
+                self.silence(idx, flow, dir);
+                if outcome != Outcome::NeedMore {
+                    // What both sides say has been read: nothing is left to be asked.
+                    if flow.is_silent(Direction::FromInitiator) && flow.is_silent(Direction::FromResponder) {
+                        flow.set_decided();
+                    }
+                    return outcome;
+                }
+            }
             Verdict::Other(found) => {
-                self.note(flow, found);
+                self.note(idx, flow, found);
                 self.silence(idx, flow, dir);
             }
             Verdict::No if started => self.silence(idx, flow, dir),
@@ -337,15 +460,34 @@ impl Inspector {
         flow.l7_slot = NO_SLOT;
     }
 
-    /// Writes what was found into the flow. A host name once known stays.
-    fn note(&mut self, flow: &mut Flow, found: Found) {
-        flow.set_class(found.class, found.by, found.alpn);
+    /// Writes what was found into the flow. A host name once known stays, and so does the class of a settled flow, unless
+    /// it turns out to be a special case of that.
+    fn note(&mut self, idx: FlowIdx, flow: &mut Flow, found: Found) {
+        let known = flow.class();
+        if flow.is_settled() && !refines(known, found.class) {
+            return;
+        }
+        if !flow.is_settled() || known != found.class {
+            let alpn = if found.alpn == Alpn::None { flow.alpn() } else { found.alpn };
+            flow.set_class(found.class, found.by, alpn);
+        }
+        self.facts.add(idx.0, born(flow), &self.scratch.facts);
         if flow.host().is_none()
-            && let Some(name) = self.scratch.get()
+            && let Some(name) = self.scratch.host.get()
         {
             let id = self.hosts.intern(name);
             flow.set_host(id);
         }
+    }
+
+    /// Class and host stand from here on. Says so once.
+    fn settle_now(&mut self, flow: &mut Flow) -> Outcome {
+        if flow.is_settled() {
+            return Outcome::NeedMore;
+        }
+        flow.set_settled();
+        self.recognised += 1;
+        Outcome::Recognised { class: flow.class(), host: flow.host(), by: flow.by() }
     }
 
     fn at_most(&mut self, idx: FlowIdx, flow: &mut Flow, packets: u8) -> Outcome {
@@ -355,14 +497,33 @@ impl Inspector {
     /// Ends the search: with what is known, else for `reason`.
     fn close(&mut self, idx: FlowIdx, flow: &mut Flow, reason: Reason) -> Outcome {
         self.drop_buffer(idx, flow);
+        let said = flow.is_settled();
         flow.set_decided();
-        if flow.class() == Class::Unknown {
+        if said {
+            Outcome::NeedMore
+        } else if flow.class() == Class::Unknown {
             self.given_up[reason as usize] += 1;
             Outcome::GivenUp(reason)
         } else {
             self.recognised += 1;
             Outcome::Recognised { class: flow.class(), host: flow.host(), by: flow.by() }
         }
+    }
+
+    /// How the datagram before `payload` began, which takes its place.
+    fn before(&mut self, idx: FlowIdx, flow: &Flow, dir: Direction, payload: &[u8]) -> Beginning {
+        let mask = self.befores.len() - 1;
+        let place = &mut self.befores[idx.0 as usize & mask];
+        let born = born(flow);
+        if (place.flow, place.born) != (idx.0, born) {
+            *place = Before { flow: idx.0, born, ..Before::NONE };
+        }
+        let side = &mut place.side[dir.index()];
+        if flow.l7_slot != NO_SLOT && side.len != 0 {
+            // While a handshake is being put together, its first datagram is what the others are read by.
+            return *side;
+        }
+        std::mem::replace(side, Beginning::of(payload))
     }
 
     fn set_start(&mut self, idx: FlowIdx, flow: &Flow, dir: Direction, seq: u32) {
@@ -380,6 +541,21 @@ impl Inspector {
         let s = &self.starts[idx.0 as usize & (self.starts.len() - 1)];
         (s.flow == idx.0 && s.born == born(flow) && s.known & 1 << dir.index() != 0).then_some(s.seq[dir.index()])
     }
+}
+
+/// Datagrams after which a flow is left alone: more while a handshake is being put together.
+fn most_datagrams(flow: &Flow) -> u8 {
+    if flow.l7_slot == NO_SLOT { MAX_DATAGRAMS } else { MAX_PACKETS }
+}
+
+/// Whether a flow of the first class may turn out to be of the second.
+fn refines(from: Class, to: Class) -> bool {
+    from == to
+        || matches!(
+            (from, to),
+            (Class::Http, Class::Websocket | Class::Http2 | Class::Grpc | Class::Elasticsearch)
+                | (Class::Http2, Class::Grpc | Class::Etcd)
+        )
 }
 
 /// Birth time and ports: two flows that follow each other in one entry differ in one of them.

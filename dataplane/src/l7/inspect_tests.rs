@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use softdpu_ebpf_common::walk::{Headers, L3, walk};
 
 use super::inspect::{MAX_DATAGRAMS, MAX_PACKETS};
-use super::tls::tests::client_hello_bytes;
+use super::web::tls::tests::client_hello_bytes;
 use super::*;
 use crate::flow::tcp::{ACK, FIN, SYN};
 use crate::flow::{Direction, FlowConfig, FlowIdx, FlowTable, Hit, Seed, Tick};
@@ -23,7 +23,7 @@ const SERVER: Ends = (2, 443, 1, 40_000);
 
 impl Bench {
     fn new() -> Self {
-        Self::with(&L7Config { buffers: 4, hosts: 64, starts: 64 })
+        Self::with(&L7Config { buffers: 4, hosts: 64, starts: 64, facts: 64 })
     }
 
     fn with(config: &L7Config) -> Self {
@@ -216,7 +216,7 @@ fn a_stream_of_holes_is_given_up() {
 
 #[test]
 fn half_open_hellos_cannot_keep_the_buffers() {
-    let mut b = Bench::with(&L7Config { buffers: 2, hosts: 8, starts: 64 });
+    let mut b = Bench::with(&L7Config { buffers: 2, hosts: 8, starts: 64, facts: 64 });
     let hello = client_hello_bytes("www.example.com", &[], 0, 9999);
     for i in 0..20u16 {
         let ends = (1, 1000 + i, 2, 443);
@@ -269,7 +269,7 @@ fn a_one_sided_stranger_and_a_chatty_datagram_flow_have_budgets() {
 
 #[test]
 fn hosts_are_released_with_their_flows() {
-    let mut b = Bench::with(&L7Config { buffers: 1, hosts: 1, starts: 16 });
+    let mut b = Bench::with(&L7Config { buffers: 1, hosts: 1, starts: 16, facts: 64 });
     let get = |n: u32| format!("GET / HTTP/1.1\r\nHost: h{n}.example\r\n\r\n");
     for n in 0..5u32 {
         b.tcp(CLIENT, SYN, 999, b"");

@@ -1,23 +1,39 @@
-//! What a flow carries, told from its bytes: one file per protocol, registered in [`RECOGNISERS`].
+//! What a flow carries, told from its bytes: one file per protocol, in folders by family, each of which registers its
+//! files in a table of its own ([`FAMILIES`]).
 //!
 //! A recogniser is a function over the first bytes of one direction (TCP) or over one datagram (UDP). It keeps nothing;
 //! the [`Inspector`] collects the bytes, calls it again when there are more, and gives up after [`inspect::MAX_PACKETS`]
 //! packets or [`reassembly::CAP`] bytes. Ports alone never make a recognition.
 
+pub mod ber;
 pub mod class;
-pub mod dns;
+pub mod facts;
 pub mod fuzz;
 pub mod hosts;
-pub mod http;
 pub mod inspect;
-pub mod iperf3;
 pub mod reassembly;
-pub mod ssh;
-pub mod tls;
+pub mod table;
+pub mod text;
+pub mod upgrade;
+
+pub mod data;
+pub mod files;
+pub mod industry;
+pub mod infra;
+pub mod mail;
+pub mod measure;
+pub mod queue;
+pub mod remote;
+pub mod voice;
+pub mod vpn;
+pub mod web;
 
 pub use class::{Alpn, By, Class};
+pub use facts::{Fact, Facts};
 pub use hosts::{HostName, Hosts};
 pub use inspect::{Inspector, L7Config, Outcome, Reason};
+pub use table::{Recogniser, Starts, Table};
+pub use web::pieces::Pieces;
 
 use crate::flow::Direction;
 
@@ -32,15 +48,74 @@ pub struct Look<'a> {
     pub ports: (u16, u16),
     /// No more will be collected: say what can be said.
     pub last: bool,
+    /// UDP only: how the datagram before this one in the same direction began, at most [`BEFORE`] bytes; empty where there
+    /// was none, or it is forgotten. For formats that only two messages together make certain.
+    pub before: &'a [u8],
 }
 
-impl Look<'_> {
+/// Bytes of a datagram that are kept for [`Look::before`].
+pub const BEFORE: usize = 28;
+
+impl<'a> Look<'a> {
+    /// A datagram or a stream of which nothing more will come: for tests, and for what is found inside something else.
+    pub fn whole(data: &'a [u8], dir: Direction, ports: (u16, u16)) -> Self {
+        Self { data, dir, ports, last: true, before: &[] }
+    }
+
     pub fn has_port(&self, port: u16) -> bool {
         self.ports.0 == port || self.ports.1 == port
     }
+
+    /// Big-endian word at `at`.
+    pub fn u16(&self, at: usize) -> Option<u16> {
+        Some(u16::from_be_bytes(*self.data.get(at..)?.first_chunk()?))
+    }
+
+    /// Big-endian double word at `at`.
+    pub fn u32(&self, at: usize) -> Option<u32> {
+        Some(u32::from_be_bytes(*self.data.get(at..)?.first_chunk()?))
+    }
+
+    /// Little-endian word at `at`.
+    pub fn u16_le(&self, at: usize) -> Option<u16> {
+        Some(u16::from_le_bytes(*self.data.get(at..)?.first_chunk()?))
+    }
+
+    /// Little-endian double word at `at`.
+    pub fn u32_le(&self, at: usize) -> Option<u32> {
+        Some(u32::from_le_bytes(*self.data.get(at..)?.first_chunk()?))
+    }
+
+    /// Whether the data begin with `text`; `None` while they are a shorter beginning of it.
+    pub fn begins(&self, text: &[u8]) -> Option<bool> {
+        if self.data.starts_with(text) {
+            Some(true)
+        } else if text.starts_with(self.data) {
+            None
+        } else {
+            Some(false)
+        }
+    }
 }
 
-/// What was recognised. The host name, where there is one, is left in the [`HostName`] beside.
+/// What a recogniser says beside its verdict. Emptied before each is asked; kept only of one that is certain.
+#[derive(Clone, Default)]
+pub struct Notes {
+    pub host: HostName,
+    pub facts: Facts,
+    /// What has to be put together with what other datagrams bring: with `Verdict::Class` only.
+    pub pieces: Pieces,
+}
+
+impl Notes {
+    pub fn clear(&mut self) {
+        self.host.clear();
+        self.facts.clear();
+        self.pieces.clear();
+    }
+}
+
+/// What was recognised. Host name and facts, where there are any, are left in the [`Notes`] beside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub class: Class,
@@ -60,49 +135,52 @@ impl Found {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not this protocol, whatever follows.
+    /// Not this protocol, whatever follows. Of a datagram: not told by this one.
     No,
-    /// Could be; more bytes will tell.
+    /// Could be; more bytes will tell. Of a datagram: as `No`.
     More,
-    /// Certainly this protocol; more bytes of this direction may tell the host.
+    /// Certainly this protocol; more bytes of this direction may tell more of it.
     Class(Found),
-    /// Certainly this protocol; only the other direction may tell the host.
+    /// Certainly this protocol; only the other direction may tell more of it.
     Other(Found),
+    /// Certainly this protocol, and class and host stay as they are said; the other direction may tell facts.
+    Settled(Found),
     /// Nothing more to learn.
     Done(Found),
 }
 
-/// One protocol's place in the table.
-pub struct Recogniser {
-    pub name: &'static str,
-    pub tcp: Option<fn(&Look, &mut HostName) -> Verdict>,
-    pub udp: Option<fn(&Look, &mut HostName) -> Verdict>,
-}
-
-/// In the order in which they are asked. Each rejects a stranger within its first few bytes.
-pub static RECOGNISERS: &[Recogniser] = &[
-    Recogniser { name: "tls", tcp: Some(tls::look), udp: None },
-    Recogniser { name: "http", tcp: Some(http::look), udp: None },
-    Recogniser { name: "dns", tcp: Some(dns::look_tcp), udp: Some(dns::look_udp) },
-    Recogniser { name: "iperf3", tcp: Some(iperf3::look_tcp), udp: Some(iperf3::look_udp) },
-    Recogniser { name: "ssh", tcp: Some(ssh::look), udp: None },
-];
-
-/// Asks all recognisers of a transport. The first that is certain wins; else `More` if any could still become so.
-pub fn ask(udp: bool, look: &Look, host: &mut HostName) -> Verdict {
-    let mut more = false;
-    for r in RECOGNISERS {
-        let Some(f) = (if udp { r.udp } else { r.tcp }) else { continue };
-        host.clear();
-        match f(look, host) {
-            Verdict::No => {}
-            Verdict::More => more = true,
-            certain => return certain,
-        }
+impl Verdict {
+    /// Certain, by the application's bytes, and nothing more to learn.
+    pub fn payload(class: Class) -> Self {
+        Self::Done(Found::payload(class))
     }
-    host.clear();
-    if more && !look.last { Verdict::More } else { Verdict::No }
+
+    /// Certain, by an encrypted protocol's handshake, and nothing more to learn.
+    pub fn handshake(class: Class) -> Self {
+        Self::Done(Found::handshake(class, Alpn::None))
+    }
 }
+
+/// One function of a recogniser.
+pub type Ask = fn(&Look, &mut Notes) -> Verdict;
+
+/// All recognisers, in the order in which they are asked: the more certain first. Each rejects a stranger within its first
+/// few bytes.
+pub static FAMILIES: &[&[Recogniser]] = &[
+    web::RECOGNISERS,
+    remote::RECOGNISERS,
+    mail::RECOGNISERS,
+    files::RECOGNISERS,
+    data::RECOGNISERS,
+    queue::RECOGNISERS,
+    infra::RECOGNISERS,
+    voice::RECOGNISERS,
+    vpn::RECOGNISERS,
+    industry::RECOGNISERS,
+    measure::RECOGNISERS,
+];
 
 #[cfg(test)]
 mod inspect_tests;
+#[cfg(test)]
+pub mod told;

@@ -14,6 +14,7 @@ pub mod outer_fragment;
 pub mod parse;
 pub mod policy;
 pub mod reassemble;
+pub mod relay;
 pub mod rewrite;
 pub mod route;
 pub mod seal;

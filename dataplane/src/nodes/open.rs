@@ -137,7 +137,10 @@ fn open_esp<'k>(cx: &mut Cx<'_>, packet: &mut Packet, run: &mut Openers<'k>, key
         packet.meta.esp_in = keys.esp_number(spi).unwrap_or(NO_WAY);
     }
     // Only with the newest packet: one that was late, or held back by somebody, says where the peer was (RFC 7296 §2.23).
-    if moved && seq >= esp.sa.window().top() {
+    if moved
+        && seq >= esp.sa.window().top()
+        && keys.way(esp.tunnel, esp.way).is_none_or(|way| way.state.tell_move(cx.now))
+    {
         let _ = cx.events.push(Event::Moved { tunnel: esp.tunnel, way: esp.way, from });
     }
     if packet.meta.next_header == NEXT_IPCOMP {

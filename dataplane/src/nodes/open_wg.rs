@@ -48,7 +48,7 @@ pub(super) fn open<'k>(
             run.flush();
             let _ = cx.events.push(Event::Confirmed { tunnel: wg.tunnel, index: receiver });
         }
-        if keys.way(wg.tunnel, wg.way).is_some_and(|way| way.remote != from) {
+        if keys.way(wg.tunnel, wg.way).is_some_and(|way| way.remote != from && way.state.tell_move(cx.now)) {
             let _ = cx.events.push(Event::Roamed { tunnel: wg.tunnel, index: receiver, from, local });
         }
     }

@@ -18,6 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A way whose packets wait asks for a session once in this time (nanoseconds).
 const ASK_AGAIN: u64 = 1_000_000_000;
 
+/// That a peer sends from elsewhere is told once in this time (nanoseconds): each telling makes a new snapshot, and a peer that
+/// sends from two addresses in turns, or somebody on its path, would have one made for every packet.
+const MOVE_AGAIN: u64 = 250_000_000;
+
 /// Everything that workers need of the tunnels, at one time.
 #[derive(Debug, Default)]
 pub struct Keys {
@@ -146,6 +150,8 @@ pub struct WayState {
     pub path_mtu: PathMtu,
     /// When a packet last asked for a session and the control side was told, monotonic nanoseconds; 0: none did.
     wanted: AtomicU64,
+    /// When the control side was last told that the peer has moved, likewise.
+    moved: AtomicU64,
 }
 
 impl WayState {
@@ -170,6 +176,18 @@ impl WayState {
 
     pub fn answer(&self) {
         self.wanted.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether a packet from elsewhere is the one to tell of it: the first in [`MOVE_AGAIN`]. The next ones come again.
+    pub fn tell_move(&self, now: u64) -> bool {
+        let before = self.moved.load(Ordering::Relaxed);
+        let due = before == 0 || now.saturating_sub(before) >= MOVE_AGAIN;
+        due && self.moved.compare_exchange(before, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Of the same peer at another place: of what is known only when it moved.
+    pub fn elsewhere(&self) -> Self {
+        Self { moved: AtomicU64::new(self.moved.load(Ordering::Relaxed)), ..Self::default() }
     }
 }
 
@@ -306,5 +324,16 @@ mod tests {
         assert!(way.want(5 + ASK_AGAIN), "an attempt that came to nothing is not the last");
         way.answer();
         assert!(way.want(6 + ASK_AGAIN));
+    }
+
+    #[test]
+    fn a_peer_that_moves_all_the_time_is_told_of_now_and_then() {
+        let way = WayState::default();
+        assert!(way.tell_move(5), "the first at once");
+        assert!(!way.tell_move(6));
+        let way = way.elsewhere();
+        assert!(!way.tell_move(4 + MOVE_AGAIN), "wherever it is now");
+        assert!(way.tell_move(5 + MOVE_AGAIN));
+        assert!(way.want(6) && way.hop(1).is_none());
     }
 }

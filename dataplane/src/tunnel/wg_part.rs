@@ -64,7 +64,8 @@ impl WgParts {
         let remote = peer.endpoint.map_or(nowhere, |endpoint| endpoint.to);
         let state = match self.states.get(&peer.slot) {
             Some((at, state)) if *at == remote => state.clone(),
-            _ => Arc::default(),
+            Some((_, state)) => Arc::new(state.elsewhere()),
+            None => Arc::default(),
         };
         self.states.insert(peer.slot, (remote, state.clone()));
         // Whoever waited has an answer now, or asks again.

@@ -9,6 +9,7 @@ use crate::io::loopback::{LoopbackPort, Wire};
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::io::umem::Umem;
+use crate::tunnel::events::Events;
 use anyhow::Result;
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ const WIRE: usize = 4096;
 pub struct Harness {
     pub worker: Worker,
     pub shared: Shared,
+    /// What the worker tells the control side, which is not there.
+    pub events: Arc<Events>,
     /// Per port: the far ends, into the worker and out of it.
     wires: Vec<(Wire, Wire)>,
     /// Monotonic nanoseconds; tests move it.
@@ -51,7 +54,7 @@ impl Harness {
         }
         let now = 2_000_000_000;
         let (worker, _questions) = blueprint.worker(pool, ports, now);
-        Ok(Self { worker, shared: blueprint.shared, wires, now })
+        Ok(Self { worker, shared: blueprint.shared, events: blueprint.events, wires, now })
     }
 
     /// Puts a frame on a port's wire. `false` where the wire is full.

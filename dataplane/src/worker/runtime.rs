@@ -25,6 +25,7 @@ use crate::io::steer::{AttachMode, LoadOptions, Steer};
 use crate::io::tap::{TapPort, TapQueue, device};
 use crate::io::umem::Umem;
 use crate::io::xdp::{XdpSpec, open_ports};
+use crate::telemetry::export::Exporter;
 use crate::tunnel;
 use crate::tunnel::steering::Steering;
 use crate::tunnel::wireguard::uapi_server;
@@ -95,12 +96,14 @@ async fn go(
     if let Some((index, tap)) = host.tap() {
         guards.configure(index, tap).await?;
     }
+    let exporter = host.blueprint.exporter()?;
     let workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
     let watcher = host.watch(&wakers).await?;
     let to_wake = wakers.clone();
     host.blueprint.on_new_keys(Box::new(move || to_wake.iter().for_each(Waker::wake)));
     let (handles, threads) = host.spawn(workers)?;
+    let exporter = exporter.map(Exporter::start).transpose()?;
     let steering = Arc::new(host.steering());
     let blueprint = &host.blueprint;
     let (publisher, events, fib) =
@@ -121,6 +124,9 @@ async fn go(
         if thread.join().is_err() {
             tracing::error!("a worker had panicked");
         }
+    }
+    if let Some(exporter) = exporter {
+        exporter.stop();
     }
     Ok(())
 }

@@ -1,0 +1,5 @@
+//! Machines, buildings and vehicles.
+
+use super::Recogniser;
+
+pub static RECOGNISERS: &[Recogniser] = &[];

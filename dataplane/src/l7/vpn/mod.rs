@@ -1,0 +1,5 @@
+//! Tunnels and proxies.
+
+use super::Recogniser;
+
+pub static RECOGNISERS: &[Recogniser] = &[];
