@@ -48,7 +48,6 @@ impl Peer {
         let (hub, peer) = (Identity::new(of(1)), Identity::new(of(10 + number)));
         let to_hub = Remote::new(&peer, *hub.public(), Psk::default());
         let to_peer = Remote::new(&hub, *peer.public(), Psk::default());
-        // The hub began, and so may send at once.
         let index = 0x100 + u32::from(number);
         let (initiator, initiation) = Initiator::start(&hub, &to_peer, index, of(20 + number), Tai64n::now()).unwrap();
         let responder = Opening::open(&peer, &initiation).unwrap().finish(&to_hub, None).unwrap();
@@ -422,7 +421,6 @@ fn a_peer_that_speaks_for_the_lan_gets_nothing_out_in_clear() {
         assert_eq!(to(hub.from(0, &packet(A, HOST))), Some(To::Clear(LAN)));
         assert_eq!(to(hub.from(1, &packet(HOST, A))), Some(To::Peer(0)));
     }
-    // And the host itself still reaches the peer.
     let out = hub.worker.pass(LAN, &packet(HOST, A));
     assert!(matches!(out.as_slice(), [(UPLINK, frame)] if hub.peers[0].open(frame).is_some()));
     hub.end();
@@ -465,7 +463,7 @@ fn fragments_and_flows_that_the_table_has_no_room_for_go_the_same_way() {
     }
 }
 
-/// Two workers with one set of keys: what each relays is numbered by the one session, and none of it is a replay.
+/// What each relays is numbered by the one session, and none of it is a replay.
 #[test]
 fn several_workers_relay_into_one_session() {
     let mut hub = Hub::new("", &[(NET_B, LAN)], &[&[NET_A], &[NET_B]]);
@@ -483,13 +481,11 @@ fn several_workers_relay_into_one_session() {
     hub.end();
 }
 
-/// Each move makes a new snapshot of the keys: a peer (or somebody on its path) that changes its address with every packet must
-/// not have one made for every packet.
+/// Each move makes a new snapshot of the keys.
 #[test]
 fn a_peer_that_moves_with_every_packet_is_told_of_four_times_a_second() {
     let mut hub = Hub::new("", &[], &[&[NET_A], &[NET_B]]);
     for round in 0..1000_u16 {
-        // Two seconds of it.
         hub.worker.now += 2_000_000;
         let mut sealed = hub.peers[0].seal(&packet(A, HOST));
         sealed[34..36].copy_from_slice(&(PORT + round % 2).to_be_bytes());
@@ -497,8 +493,7 @@ fn a_peer_that_moves_with_every_packet_is_told_of_four_times_a_second() {
         let out = hub.worker.pass(UPLINK, &sealed);
         assert!(matches!(out.as_slice(), [(LAN, _)]), "its packets are its packets");
     }
-    let told = std::iter::from_fn(|| hub.worker.events.pop()).collect::<Vec<_>>();
-    assert!(told.iter().all(|event| matches!(event, softdpu::tunnel::events::Event::Roamed { .. })));
-    assert!((7..=9).contains(&told.len()), "{}", told.len());
+    let told = std::iter::from_fn(|| hub.worker.events.pop()).count();
+    assert!((7..=9).contains(&told), "{told}");
     hub.end();
 }

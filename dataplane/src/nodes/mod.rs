@@ -1,5 +1,6 @@
 //! The work, one file per node, in the order a batch meets them.
 
+mod ahead;
 pub mod classify;
 pub mod compress;
 pub mod decompress;

@@ -10,8 +10,9 @@ use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::io::umem::Umem;
 use crate::tunnel::events::Events;
+use crate::tunnel::publisher::Publisher;
 use anyhow::Result;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Packets that a port's wire holds in each direction.
 const WIRE: usize = 4096;
@@ -19,7 +20,9 @@ const WIRE: usize = 4096;
 pub struct Harness {
     pub worker: Worker,
     pub shared: Shared,
-    /// What the worker tells the control side, which is not there.
+    /// Where the control side, which tests play, puts keys.
+    pub publisher: Arc<Mutex<Publisher>>,
+    /// What the worker tells it.
     pub events: Arc<Events>,
     /// Per port: the far ends, into the worker and out of it.
     wires: Vec<(Wire, Wire)>,
@@ -54,7 +57,8 @@ impl Harness {
         }
         let now = 2_000_000_000;
         let (worker, _questions) = blueprint.worker(pool, ports, now);
-        Ok(Self { worker, shared: blueprint.shared, events: blueprint.events, wires, now })
+        let Blueprint { shared, publisher, events, .. } = blueprint;
+        Ok(Self { worker, shared, publisher, events, wires, now })
     }
 
     /// Puts a frame on a port's wire. `false` where the wire is full.

@@ -4,7 +4,8 @@
 //! The control side keeps [`AllowedIps`], which can lose prefixes and list those of a peer. Workers read an immutable
 //! [`AllowedTable`]. [`Lpm`](crate::host::lpm::Lpm) has neither, and probes one hash table per prefix length; here a
 //! packet may ask twice, and operators choose the lengths, so the table is one sorted list of the places where the
-//! answer changes: 9 bytes per change for IPv4, 21 for IPv6, and a binary search whatever the lengths are.
+//! answer changes: 9 bytes per change for IPv4, 21 for IPv6, and a binary search whatever the lengths are. Whether a
+//! source is a certain peer's is mostly known without it, from the first range of that peer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -93,6 +94,8 @@ impl AllowedIps {
             table.v6.slots.push(slot);
             table.v6.lens.push(len);
         }
+        table.v4.find_homes(u32::MAX, |next| next - 1);
+        table.v6.find_homes(u128::MAX, |next| next - 1);
         table
     }
 }
@@ -139,11 +142,38 @@ fn flatten(prefixes: impl Iterator<Item = (u128, u8, Whose)>, max: u128) -> Vec<
 struct Ranges<A> {
     starts: Vec<A>,
     slots: Vec<u32>,
+    /// By slot, up to the last that has any: first and last address of the first range that is its own. Most peers have but
+    /// one, so whether a source is a peer's is known from here, one cache line, without a search.
+    homes: Vec<Option<(A, A)>>,
     /// Of the prefixes that say so.
     lens: Vec<u8>,
 }
 
-impl<A: Ord> Ranges<A> {
+impl<A: Ord + Copy> Ranges<A> {
+    fn find_homes(&mut self, max: A, before: impl Fn(A) -> A) {
+        let ends = self.starts.iter().skip(1).map(|next| before(*next)).chain([max]);
+        for ((start, end), slot) in self.starts.iter().zip(ends).zip(&self.slots) {
+            if *slot == NOBODY.0 {
+                continue;
+            }
+            let at = *slot as usize;
+            if self.homes.len() <= at {
+                self.homes.resize(at + 1, None);
+            }
+            self.homes[at].get_or_insert((*start, end));
+        }
+    }
+
+    #[inline]
+    fn is_of(&self, address: &A, slot: u32) -> bool {
+        match self.homes.get(slot as usize) {
+            Some(Some((first, last))) if first <= address && address <= last => true,
+            // None of the family is this peer's.
+            None | Some(None) => false,
+            Some(Some(_)) => self.get(address) == Some(slot),
+        }
+    }
+
     #[inline]
     fn get(&self, address: &A) -> Option<u32> {
         let slot = *self.slots.get(self.place(address)?)?;
@@ -189,7 +219,24 @@ impl AllowedTable {
         self.v6.get(&address.into())
     }
 
-    /// The same, and the length of the prefix that says so.
+    /// Whether `address` belongs to the peer in `slot`: [`Self::look_up`] would say so.
+    #[inline]
+    pub fn is_of(&self, address: IpAddr, slot: u32) -> bool {
+        match address {
+            IpAddr::V4(a) => self.v4.is_of(&a.into(), slot),
+            IpAddr::V6(a) => self.v6.is_of(&a.into(), slot),
+        }
+    }
+
+    /// Asks for what [`Self::is_of`] looks at first. IPv4 only: what is inside is not known yet.
+    #[inline]
+    pub fn prefetch(&self, slot: u32) {
+        if let Some(home) = self.v4.homes.get(slot as usize) {
+            crate::crypto::prefetch_line(home);
+        }
+    }
+
+    /// The same as [`Self::look_up`], and the length of the prefix that says so.
     pub fn look_up_with_len(&self, address: IpAddr) -> Option<(u32, u8)> {
         match address {
             IpAddr::V4(a) => self.v4.get_with_len(&a.into()),
@@ -197,7 +244,7 @@ impl AllowedTable {
         }
     }
 
-    /// Bytes of memory.
+    /// Bytes of memory of the ranges.
     pub fn size(&self) -> usize {
         self.v4.starts.len() * 9 + self.v6.starts.len() * 21
     }
@@ -293,6 +340,9 @@ mod tests {
                 for probe in neighbours(edge) {
                     let want = model.iter().filter(|(p, _)| p.contains(probe)).max_by_key(|(p, _)| p.prefix_len());
                     prop_assert_eq!(table.look_up(probe), want.map(|(_, slot)| *slot), "{}", probe);
+                    for slot in 0..5 {
+                        prop_assert_eq!(table.is_of(probe, slot), table.look_up(probe) == Some(slot), "{} {}", probe, slot);
+                    }
                     let with_len = want.map(|(p, slot)| (*slot, p.prefix_len()));
                     prop_assert_eq!(table.look_up_with_len(probe), with_len, "{}", probe);
                 }
