@@ -8,7 +8,7 @@ use softdpu_testbed::{
     edge::Edge,
     peers::{
         keys::{Child, ChildSa},
-        ours,
+        ours::{self, Apps},
         strongswan::{self, Ciphers, Proposal, StrongSwan},
         wireguard::{Config, KeyPair, PORT, Program, WireGuard},
     },
@@ -33,9 +33,9 @@ pub type Running = Box<dyn Any>;
 pub enum Kind {
     /// The kernel forwards, nothing is encrypted: what the topology and iperf3 can do.
     Clear,
-    OurWireGuard,
+    OurWireGuard(Apps),
     /// softdpu's ESP in UDP with this cipher and length of key and salt.
-    OurEsp(&'static str, usize),
+    OurEsp(&'static str, usize, Apps),
     Program(Program),
     StrongSwan(Proposal, Ciphers),
 }
@@ -48,14 +48,28 @@ pub struct Contender {
 }
 
 /// All, in the order of their turns.
-pub const ALL: [Contender; 11] = [
+pub const ALL: [Contender; 13] = [
     Contender { name: "clear", title: "kernel forwards, in clear", kind: Kind::Clear },
-    Contender { name: "softdpu-wireguard", title: "softdpu WireGuard", kind: Kind::OurWireGuard },
-    Contender { name: "softdpu-esp-aes128", title: "softdpu ESP, AES-128-GCM", kind: Kind::OurEsp("aes-128-gcm", 20) },
+    Contender { name: "softdpu-wireguard", title: "softdpu WireGuard", kind: Kind::OurWireGuard(Apps::Tap) },
+    Contender {
+        name: "softdpu-wireguard-xdp",
+        title: "softdpu WireGuard, XDP on both ports",
+        kind: Kind::OurWireGuard(Apps::Xdp),
+    },
+    Contender {
+        name: "softdpu-esp-aes128",
+        title: "softdpu ESP, AES-128-GCM",
+        kind: Kind::OurEsp("aes-128-gcm", 20, Apps::Tap),
+    },
+    Contender {
+        name: "softdpu-esp-aes128-xdp",
+        title: "softdpu ESP, AES-128-GCM, XDP on both ports",
+        kind: Kind::OurEsp("aes-128-gcm", 20, Apps::Xdp),
+    },
     Contender {
         name: "softdpu-esp-chacha",
         title: "softdpu ESP, ChaCha20-Poly1305",
-        kind: Kind::OurEsp("chacha20-poly1305", 36),
+        kind: Kind::OurEsp("chacha20-poly1305", 36, Apps::Tap),
     },
     Contender { name: "wireguard-go", title: "wireguard-go", kind: Kind::Program(Program::WireGuardGo) },
     Contender { name: "boringtun-cli", title: "boringtun-cli", kind: Kind::Program(Program::BoringTun) },
@@ -93,7 +107,7 @@ impl Contender {
         match self.kind {
             Kind::Program(program) => program.version(),
             Kind::StrongSwan(..) => strongswan::version(),
-            Kind::Clear | Kind::OurWireGuard | Kind::OurEsp(..) => None,
+            Kind::Clear | Kind::OurWireGuard(_) | Kind::OurEsp(..) => None,
         }
     }
 
@@ -105,19 +119,19 @@ impl Contender {
         let Start { topology, folder, .. } = s;
         match self.kind {
             Kind::Clear => Ok(Box::new(())),
-            Kind::OurWireGuard => {
+            Kind::OurWireGuard(apps) => {
                 let (a, b) = wireguard_configs()?;
                 let files = [(Side::A, "a", a), (Side::B, "b", b)].map(|(side, end, config)| {
-                    ours::wireguard(folder, side, &format!("wg{}{end}", std::process::id()), &config)
+                    ours::wireguard_of(folder, side, &format!("wg{}{end}", std::process::id()), &config, apps)
                 });
                 let [a, b] = files;
                 edges(s, [a?, b?])
             }
-            Kind::OurEsp(cipher, length) => {
+            Kind::OurEsp(cipher, length, apps) => {
                 let (there, back) = (ChildSa::random(0x1001, length)?, ChildSa::random(0x1002, length)?);
                 let child = Child { inbound: back, outbound: there };
-                let a = ours::esp(folder, Side::A, cipher, "short", false, &child)?;
-                let b = ours::esp(folder, Side::B, cipher, "short", false, &child.flipped())?;
+                let a = ours::esp_of(folder, Side::A, cipher, "short", false, &child, apps)?;
+                let b = ours::esp_of(folder, Side::B, cipher, "short", false, &child.flipped(), apps)?;
                 edges(s, [a, b])
             }
             Kind::Program(program) => {

@@ -7,7 +7,9 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::places::{Address, Endpoint, FileMode, FilePath, Interface, MetricsAddress, Name, WireGuardKey};
+use super::places::{
+    Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
+};
 use super::values::{Bad, HostPattern, PortRange, Prefix, Protocol, Span};
 
 /// Text or number as TOML gave it.
@@ -78,6 +80,7 @@ formats! {
     FileMode, "file-mode", "string", "Permission bits in octal: \"0660\".";
     Name, "name", "string", "1 to 32 letters, digits, `-`, `_` or `.`.";
     Interface, "interface", "string", "Name of a network interface, 1 to 15 bytes.";
+    LinkAddress, "interface address", "string", "An address of an interface and the length of its prefix: \"10.1.0.1/24\".";
     Address, "address", "string", "An IPv4 or IPv6 address.";
     Endpoint, "endpoint", "string", "Address and port of a host: \"192.0.2.2:51820\", \"[2001:db8::2]:51820\".";
     WireGuardKey, "wireguard-key", "string", "32 bytes in base64, as `wg pubkey` prints them.";

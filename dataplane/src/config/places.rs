@@ -91,6 +91,33 @@ impl FromStr for Interface {
     }
 }
 
+/// An address of an interface, with the length of the prefix that is behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkAddress {
+    pub addr: IpAddr,
+    pub prefix_len: u8,
+}
+
+impl fmt::Display for LinkAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.prefix_len)
+    }
+}
+
+impl FromStr for LinkAddress {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        let (addr, length) = text.split_once('/').map_or((text, None), |(addr, length)| (addr, Some(length)));
+        let Address(addr) = addr.parse()?;
+        let most = if addr.is_ipv4() { 32 } else { 128 };
+        let length = length.map_or(Ok(most), |length| length.parse::<u8>().map_err(|_| ()));
+        match length {
+            Ok(prefix_len) if (1..=most).contains(&prefix_len) => Ok(Self { addr, prefix_len }),
+            _ => Err(Bad::new(format!("`{text}` has an impossible prefix length"), format!("1 to {most}"))),
+        }
+    }
+}
+
 /// One host's address, fit to be a tunnel's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub IpAddr);

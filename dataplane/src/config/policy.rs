@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::places::LinkAddress;
 use super::problem::{Problem, Source};
 pub use super::schema::{
     Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, SequenceMode,
@@ -120,6 +121,7 @@ pub struct Port {
 #[derive(Clone, Debug)]
 pub enum PortKind {
     Xdp(XdpPort),
+    Tap(TapPort),
     /// `read` and `write` may both be absent: `softdpu replay` names the files.
     Pcap {
         read: Option<PathBuf>,
@@ -134,10 +136,11 @@ pub enum PortKind {
 }
 
 impl PortKind {
-    /// As in the file: "xdp", "pcap" or "loopback".
+    /// As in the file: "xdp", "tap", "pcap" or "loopback".
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Xdp(_) => "xdp",
+            Self::Tap(_) => "tap",
             Self::Pcap { .. } => "pcap",
             Self::Loopback { .. } => "loopback",
         }
@@ -154,6 +157,19 @@ pub struct XdpPort {
     pub busy_poll: bool,
     /// Descriptors per ring, a power of two.
     pub ring: u32,
+}
+
+/// This host's own kernel, through a tap.
+#[derive(Clone, Debug)]
+pub struct TapPort {
+    /// Name of the tap.
+    pub interface: String,
+    pub mtu: u32,
+    pub addresses: Vec<LinkAddress>,
+    /// What the kernel is to route by it.
+    pub routes: Vec<Prefix>,
+    /// Of packets to `routes`, once nobody reads the tap any more. Already the stricter of what was written and what rules need.
+    pub on_loss: OnLoss,
 }
 
 /// What packets a rule is about. An empty list means any.

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::at::At;
-use super::places::{Address, Endpoint, FileMode, FilePath, Interface, MetricsAddress, Name, WireGuardKey};
+use super::places::{
+    Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
+};
 use super::values::{HostPattern, PortRange, Prefix, Protocol, Span};
 
 /// A softdpu policy: what the host has and allows.
@@ -145,6 +147,9 @@ pub enum Kind {
     Pcap,
     /// Another port of this kind: what is sent on one is received on the other.
     Loopback,
+    /// This host's own kernel, through a tap that softdpu makes: what the kernel routes to it goes to a worker, what a worker has
+    /// for this host or for interfaces that are no ports goes to the kernel. At most one.
+    Tap,
 }
 
 /// How the XDP program is attached.
@@ -194,7 +199,7 @@ pub struct Port {
     pub name: At<Name>,
     /// Where its packets come from. Default "xdp".
     pub kind: Option<At<Kind>>,
-    /// The network interface. Kind xdp only, and needed there.
+    /// The network interface. Kind xdp, and needed there; kind tap, where it is the tap's name and the default is the port's.
     pub interface: Option<At<Interface>>,
     /// How many queues to take, from queue 0. Kind xdp only. Default: all the interface has.
     #[schemars(range(min = 1, max = 256))]
@@ -208,9 +213,11 @@ pub struct Port {
     /// Descriptors in each of the four rings, a power of two. Kind xdp only. Default 2048.
     #[schemars(range(min = 64, max = 32_768))]
     pub ring: Option<At<u32>>,
-    /// What to do about L4 checksums that a sender left to its device. Default "auto".
+    /// What to do about L4 checksums that a sender left to its device. Not for kind tap, where the kernel says it of each
+    /// packet. Default "auto".
     pub checksum: Option<At<Checksum>>,
-    /// Largest IP packet sent here, in bytes. Not for kind xdp, which takes the interface's. Default 1500.
+    /// Largest IP packet sent here, in bytes. Not for kind xdp, which takes the interface's. Default 1500. On a tap the kernel
+    /// keeps to it as well: what the tunnels carry whole spares fragments.
     #[schemars(range(min = 576, max = 65_535))]
     pub mtu: Option<At<u32>>,
     /// Capture file to read packets from. Kind pcap only.
@@ -219,6 +226,17 @@ pub struct Port {
     pub write: Option<At<FilePath>>,
     /// The loopback port that receives what is sent here; may be the port itself. Kind loopback only, and needed there.
     pub loop_to: Option<At<Name>>,
+    /// Addresses given to the tap, for example "10.1.0.1/32". Kind tap only. Default: none; the kernel then sends from another
+    /// address of this host.
+    #[serde(default)]
+    pub addresses: Vec<At<LinkAddress>>,
+    /// Prefixes that the kernel is to route by the tap. Kind tap only. Default: none, they are the operator's
+    /// (`ip route add PREFIX dev TAP`).
+    #[serde(default)]
+    pub routes: Vec<At<Prefix>>,
+    /// What becomes of packets to `routes` when softdpu dies: to wherever the kernel routes them then, or away. Kind tap only.
+    /// Default "drop" where a rule encrypts flows to or from them, else "pass".
+    pub on_loss: Option<At<OnLoss>>,
 }
 
 /// What the XDP program does with a packet.

@@ -320,9 +320,50 @@ fn the_examples_are_valid() {
         ("edge-a.toml", include_str!("../../../configs/policies/edge-a.toml")),
         ("edge-b.toml", include_str!("../../../configs/policies/edge-b.toml")),
         ("replay.toml", include_str!("../../../configs/policies/replay.toml")),
+        ("host.toml", include_str!("../../../configs/policies/host.toml")),
     ] {
         let policy = parse(text, name).unwrap_or_else(|e| panic!("{}", e.render(false)));
         assert!(policy.warnings.is_empty(), "{}", policy.source.render(&policy.warnings, false));
+    }
+}
+
+/// A tap with what else a policy needs to encrypt what goes by it.
+fn with_tap(port: &str, more: &str) -> String {
+    format!(
+        "name = \"t\"\n[[port]]\nname = \"host\"\nkind = \"tap\"\n{port}\n[[port]]\nname = \"uplink\"\ninterface = \"eth0\"\n\
+         [[tunnel]]\nname = \"wg0\"\ntype = \"wireguard\"\n[[rule]]\nname = \"r\"\nfrom = [\"10.1.0.0/24\"]\nto = [\"10.2.0.0/16\"]\nencrypt = \"wg0\"\n{more}"
+    )
+}
+
+#[test]
+fn a_tap_is_named_after_its_port_and_its_loss_undoes_no_encryption() {
+    let text = with_tap("routes = [\"10.2.3.0/24\"]\naddresses = [\"10.1.0.1/24\", \"fd01::1\"]", "");
+    let policy = parse(&text, "x.toml").unwrap();
+    let PortKind::Tap(tap) = &policy.ports[0].kind else { panic!("not a tap") };
+    assert_eq!((tap.interface.as_str(), tap.mtu, tap.on_loss), ("host", 1500, OnLoss::Drop));
+    assert_eq!(tap.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.1/24", "fd01::1/128"]);
+    assert!(policy.warnings.is_empty());
+    let text = with_tap("routes = [\"10.2.3.0/24\"]\non_loss = \"pass\"", "");
+    let policy = parse(&text, "x.toml").unwrap();
+    let PortKind::Tap(tap) = &policy.ports[0].kind else { panic!("not a tap") };
+    assert_eq!((tap.on_loss, policy.warnings.len()), (OnLoss::Drop, 1));
+    let policy = parse(&with_tap("routes = [\"10.3.0.0/24\"]", ""), "x.toml").unwrap();
+    let PortKind::Tap(tap) = &policy.ports[0].kind else { panic!("not a tap") };
+    assert_eq!(tap.on_loss, OnLoss::Pass, "nothing of it is encrypted");
+}
+
+#[test]
+fn what_a_tap_cannot_have_is_said() {
+    for (port, more, says) in [
+        ("checksum = \"finish\"", "", "`checksum` says nothing for a port of kind tap"),
+        ("queues = 2", "", "`queues` says nothing for a port of kind tap"),
+        ("", "[[port]]\nname = \"other\"\nkind = \"tap\"", "two ports of kind tap"),
+        ("", "[[steer]]\nname = \"s\"\nport = \"host\"", "is of port `host`, which is a tap"),
+        ("addresses = [\"10.1.0.1/33\"]", "", "impossible prefix length"),
+        ("", "[[port]]\nname = \"p\"\nkind = \"pcap\"\nroutes = [\"10.0.0.0/8\"]", "`routes` says nothing"),
+    ] {
+        let errors = parse(&with_tap(port, more), "x.toml").unwrap_err();
+        assert!(errors.errors().any(|e| e.message.contains(says)), "{}", errors.render(false));
     }
 }
 

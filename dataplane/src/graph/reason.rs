@@ -37,8 +37,9 @@ reasons! {
         RxRingFull "rx_ring_full" "The worker did not keep up with its receive ring: more workers, a larger `ring`, or fewer flows steered.",
         RxNoFrame "rx_no_frame" "No free frame to receive into, or a packet larger than frames without multi-buffer hold: raise `frames`.",
         RxParts "rx_parts" "A packet of more parts than one may have.",
-        RxBad "rx_bad" "A receive descriptor that made no sense. Stays zero unless something is broken.",
+        RxBad "rx_bad" "A receive descriptor, or a tap's offload header, that made no sense. Stays zero unless something is broken.",
         TxBad "tx_bad" "A packet that cannot be sent: too short, too many parts, or several parts where the kernel takes one.",
+        TxRefused "tx_refused" "The kernel did not take it: the port's tap is down, or was deleted.",
     }
     "parse" {
         Truncated "truncated" "The frame ends inside a header. A sender or a link cuts packets; look at the port's peer.",
@@ -115,8 +116,9 @@ reasons! {
     "route" {
         NoRoute "no_route" "The kernel's routing table has no route to the destination.",
         Refused "refused" "A blackhole, unreachable or prohibit route.",
-        ForThisHost "for_this_host" "For the host itself: such packets are the kernel's; a steering rule is too wide.",
-        NoPort "no_port" "The route leaves by an interface that is not a port.",
+        ForThisHost "for_this_host" "For the host itself, and there is no port of kind tap to hand it to the kernel by; or a steering rule is too wide.",
+        NoPort "no_port" "The route leaves by an interface that is not a port, and there is no port of kind tap to hand it to the kernel by; or it is a tunnel's peer that is behind such an interface.",
+        HostLoop "host_loop" "For the host's own kernel, by the tap that the kernel sent it by: the kernel routes it to softdpu, and no rule takes it into a tunnel.",
         LinkDown "link_down" "The outgoing port's link is down.",
         NeighbourUnresolved "neighbour_unresolved" "The next hop does not answer ARP or neighbour discovery.",
         NeighbourQueueFull "neighbour_queue_full" "Too many packets already wait for this next hop's link address.",

@@ -25,6 +25,8 @@ pub enum Hop {
     Local,
     /// A route exists, over an interface that is not a port.
     Elsewhere,
+    /// The route leads into the tap by which the kernel hands packets to us: nobody else is behind it.
+    FromHost,
     /// A blackhole, unreachable or prohibit route.
     Refused,
     NoRoute,
@@ -80,6 +82,8 @@ pub struct Fib {
     locals: HashSet<IpAddr>,
     neighbours: HashMap<(PortId, IpAddr), u32>,
     adjacencies: Vec<Adjacency>,
+    /// The tap to the host's own kernel, and the adjacency that the kernel is on it.
+    host: Option<(PortId, u32)>,
     /// With two ports and no route, packets go out of the other port (a bump in the wire): for replays without a kernel.
     cross_connect: bool,
 }
@@ -160,6 +164,27 @@ impl Fib {
         self.neighbours.insert((port, addr), adjacency);
     }
 
+    /// Makes this port the way to the host's own kernel. Called once, after the links are known.
+    pub fn set_host(&mut self, port: PortId) {
+        let Some(link) = self.links.get(usize::from(port)) else { return };
+        // Without ARP the kernel takes the link's own address for everybody's on it.
+        let addresses = Addresses::new(link.mac, link.mac);
+        self.host = Some((port, self.adjacencies.len() as u32));
+        self.adjacencies.push(Adjacency { port, addresses, confirm: None });
+    }
+
+    /// The tap to the host's own kernel, if there is one, and the adjacency that the kernel is on it.
+    #[inline]
+    pub fn host(&self) -> Option<(PortId, u32)> {
+        self.host
+    }
+
+    /// Whether this is the tap to the host's own kernel.
+    #[inline]
+    pub fn is_host(&self, port: PortId) -> bool {
+        matches!(self.host, Some((host, _)) if host == port)
+    }
+
     #[inline]
     pub fn adjacency(&self, index: u32) -> Option<&Adjacency> {
         self.adjacencies.get(index as usize)
@@ -190,6 +215,7 @@ impl Fib {
             Some(Route::Local) => Hop::Local,
             Some(Route::Elsewhere) => Hop::Elsewhere,
             Some(Route::Refused) => Hop::Refused,
+            Some(Route::Port { port, .. }) if self.is_host(port) => Hop::FromHost,
             Some(Route::Port { port, gateway }) => match self.neighbour(port, gateway.unwrap_or(dst)) {
                 Some(adjacency) => Hop::To(adjacency),
                 None => Hop::Unresolved { port },

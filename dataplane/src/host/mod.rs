@@ -5,4 +5,5 @@ pub mod icmp_errors;
 pub mod lpm;
 pub mod netlink;
 pub mod nic;
+pub mod tap;
 pub mod watch;

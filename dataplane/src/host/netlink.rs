@@ -21,10 +21,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const TABLES: [u32; 2] = [254, 255];
 
 /// Dumps everything and builds the table for the ports with these interface indices (`None`: a port without interface).
-pub async fn dump(handle: &Handle, ports: &[Option<u32>]) -> Result<Fib> {
+/// `host`: which of them is the tap to the kernel itself.
+pub async fn dump(handle: &Handle, ports: &[Option<u32>], host: Option<PortId>) -> Result<Fib> {
     let by_index: HashMap<u32, PortId> =
         ports.iter().enumerate().filter_map(|(port, index)| Some(((*index)?, port as PortId))).collect();
     let mut fib = Fib::new(0, links(handle, ports, &by_index).await?);
+    host.into_iter().for_each(|port| fib.set_host(port));
     addresses(handle, &by_index, &mut fib).await?;
     for version in [IpVersion::V4, IpVersion::V6] {
         routes(handle, version, &by_index, &mut fib).await?;

@@ -61,6 +61,8 @@ impl AskQueue {
 pub struct Watch {
     /// Interface index per port; `None` for ports without one.
     pub ports: Vec<Option<u32>>,
+    /// Which of them is the tap to the kernel itself.
+    pub host: Option<PortId>,
     /// Peers whose link address should be known before the first packet needs it.
     pub peers: Vec<IpAddr>,
     pub fib: Arc<ArcSwap<Fib>>,
@@ -126,7 +128,7 @@ impl Watch {
     }
 
     async fn dump(&self, handle: &rtnetlink::Handle) -> Result<Fib> {
-        let dump = tokio::time::timeout(ANSWER, netlink::dump(handle, &self.ports));
+        let dump = tokio::time::timeout(ANSWER, netlink::dump(handle, &self.ports, self.host));
         dump.await.context("the kernel does not answer over netlink")?
     }
 
@@ -215,6 +217,7 @@ mod tests {
         let fib = Arc::new(ArcSwap::from_pointee(Fib::default()));
         let watch = Watch {
             ports: vec![Some(lo)],
+            host: None,
             peers: Vec::new(),
             fib: fib.clone(),
             asks: AskQueue::new(),

@@ -13,6 +13,8 @@ pub enum IoError {
     NoInterface(String),
     #[error("{interface} queue {queue}: {step}: {source}{hint}")]
     Socket { interface: String, queue: u32, step: &'static str, source: io::Error, hint: String },
+    #[error("tap {interface}: {step}: {source}{hint}")]
+    Tap { interface: String, step: &'static str, source: io::Error, hint: &'static str },
     #[error("{interface} queue {queue}: zero-copy required, but the kernel bound the socket in copy mode")]
     NotZeroCopy { interface: String, queue: u32 },
     #[error("{interface} queue {queue}: ring of {size} descriptors: must be a power of two from 64 to 32768")]
@@ -29,7 +31,10 @@ impl IoError {
     /// The system's error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Map { source, .. } | Self::Socket { source, .. } | Self::File { source, .. } => source.raw_os_error(),
+            Self::Map { source, .. }
+            | Self::Socket { source, .. }
+            | Self::Tap { source, .. }
+            | Self::File { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }

@@ -12,6 +12,7 @@ mod queues;
 pub mod ring;
 pub mod socket;
 pub mod steer;
+pub mod tap;
 pub mod umem;
 pub mod xdp;
 

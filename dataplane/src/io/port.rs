@@ -12,6 +12,7 @@ use super::loopback::LoopbackPort;
 use super::pcap::PcapPort;
 use super::pool::FramePool;
 use super::socket::KernelStats;
+use super::tap::TapPort;
 use super::xdp::XdpPort;
 
 /// Shortest packet that a port sends: an Ethernet header.
@@ -29,7 +30,7 @@ pub struct PortStats {
     pub rx_chains: u64,
     /// Packets thrown away because they had too many parts, or found too few free chunks.
     pub rx_truncated: u64,
-    /// Receive descriptors that made no sense. Zero unless something is broken.
+    /// Receive descriptors, or offload headers of a tap, that made no sense. Zero unless something is broken.
     pub rx_bad: u64,
     /// Packets taken to be sent.
     pub tx_packets: u64,
@@ -39,6 +40,8 @@ pub struct PortStats {
     pub tx_full: u64,
     /// Packets that cannot be sent: too short, too many parts; and completions that made no sense.
     pub tx_bad: u64,
+    /// Packets that the kernel did not take: the tap is down or gone.
+    pub tx_refused: u64,
     pub completions: u64,
     /// System calls that asked the kernel to send.
     pub kicks: u64,
@@ -67,6 +70,7 @@ pub struct Rings {
 #[allow(clippy::large_enum_variant)]
 pub enum PortIo {
     Xdp(XdpPort),
+    Tap(TapPort),
     Pcap(PcapPort),
     Loopback(LoopbackPort),
     /// Another port with faults put in, for tests.
@@ -77,6 +81,7 @@ macro_rules! each {
     ($port:expr, $p:ident => $call:expr) => {
         match $port {
             PortIo::Xdp($p) => $call,
+            PortIo::Tap($p) => $call,
             PortIo::Pcap($p) => $call,
             PortIo::Loopback($p) => $call,
             PortIo::Fault($p) => $call,
@@ -133,6 +138,7 @@ impl PortIo {
     pub fn fd(&self) -> Option<RawFd> {
         match self {
             Self::Xdp(p) => Some(p.fd()),
+            Self::Tap(p) => Some(p.fd()),
             Self::Fault(p) => p.inner().fd(),
             Self::Pcap(_) | Self::Loopback(_) => None,
         }
@@ -143,7 +149,7 @@ impl PortIo {
         match self {
             Self::Xdp(p) => p.kernel_stats().unwrap_or_default(),
             Self::Fault(p) => p.inner().kernel_stats(),
-            Self::Pcap(_) | Self::Loopback(_) => KernelStats::default(),
+            Self::Tap(_) | Self::Pcap(_) | Self::Loopback(_) => KernelStats::default(),
         }
     }
 
@@ -152,7 +158,7 @@ impl PortIo {
         match self {
             Self::Xdp(p) => p.unsent(),
             Self::Fault(p) => p.inner().unsent(),
-            Self::Pcap(_) | Self::Loopback(_) => false,
+            Self::Tap(_) | Self::Pcap(_) | Self::Loopback(_) => false,
         }
     }
 
@@ -161,7 +167,7 @@ impl PortIo {
         match self {
             Self::Pcap(p) => p.exhausted(),
             Self::Fault(p) => p.exhausted(),
-            Self::Xdp(_) | Self::Loopback(_) => false,
+            Self::Xdp(_) | Self::Tap(_) | Self::Loopback(_) => false,
         }
     }
 
@@ -177,7 +183,7 @@ impl PortIo {
         match self {
             Self::Xdp(p) => p.rings(pool),
             Self::Fault(p) => p.inner().rings(pool),
-            Self::Pcap(_) | Self::Loopback(_) => Rings::default(),
+            Self::Tap(_) | Self::Pcap(_) | Self::Loopback(_) => Rings::default(),
         }
     }
 
@@ -190,6 +196,7 @@ impl PortIo {
                 Ok(())
             }
             Self::Fault(p) => p.close(pool),
+            Self::Tap(p) => p.close(),
             Self::Pcap(p) => p.close(),
             Self::Loopback(_) => Ok(()),
         }

@@ -32,11 +32,13 @@ impl Node for Icmp {
     }
 }
 
-/// TTL first, as a router does (RFC 1812 §5.3.1), then size.
+/// TTL first, as a router does (RFC 1812 §5.3.1), then size. The kernel behind a tap is the same router, and takes one for both.
 #[inline]
 fn check(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
     let l3 = packet.headers.l3;
-    decrement_ttl(packet.frame.bytes_mut(), l3).map_err(|_| Complaint::TimeExceeded)?;
+    if !cx.fib.is_host(packet.meta.port_in) && !cx.fib.is_host(packet.meta.port_out) {
+        decrement_ttl(packet.frame.bytes_mut(), l3).map_err(|_| Complaint::TimeExceeded)?;
+    }
     let len = packet.frame.total_len();
     if len <= cx.whole_mtu_of(packet) {
         return Ok(());
@@ -102,10 +104,14 @@ fn waits_at(cx: &Cx<'_>, packet: &Packet, port: PortId) -> bool {
 
 /// An address of the side that the sender knows us by: the port it sent to or, for what came out of a tunnel, the port
 /// that the packet was to leave by, which is on the protected side as the sender is. What goes on into a tunnel leaves by
-/// neither: then one of a port that sealed packets neither came nor go by.
+/// neither: then one of a port that sealed packets neither came nor go by. The kernel refuses what comes by its tap from an
+/// address of its own: its packets get their answer from where they were to go, which it routes by the tap.
 fn source(cx: &Cx<'_>, packet: &Packet) -> Option<IpAddr> {
     let like = ip(packet.headers.l3, &packet.headers.src);
     let meta = &packet.meta;
+    if meta.tunnel_in == NONE && cx.fib.is_host(meta.port_in) {
+        return Some(ip(packet.headers.l3, &packet.headers.dst));
+    }
     let links = cx.fib.links();
     let best = match (meta.tunnel_in, meta.tunnel_out) {
         (NONE, _) => links[usize::from(meta.port_in)].address(like),

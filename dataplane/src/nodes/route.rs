@@ -68,8 +68,12 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, Fate> {
             }
             return Err(Fate::Hold);
         }
-        Hop::Local => return Err(Fate::Drop(DropReason::ForThisHost)),
-        Hop::Elsewhere => return Err(Fate::Drop(DropReason::NoPort)),
+        hop @ (Hop::Local | Hop::Elsewhere) => match to_kernel(cx, packet) {
+            Some(adjacency) => adjacency,
+            None if hop == Hop::Local => return Err(Fate::Drop(DropReason::ForThisHost)),
+            None => return Err(Fate::Drop(DropReason::NoPort)),
+        },
+        Hop::FromHost => return Err(Fate::Drop(DropReason::HostLoop)),
         Hop::Refused => return Err(Fate::Drop(DropReason::Refused)),
         Hop::NoRoute => return Err(Fate::Drop(DropReason::NoRoute)),
     };
@@ -83,6 +87,13 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<u32, Fate> {
     }
     remember(cx, packet, adjacency);
     Ok(adjacency)
+}
+
+/// What is for this host, or leaves by an interface that is not a port, is the kernel's: by the tap, if there is one. Not what
+/// the kernel handed us by that same tap; and not what is sealed, which comes from an address of ours, and would be refused.
+fn to_kernel(cx: &Cx<'_>, packet: &Packet) -> Option<u32> {
+    let (port, adjacency) = cx.fib.host()?;
+    (packet.meta.tunnel_out == NONE && packet.meta.port_in != port).then_some(adjacency)
 }
 
 fn remember(cx: &mut Cx<'_>, packet: &Packet, adjacency: u32) {

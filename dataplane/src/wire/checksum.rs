@@ -82,7 +82,7 @@ pub fn patch(header: &mut [u8], at: usize, old: [u8; 2], new: [u8; 2]) {
 
 /// Pseudo-header sum (RFC 9293 §3.1, RFC 768, RFC 8200 §8.1), not folded. `len`: bytes of the transport segment.
 #[inline]
-fn pseudo(headers: &Headers, len: usize) -> u64 {
+pub fn pseudo(headers: &Headers, len: usize) -> u64 {
     // IPv4 addresses are followed by zeros, which add nothing.
     let addresses = words(&headers.src) + words(&headers.dst);
     addresses

@@ -47,6 +47,8 @@ impl Blueprint {
         let publisher = Publisher::new(tunnel::esp::parts(&policy)?)?;
         for (at, (port, of_policy)) in plan.ports.iter_mut().zip(&policy.ports).enumerate() {
             port.finish_checksums = match of_policy.checksum {
+                // Completed where it is read, as the kernel says of each packet.
+                _ if matches!(of_policy.kind, PortKind::Tap(_)) => false,
                 policy::Checksum::Finish => true,
                 policy::Checksum::Trust => false,
                 policy::Checksum::Auto => checksums(at, of_policy),
@@ -138,6 +140,7 @@ pub fn wire_fib(policy: &Policy) -> Fib {
     let links = policy.ports.iter().enumerate().map(|(at, port)| {
         let mtu = match &port.kind {
             PortKind::Pcap { mtu, .. } | PortKind::Loopback { mtu, .. } => *mtu,
+            PortKind::Tap(tap) => tap.mtu,
             PortKind::Xdp(_) => 1500,
         };
         Link {

@@ -9,11 +9,12 @@ use super::clock;
 use super::idle::{Idler, Waker};
 use super::instance::{self, Instance, PortFacts, WorkerHandle, WorkerState};
 use super::turn::{Worker, WorkerPort};
-use crate::config::policy::{self, Cores, Policy, PortKind, XdpPort};
+use crate::config::policy::{self, Cores, Policy, PortKind, TapPort as TapPolicy, XdpPort};
 use crate::control::Server;
 use crate::crypto::secret::harden_process;
 use crate::host::fib::Fib;
 use crate::host::nic::Nic;
+use crate::host::tap::Guards;
 use crate::host::watch::Watch;
 use crate::io::loopback::{LoopbackPort, Wire};
 use crate::io::pcap::{PcapPort, ReplayClock};
@@ -21,6 +22,7 @@ use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::io::socket::{BindMode, SocketSpec, ZeroCopy};
 use crate::io::steer::{AttachMode, LoadOptions, Steer};
+use crate::io::tap::{TapPort, TapQueue, device};
 use crate::io::umem::Umem;
 use crate::io::xdp::{XdpSpec, open_ports};
 use crate::telemetry::export::Exporter;
@@ -71,6 +73,29 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     // Bound first: its lock keeps two instances of one name apart before either touches an interface.
     let server = Server::bind(&policy.control)?;
     let mut host = Host::prepare(policy, options)?;
+    let mut guards = Guards::default();
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let ended = go(&mut host, &mut guards, server, stop, options).await;
+    guards.release(ended.is_ok()).await;
+    ended
+}
+
+/// From interfaces that are taken to their release, until `stop`.
+async fn go(
+    host: &mut Host,
+    guards: &mut Guards,
+    server: Server,
+    stop: impl Future<Output = ()> + Send + 'static,
+    options: &RunOptions,
+) -> Result<()> {
+    if let Some((index, tap)) = host.tap() {
+        guards.configure(index, tap).await?;
+    }
     let exporter = host.blueprint.exporter()?;
     let workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
@@ -89,12 +114,6 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, tunnels);
     let instance = Arc::new(instance);
     tracing::info!(socket = %server.socket().display(), ports = host.facts.len(), workers = threads.len(), "running");
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
     server.serve(instance.clone(), stop).await;
     tracing::info!("stopping");
     watcher.abort();
@@ -117,6 +136,8 @@ struct Host {
     blueprint: Blueprint,
     /// Per port of the policy; `None` for ports without an interface.
     nics: Vec<Option<Nic>>,
+    /// The tap's first queue, until the first worker has it.
+    queue: Option<TapQueue>,
     /// Held as long as the instance lives.
     _claims: Vec<UnixDatagram>,
     facts: Vec<PortFacts>,
@@ -150,10 +171,17 @@ struct Ready {
 impl Host {
     fn prepare(policy: Policy, options: &RunOptions) -> Result<Self> {
         let mut nics = Vec::with_capacity(policy.ports.len());
+        let mut queue = None;
         for port in &policy.ports {
             nics.push(match &port.kind {
                 PortKind::Xdp(xdp) => {
                     Some(Nic::look_up(&xdp.interface).with_context(|| format!("port `{}`", port.name))?)
+                }
+                PortKind::Tap(tap) => {
+                    let context = || format!("port `{}`", port.name);
+                    queue = Some(TapQueue::open(&tap.interface).with_context(context)?);
+                    device::set_up(&tap.interface, tap.mtu).with_context(context)?;
+                    Some(Nic::look_up(&tap.interface).with_context(context)?)
                 }
                 PortKind::Pcap { .. } | PortKind::Loopback { .. } => None,
             });
@@ -164,14 +192,14 @@ impl Host {
         let folder = options.wireguard_folder.as_deref().unwrap_or(Path::new(uapi_server::FOLDER));
         let tunnels = Some(tunnel::control::Prepared::new(&blueprint.policy, folder)?);
         let mut host =
-            Self { blueprint, nics, _claims: claims, facts: Vec::new(), steer: None, tunnels, took_over: false };
+            Self { blueprint, nics, queue, _claims: claims, facts: Vec::new(), steer: None, tunnels, took_over: false };
         host.attach(options)?;
         Ok(host)
     }
 
     fn attach(&mut self, options: &RunOptions) -> Result<()> {
         let policy = &self.blueprint.policy;
-        let interfaces: Vec<Option<u32>> = self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect();
+        let interfaces = self.interfaces();
         if interfaces.iter().any(Option::is_some) {
             let load =
                 LoadOptions { debug: options.steer_log, flow_capacity: 0, drop_malformed: instance::protects(policy) };
@@ -186,6 +214,13 @@ impl Host {
         for (at, port) in policy.ports.iter().enumerate() {
             let mut facts =
                 PortFacts { name: port.name.clone(), kind: port.kind.as_str().to_owned(), ..PortFacts::default() };
+            if let (PortKind::Tap(tap), Some(queue)) = (&port.kind, &self.queue) {
+                facts.interface = Some(tap.interface.clone());
+                let also = if queue.has_uso() { " and UDP" } else { "" };
+                facts.notes.push(format!(
+                    "the kernel leaves cutting TCP{also} into segments to softdpu, and takes TCP joined"
+                ));
+            }
             if let (PortKind::Xdp(xdp), Some(nic), Some(steer)) = (&port.kind, &mut self.nics[at], &mut self.steer) {
                 let mode = match xdp.mode {
                     policy::Mode::Auto => AttachMode::Auto,
@@ -208,9 +243,26 @@ impl Host {
         Ok(())
     }
 
+    /// Per port the interface that has the XDP program.
+    fn interfaces(&self) -> Vec<Option<u32>> {
+        let ports = self.blueprint.policy.ports.iter().zip(&self.nics);
+        ports
+            .map(|(port, nic)| nic.as_ref().filter(|_| matches!(port.kind, PortKind::Xdp(_))).map(|nic| nic.index))
+            .collect()
+    }
+
+    /// The tap to the kernel, and its interface's index.
+    fn tap(&self) -> Option<(u32, &TapPolicy)> {
+        let mut ports = self.blueprint.policy.ports.iter().zip(&self.nics);
+        ports.find_map(|(port, nic)| match &port.kind {
+            PortKind::Tap(tap) => Some((nic.as_ref()?.index, tap)),
+            _ => None,
+        })
+    }
+
     /// The steering rules from here on: they change as tunnels do.
     fn steering(&mut self) -> Steering {
-        let interfaces = self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect();
+        let interfaces = self.interfaces();
         Steering::new(self.blueprint.policy.clone(), interfaces, self.steer.take())
     }
 
@@ -233,6 +285,8 @@ impl Host {
     /// Queues of a port that are served. Files and wires have one.
     fn queues(&self, at: usize) -> u32 {
         match (&self.blueprint.policy.ports[at].kind, &self.nics[at]) {
+            // As many as there are workers.
+            (PortKind::Tap(_), _) => u32::MAX,
             (PortKind::Xdp(xdp), Some(nic)) => xdp.queues.map_or(nic.queues, |wanted| wanted.min(nic.queues)),
             _ => 1,
         }
@@ -259,6 +313,14 @@ impl Host {
                         specs.push(XdpSpec { socket: socket_spec(xdp, queue), fill: 0 });
                         of_port.push((at, nic.index, queue));
                     }
+                }
+                PortKind::Tap(tap) => {
+                    let queue = match self.queue.take() {
+                        Some(first) => first,
+                        None => TapQueue::open(&tap.interface).with_context(|| format!("port `{}`", port.name))?,
+                    };
+                    self.facts[at].queues += 1;
+                    ports.push(WorkerPort { id, io: PortIo::Tap(TapPort::new(queue)) });
                 }
                 // Files and wires have one end; the first worker has it.
                 PortKind::Pcap { read, write, .. } if index == 0 => {
@@ -301,6 +363,13 @@ impl Host {
         let wakers = wakers.to_vec();
         let watch = Watch {
             ports: self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect(),
+            host: self
+                .blueprint
+                .policy
+                .ports
+                .iter()
+                .position(|p| matches!(p.kind, PortKind::Tap(_)))
+                .map(|at| at as u8),
             peers: self.blueprint.policy.esp_tunnels().map(|(_, esp)| esp.remote).collect(),
             fib: self.blueprint.shared.fib.clone(),
             asks: self.blueprint.asks.clone(),

@@ -291,15 +291,27 @@ impl Worker {
 
     /// What the kernel and the rings lost has a name too.
     fn publish_io_drops(&self) {
-        let mut lost = [0; 5];
+        let mut lost = [0; 6];
         for port in &self.ports {
             let (kernel, own) = (port.io.kernel_stats(), port.io.stats());
-            let counts =
-                [kernel.rx_ring_full, kernel.rx_dropped, own.rx_truncated, own.rx_bad + kernel.rx_invalid, own.tx_bad];
+            let counts = [
+                kernel.rx_ring_full,
+                kernel.rx_dropped,
+                own.rx_truncated,
+                own.rx_bad + kernel.rx_invalid,
+                own.tx_bad,
+                own.tx_refused,
+            ];
             lost.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
-        let reasons =
-            [DropReason::RxRingFull, DropReason::RxNoFrame, DropReason::RxParts, DropReason::RxBad, DropReason::TxBad];
+        let reasons = [
+            DropReason::RxRingFull,
+            DropReason::RxNoFrame,
+            DropReason::RxParts,
+            DropReason::RxBad,
+            DropReason::TxBad,
+            DropReason::TxRefused,
+        ];
         for (reason, lost) in reasons.into_iter().zip(lost) {
             self.counters.drops[reason as usize].set(lost);
         }

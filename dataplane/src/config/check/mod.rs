@@ -4,6 +4,7 @@
 mod icmp;
 mod ports;
 mod rules;
+mod tap;
 mod tunnels;
 
 use std::collections::HashMap;
@@ -123,10 +124,11 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         timeouts: timeouts(&file.flows.timeouts),
     };
     let export = export(&file.export, &mut check);
-    let ports = ports::ports(&file.port, &workers, &mut check);
+    let mut ports = ports::ports(&file.port, &workers, &mut check);
     let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
     let rules = rules::rules(&file.rule, &file.tunnel, &mut check);
     let steer = rules::steer(&file.steer, &file.port, &file.tunnel, &rules, &mut check);
+    tap::agree(file, &mut ports, &rules, &mut check);
     rules::limits(file, &steer, &mut check);
     if check.problems.iter().all(|p| p.warning) {
         rules::reach(file, &steer, &rules, &mut check);

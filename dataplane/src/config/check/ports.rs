@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Check;
+use super::{Check, tap};
 use crate::config::policy::{Port, PortKind, Workers, XdpPort};
 use crate::config::problem::{Code, Problem};
 use crate::config::schema::{self, Kind};
@@ -18,13 +18,14 @@ pub fn ports(raw: &[schema::Port], workers: &Workers, check: &mut Check<'_>) -> 
     }
     check.unique("port", raw.iter().map(|p| &p.name));
     one_port_per_interface(raw, check);
+    tap::one(raw, check);
     let loops: Vec<&str> = raw.iter().filter(|p| kind(p) == Kind::Loopback).map(|p| p.name.as_str()).collect();
     let ports: Vec<Port> = raw.iter().map(|p| port(p, raw, &loops, check)).collect();
     enough_frames(raw, workers, check);
     ports
 }
 
-fn kind(port: &schema::Port) -> Kind {
+pub(super) fn kind(port: &schema::Port) -> Kind {
     port.kind.as_ref().map_or_else(Kind::default, |k| **k)
 }
 
@@ -48,6 +49,7 @@ fn port(raw: &schema::Port, all: &[schema::Port], loops: &[&str], check: &mut Ch
                 ring: raw.ring.as_ref().map_or(2048, |r| **r),
             })
         }
+        Kind::Tap => PortKind::Tap(tap::tap(raw, mtu, check)),
         Kind::Pcap => PortKind::Pcap {
             read: raw.read.as_ref().map(|p| check.path(&p.0)),
             write: raw.write.as_ref().map(|p| check.path(&p.0)),
@@ -83,6 +85,7 @@ fn word(kind: Kind) -> &'static str {
         Kind::Xdp => "xdp",
         Kind::Pcap => "pcap",
         Kind::Loopback => "loopback",
+        Kind::Tap => "tap",
     }
 }
 
@@ -119,17 +122,21 @@ fn foreign_keys(raw: &schema::Port, check: &mut Check<'_>) {
     }
     let mine = kind(raw);
     type Key = (&'static str, Option<Range<usize>>, &'static [Kind]);
-    let keys: [Key; 10] = [
-        ("interface", at(&raw.interface), &[Kind::Xdp]),
+    let keys: [Key; 14] = [
+        ("interface", at(&raw.interface), &[Kind::Xdp, Kind::Tap]),
         ("queues", at(&raw.queues), &[Kind::Xdp]),
         ("mode", at(&raw.mode), &[Kind::Xdp]),
         ("zero_copy", at(&raw.zero_copy), &[Kind::Xdp]),
         ("busy_poll", at(&raw.busy_poll), &[Kind::Xdp]),
         ("ring", at(&raw.ring), &[Kind::Xdp]),
-        ("mtu", at(&raw.mtu), &[Kind::Pcap, Kind::Loopback]),
+        ("mtu", at(&raw.mtu), &[Kind::Pcap, Kind::Loopback, Kind::Tap]),
+        ("checksum", at(&raw.checksum), &[Kind::Xdp, Kind::Pcap, Kind::Loopback]),
         ("read", at(&raw.read), &[Kind::Pcap]),
         ("write", at(&raw.write), &[Kind::Pcap]),
         ("loop_to", at(&raw.loop_to), &[Kind::Loopback]),
+        ("addresses", raw.addresses.first().map(|a| a.span()), &[Kind::Tap]),
+        ("routes", raw.routes.first().map(|a| a.span()), &[Kind::Tap]),
+        ("on_loss", at(&raw.on_loss), &[Kind::Tap]),
     ];
     for (key, span, kinds) in keys {
         let Some(span) = span.filter(|_| !kinds.contains(&mine)) else { continue };

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::{
     keys::Child,
-    wireguard::{Config, write_secret},
+    wireguard::{Config, halves, write_secret},
 };
 use crate::{
     cleanup::RunDir,
@@ -16,6 +16,19 @@ use crate::{
 
 /// Name of the tunnel in the policies made here.
 pub const TUNNEL: &str = "peer";
+
+/// Name of the tap in the policies made here.
+pub const TAP: &str = "dpu0";
+
+/// What the applications of an edge are behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apps {
+    /// The interface `apps`, by XDP.
+    Xdp,
+    /// The edge's own kernel, which has the interface `apps`, and routes by a tap what is for the other side: in halves, which
+    /// win over the routes that are there.
+    Tap,
+}
 
 /// ESP in UDP with keys that somebody else agreed on. `sequence` is how the peer counts: `short` or `extended`.
 ///
@@ -28,6 +41,22 @@ pub fn esp(
     sequence: &str,
     outer_v6: bool,
     child: &Child,
+) -> Result<EdgeFiles> {
+    esp_of(folder, side, cipher, sequence, outer_v6, child, Apps::Xdp)
+}
+
+/// The same with the applications' side of one's choice.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn esp_of(
+    folder: &RunDir,
+    side: Side,
+    cipher: &str,
+    sequence: &str,
+    outer_v6: bool,
+    child: &Child,
+    apps: Apps,
 ) -> Result<EdgeFiles> {
     let (out, inward) =
         (folder.file(format!("{}.out.key", side.name())), folder.file(format!("{}.in.key", side.name())));
@@ -50,7 +79,7 @@ in = {{ spi = {}, key_file = "{}" }}
         child.inbound.spi,
         inward.display(),
     );
-    write(folder, side, &tunnel)
+    write(folder, side, &tunnel, apps)
 }
 
 /// WireGuard, with what a peer of [`WireGuard`](super::wireguard::WireGuard) would be told. `name`, at most 15 characters, is
@@ -59,6 +88,14 @@ in = {{ spi = {}, key_file = "{}" }}
 /// # Errors
 /// When a file cannot be written.
 pub fn wireguard(folder: &RunDir, side: Side, name: &str, config: &Config) -> Result<EdgeFiles> {
+    wireguard_of(folder, side, name, config, Apps::Xdp)
+}
+
+/// The same with the applications' side of one's choice.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn wireguard_of(folder: &RunDir, side: Side, name: &str, config: &Config, apps: Apps) -> Result<EdgeFiles> {
     let key = folder.file(format!("{}.wg.key", side.name()));
     write_secret(&key, &config.keys.private)?;
     let mut tunnel = format!(
@@ -89,7 +126,7 @@ allowed_ips = [{}]
     if let Some(seconds) = config.keepalive {
         let _ = writeln!(tunnel, "persistent_keepalive = {seconds}");
     }
-    write(folder, side, &tunnel)
+    write(folder, side, &tunnel, apps)
 }
 
 fn ends(side: Side, outer_v6: bool) -> (&'static str, &'static str) {
@@ -100,7 +137,39 @@ fn ends(side: Side, outer_v6: bool) -> (&'static str, &'static str) {
     }
 }
 
-fn write(folder: &RunDir, side: Side, tunnel: &str) -> Result<EdgeFiles> {
+/// The port that applications are behind, and the steering rules it needs.
+fn apps_port(apps: Apps, theirs: [&str; 2]) -> Result<String> {
+    Ok(match apps {
+        Apps::Xdp => format!(
+            r#"[[port]]
+name = "apps"
+interface = "apps"
+queues = 1
+
+[[steer]]
+name = "from-apps"
+port = "apps"
+to = ["{}", "{}"]
+on_loss = "drop"
+"#,
+            theirs[0], theirs[1]
+        ),
+        Apps::Tap => {
+            let halves: Vec<String> = theirs.iter().filter_map(|net| halves(net)).flatten().collect();
+            format!(
+                r#"[[port]]
+name = "host"
+kind = "tap"
+interface = "{TAP}"
+mtu = 1420
+routes = {halves:?}
+"#
+            )
+        }
+    })
+}
+
+fn write(folder: &RunDir, side: Side, tunnel: &str, apps: Apps) -> Result<EdgeFiles> {
     let file = |end: &str| folder.file(format!("{}.{end}", side.name()));
     let files = EdgeFiles { side, policy: file("toml"), socket: file("sock"), log: file("log") };
     let (ours, theirs) = match side {
@@ -120,26 +189,15 @@ socket = "{}"
 cores = [{core}]
 
 [[port]]
-name = "apps"
-interface = "apps"
-queues = 1
-
-[[port]]
 name = "uplink"
 interface = "uplink"
 queues = 1
 
-[[steer]]
-name = "from-apps"
-port = "apps"
-to = ["{}", "{}"]
-on_loss = "drop"
-
+{}
 {tunnel}"#,
         side.name(),
         files.socket.display(),
-        theirs[0],
-        theirs[1],
+        apps_port(apps, theirs)?,
     );
     // A flow belongs to whoever opened it, so both ways are named.
     for (rule, from, to) in [("outward", ours, theirs), ("inward", theirs, ours)] {
