@@ -588,9 +588,10 @@ impl Inspector {
     }
 }
 
-/// Datagrams after which a flow is left alone: more while a handshake is being put together.
+/// Datagrams after which a flow is left alone: more while a handshake is being put together, and behind STUN, which
+/// prepares the way for something else.
 fn most_datagrams(flow: &Flow) -> u8 {
-    if flow.l7_slot == NO_SLOT { MAX_DATAGRAMS } else { MAX_PACKETS }
+    if flow.l7_slot == NO_SLOT && flow.class() != Class::Stun { MAX_DATAGRAMS } else { MAX_PACKETS }
 }
 
 /// Whether a flow of the first class may turn out to be of the second.
