@@ -144,6 +144,7 @@ pub struct Inspector {
     now: Tick,
     table: &'static Table,
     given_up: [u64; Reason::ALL.len()],
+    cut_short: [u64; Reason::ALL.len()],
     recognised: u64,
 }
 
@@ -162,6 +163,7 @@ impl Inspector {
             now: Tick(0),
             table: Table::get(),
             given_up: [0; Reason::ALL.len()],
+            cut_short: [0; Reason::ALL.len()],
             recognised: 0,
         }
     }
@@ -177,6 +179,12 @@ impl Inspector {
     /// Flows given up, by [`Reason`].
     pub fn given_up(&self, reason: Reason) -> u64 {
         self.given_up[reason as usize]
+    }
+
+    /// Flows with a class of which less was read than they say, because a bound was reached: a hello longer than the cap,
+    /// say.
+    pub fn cut_short(&self, reason: Reason) -> u64 {
+        self.cut_short[reason as usize]
     }
 
     /// Flows decided with a class.
@@ -540,6 +548,10 @@ impl Inspector {
     fn close(&mut self, idx: FlowIdx, flow: &mut Flow, reason: Reason) -> Outcome {
         self.drop_buffer(idx, flow);
         let said = flow.is_settled();
+        let bound = matches!(reason, Reason::TooMuchData | Reason::TooManyPieces | Reason::NoBuffer);
+        if bound && flow.class() != Class::Unknown {
+            self.cut_short[reason as usize] += 1;
+        }
         if !said {
             self.name_by_dns(flow);
         }
@@ -588,10 +600,9 @@ impl Inspector {
     }
 }
 
-/// Datagrams after which a flow is left alone: more while a handshake is being put together, and behind STUN, which
-/// prepares the way for something else.
+/// Datagrams after which a flow is left alone: more while a handshake is being put together.
 fn most_datagrams(flow: &Flow) -> u8 {
-    if flow.l7_slot == NO_SLOT && flow.class() != Class::Stun { MAX_DATAGRAMS } else { MAX_PACKETS }
+    if flow.l7_slot == NO_SLOT { MAX_DATAGRAMS } else { MAX_PACKETS }
 }
 
 /// Whether a flow of the first class may turn out to be of the second.
