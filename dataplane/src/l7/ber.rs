@@ -54,6 +54,7 @@ impl<'a> Item<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

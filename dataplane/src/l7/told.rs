@@ -1,4 +1,5 @@
 //! For the recognisers' tests: what the whole table says of a message, and of each of its beginnings.
+#![allow(clippy::unwrap_used)]
 
 use super::{Class, Found, Look, Notes, Table, Verdict};
 use crate::flow::Direction::{self, FromInitiator, FromResponder};

@@ -18,11 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A way whose packets wait asks for a session once in this time (nanoseconds).
 const ASK_AGAIN: u64 = 1_000_000_000;
 
+/// With more associations, sessions or ways than this their memory does not stay in the cache, and is asked for ahead.
+const FEW: usize = 64;
+
 /// That a peer sends from elsewhere is told once in this time (nanoseconds): each telling makes a new snapshot, and a peer that
 /// sends from two addresses in turns, or somebody on its path, would have one made for every packet.
 const MOVE_AGAIN: u64 = 250_000_000;
-/// With more associations, sessions or ways than this their memory does not stay in the cache, and is asked for ahead.
-const FEW: usize = 64;
 
 /// Everything that workers need of the tunnels, at one time.
 #[derive(Debug, Default)]

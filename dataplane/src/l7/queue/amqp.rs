@@ -91,6 +91,7 @@ fn frame_1_0(look: &Look) -> Verdict {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::l7::told::{client, hex, no_stream, server};

@@ -142,11 +142,11 @@ fn flatten(prefixes: impl Iterator<Item = (u128, u8, Whose)>, max: u128) -> Vec<
 struct Ranges<A> {
     starts: Vec<A>,
     slots: Vec<u32>,
-    /// Of the prefixes that say so.
-    lens: Vec<u8>,
     /// By slot, up to the last that has any: first and last address of the first range that is its own. Most peers have but
     /// one, so whether a source is a peer's is known from here, one cache line, without a search.
     homes: Vec<Option<(A, A)>>,
+    /// Of the prefixes that say so.
+    lens: Vec<u8>,
 }
 
 impl<A: Ord + Copy> Ranges<A> {
@@ -219,14 +219,6 @@ impl AllowedTable {
         self.v6.get(&address.into())
     }
 
-    /// The same, and the length of the prefix that says so.
-    pub fn look_up_with_len(&self, address: IpAddr) -> Option<(u32, u8)> {
-        match address {
-            IpAddr::V4(a) => self.v4.get_with_len(&a.into()),
-            IpAddr::V6(a) => self.v6.get_with_len(&a.into()),
-        }
-    }
-
     /// Whether `address` belongs to the peer in `slot`: [`Self::look_up`] would say so.
     #[inline]
     pub fn is_of(&self, address: IpAddr, slot: u32) -> bool {
@@ -241,6 +233,14 @@ impl AllowedTable {
     pub fn prefetch(&self, slot: u32) {
         if let Some(home) = self.v4.homes.get(slot as usize) {
             crate::crypto::prefetch_line(home);
+        }
+    }
+
+    /// The same as [`Self::look_up`], and the length of the prefix that says so.
+    pub fn look_up_with_len(&self, address: IpAddr) -> Option<(u32, u8)> {
+        match address {
+            IpAddr::V4(a) => self.v4.get_with_len(&a.into()),
+            IpAddr::V6(a) => self.v6.get_with_len(&a.into()),
         }
     }
 
@@ -340,11 +340,11 @@ mod tests {
                 for probe in neighbours(edge) {
                     let want = model.iter().filter(|(p, _)| p.contains(probe)).max_by_key(|(p, _)| p.prefix_len());
                     prop_assert_eq!(table.look_up(probe), want.map(|(_, slot)| *slot), "{}", probe);
-                    let with_len = want.map(|(p, slot)| (*slot, p.prefix_len()));
-                    prop_assert_eq!(table.look_up_with_len(probe), with_len, "{}", probe);
                     for slot in 0..5 {
                         prop_assert_eq!(table.is_of(probe, slot), table.look_up(probe) == Some(slot), "{} {}", probe, slot);
                     }
+                    let with_len = want.map(|(p, slot)| (*slot, p.prefix_len()));
+                    prop_assert_eq!(table.look_up_with_len(probe), with_len, "{}", probe);
                 }
             }
         }
