@@ -1,13 +1,16 @@
 //! Feeds the recognisers with a flow's first bytes until they have decided, or there is no use in going on.
 
+mod beginnings;
+mod datagrams;
+
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
+use self::beginnings::{Beginnings, born};
 use super::addresses::Addresses;
 use super::facts::{FactStore, Facts};
 use super::hosts::Hosts;
 use super::reassembly::{CAP, Pool};
-use super::web::pieces;
-use super::{Alpn, BEFORE, By, Class, Found, Look, Notes, Table, Verdict};
+use super::{Alpn, By, Class, Found, Look, Notes, Table, Verdict};
 use crate::flow::entry::NO_SLOT;
 use crate::flow::tcp::{SYN, TCP, UDP};
 use crate::flow::{Direction, Flow, FlowIdx, Tick};
@@ -90,78 +93,34 @@ impl Reason {
     }
 }
 
-/// First sequence numbers of a flow that is opening. Direct-mapped: a flow that loses its place is still recognised
-/// where its segments come in order.
-#[derive(Clone, Copy)]
-struct Start {
-    flow: u32,
-    /// Tells an entry's former flow from its present one.
-    born: u32,
-    /// Bits by direction.
-    known: u8,
-    seq: [u32; 2],
-}
-
-/// How the last datagram of each direction began, of a flow that is undecided. Direct-mapped like [`Start`].
-#[derive(Clone, Copy)]
-struct Before {
-    flow: u32,
-    born: u32,
-    side: [Beginning; 2],
-}
-
-#[derive(Clone, Copy)]
-struct Beginning {
-    len: u8,
-    bytes: [u8; BEFORE],
-}
-
-impl Before {
-    const NONE: Self = Self { flow: u32::MAX, born: 0, side: [Beginning { len: 0, bytes: [0; BEFORE] }; 2] };
-}
-
-impl Beginning {
-    fn of(data: &[u8]) -> Self {
-        let mut beginning = Self { len: data.len().min(BEFORE) as u8, bytes: [0; BEFORE] };
-        let len = usize::from(beginning.len);
-        beginning.bytes[..len].copy_from_slice(&data[..len]);
-        beginning
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
-
 pub struct Inspector {
     pool: Pool,
     hosts: Hosts,
-    starts: Box<[Start]>,
+    beginnings: Beginnings,
     scratch: Notes,
     facts: FactStore,
-    befores: Box<[Before]>,
     addresses: Addresses,
     now: Tick,
     table: &'static Table,
     given_up: [u64; Reason::ALL.len()],
+    cut_short: [u64; Reason::ALL.len()],
     recognised: u64,
 }
 
 impl Inspector {
     /// All the memory the inspector will ever use.
     pub fn new(config: &L7Config) -> Self {
-        let none = Start { flow: u32::MAX, born: 0, known: 0, seq: [0; 2] };
         Self {
             pool: Pool::new(config.buffers),
             hosts: Hosts::new(config.hosts),
-            starts: vec![none; config.starts.clamp(16, 1 << 24).next_power_of_two()].into_boxed_slice(),
+            beginnings: Beginnings::new(config.starts),
             scratch: Notes::default(),
             facts: FactStore::new(config.facts),
-            befores: vec![Before::NONE; config.starts.clamp(16, 1 << 24).next_power_of_two()].into_boxed_slice(),
             addresses: Addresses::new(config.addresses),
             now: Tick(0),
             table: Table::get(),
             given_up: [0; Reason::ALL.len()],
+            cut_short: [0; Reason::ALL.len()],
             recognised: 0,
         }
     }
@@ -177,6 +136,12 @@ impl Inspector {
     /// Flows given up, by [`Reason`].
     pub fn given_up(&self, reason: Reason) -> u64 {
         self.given_up[reason as usize]
+    }
+
+    /// Flows with a class of which less was read than they say, because a bound was reached: a hello longer than the cap,
+    /// say.
+    pub fn cut_short(&self, reason: Reason) -> u64 {
+        self.cut_short[reason as usize]
     }
 
     /// Flows decided with a class.
@@ -236,93 +201,6 @@ impl Inspector {
         }
     }
 
-    fn datagram(
-        &mut self,
-        idx: FlowIdx,
-        flow: &mut Flow,
-        dir: Direction,
-        h: &Headers,
-        payload: &[u8],
-        now: Tick,
-    ) -> Outcome {
-        if payload.is_empty() {
-            return Outcome::NeedMore;
-        }
-        flow.l7_packets = flow.l7_packets.saturating_add(1);
-        let before = self.before(idx, flow, dir, payload);
-        let look = Look { before: before.bytes(), ..Look::whole(payload, dir, (h.sport, h.dport)) };
-        let mut verdict = self.table.udp.ask(&look, &mut self.scratch);
-        if let Verdict::Class(found) = verdict
-            && !self.scratch.pieces.is_empty()
-        {
-            self.note(idx, flow, found);
-            match self.gather(idx, flow, dir, now) {
-                Ok(whole) => {
-                    verdict = whole;
-                    if !matches!(whole, Verdict::More | Verdict::Class(_)) {
-                        self.drop_buffer(idx, flow);
-                    }
-                }
-                Err(reason) => return self.close(idx, flow, reason),
-            }
-        }
-        match verdict {
-            Verdict::Done(found) => {
-                self.note(idx, flow, found);
-                self.close(idx, flow, Reason::NoMatch)
-            }
-            Verdict::Settled(found) => {
-                self.note(idx, flow, found);
-                self.hear(idx, flow, dir);
-                match self.settle_now(flow) {
-                    Outcome::NeedMore => self.at_most(idx, flow, most_datagrams(flow)),
-                    recognised => recognised,
-                }
-            }
-            Verdict::Class(found) | Verdict::Other(found) => {
-                self.note(idx, flow, found);
-                self.at_most(idx, flow, most_datagrams(flow))
-            }
-            Verdict::No | Verdict::More => self.at_most(idx, flow, most_datagrams(flow)),
-        }
-    }
-
-    /// Puts pieces of a handshake, which the scratch notes hold, to those that came before.
-    ///
-    /// # Errors
-    /// Why they could not be.
-    fn gather(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, now: Tick) -> Result<Verdict, Reason> {
-        let Self { pool, scratch: Notes { host, facts, pieces, .. }, .. } = self;
-        let held = pool.held(flow.l7_slot, idx);
-        if flow.l7_slot != NO_SLOT && held.is_none() {
-            flow.l7_slot = NO_SLOT;
-            return Err(Reason::NoBuffer);
-        }
-        let slot = match held {
-            Some((held_dir, id)) if (held_dir, id) == (dir, pieces.id) => flow.l7_slot,
-            // Another message, or the other side's: what was begun is given up for it.
-            _ => {
-                pool.give_back(flow.l7_slot, idx);
-                flow.l7_slot = pool.take(idx, dir, pieces.id, now).unwrap_or(NO_SLOT);
-                flow.l7_slot
-            }
-        };
-        if slot == NO_SLOT {
-            return Err(Reason::NoBuffer);
-        }
-        for (offset, bytes) in pieces.iter() {
-            pool.insert(slot, offset, bytes, now).map_err(|_| Reason::TooManyPieces)?;
-        }
-        let data = pool.insert(slot, 0, &[], now).map_err(|_| Reason::TooManyPieces)?;
-        host.clear();
-        facts.clear();
-        if data.is_empty() {
-            return Ok(Verdict::More);
-        }
-        let last = data.len() == CAP || flow.l7_packets >= MAX_PACKETS;
-        Ok(pieces::hello(data, pieces.carrier, last, host, facts))
-    }
-
     #[allow(clippy::too_many_arguments)] // one packet, taken apart once
     fn segment(
         &mut self,
@@ -341,7 +219,7 @@ impl Inspector {
         let syn = h.tcp_flags & SYN != 0;
         let seq = seq.wrapping_add(u32::from(syn));
         if syn {
-            self.set_start(idx, flow, dir, seq);
+            self.beginnings.set_start(idx, flow, dir, seq);
         }
         if payload.is_empty() {
             return Outcome::NeedMore;
@@ -362,7 +240,7 @@ impl Inspector {
         };
         let start = match held {
             Some((_, held_dir, base)) if held_dir == dir => Some(base),
-            _ => self.start(idx, flow, dir),
+            _ => self.beginnings.start(idx, flow, dir),
         };
         // A flow found in mid-life has no start: each segment may be one.
         let offset = start.map_or(0, |s| seq.wrapping_sub(s).cast_signed());
@@ -540,6 +418,10 @@ impl Inspector {
     fn close(&mut self, idx: FlowIdx, flow: &mut Flow, reason: Reason) -> Outcome {
         self.drop_buffer(idx, flow);
         let said = flow.is_settled();
+        let bound = matches!(reason, Reason::TooMuchData | Reason::TooManyPieces | Reason::NoBuffer);
+        if bound && flow.class() != Class::Unknown {
+            self.cut_short[reason as usize] += 1;
+        }
         if !said {
             self.name_by_dns(flow);
         }
@@ -554,43 +436,6 @@ impl Inspector {
             Outcome::Recognised { class: flow.class(), host: flow.host(), by: flow.by() }
         }
     }
-
-    /// How the datagram before `payload` began, which takes its place.
-    fn before(&mut self, idx: FlowIdx, flow: &Flow, dir: Direction, payload: &[u8]) -> Beginning {
-        let mask = self.befores.len() - 1;
-        let place = &mut self.befores[idx.0 as usize & mask];
-        let born = born(flow);
-        if (place.flow, place.born) != (idx.0, born) {
-            *place = Before { flow: idx.0, born, ..Before::NONE };
-        }
-        let side = &mut place.side[dir.index()];
-        if flow.l7_slot != NO_SLOT && side.len != 0 {
-            // While a handshake is being put together, its first datagram is what the others are read by.
-            return *side;
-        }
-        std::mem::replace(side, Beginning::of(payload))
-    }
-
-    fn set_start(&mut self, idx: FlowIdx, flow: &Flow, dir: Direction, seq: u32) {
-        let mask = self.starts.len() - 1;
-        let s = &mut self.starts[idx.0 as usize & mask];
-        let born = born(flow);
-        if s.flow != idx.0 || s.born != born {
-            *s = Start { flow: idx.0, born, known: 0, seq: [0; 2] };
-        }
-        s.known |= 1 << dir.index();
-        s.seq[dir.index()] = seq;
-    }
-
-    fn start(&self, idx: FlowIdx, flow: &Flow, dir: Direction) -> Option<u32> {
-        let s = &self.starts[idx.0 as usize & (self.starts.len() - 1)];
-        (s.flow == idx.0 && s.born == born(flow) && s.known & 1 << dir.index() != 0).then_some(s.seq[dir.index()])
-    }
-}
-
-/// Datagrams after which a flow is left alone: more while a handshake is being put together.
-fn most_datagrams(flow: &Flow) -> u8 {
-    if flow.l7_slot == NO_SLOT { MAX_DATAGRAMS } else { MAX_PACKETS }
 }
 
 /// Whether a flow of the first class may turn out to be of the second.
@@ -601,10 +446,4 @@ fn refines(from: Class, to: Class) -> bool {
             (Class::Http, Class::Websocket | Class::Http2 | Class::Grpc | Class::Elasticsearch)
                 | (Class::Http2, Class::Grpc | Class::Etcd)
         )
-}
-
-/// Birth time and ports: two flows that follow each other in one entry differ in one of them.
-fn born(flow: &Flow) -> u32 {
-    let (low, high) = (flow.key().low(), flow.key().high());
-    flow.created().0.rotate_left(16) ^ (u32::from(low.1) << 16 | u32::from(high.1))
 }
