@@ -344,7 +344,7 @@ impl Flow {
     }
 
     pub fn set_tier(&mut self, tier: Tier) {
-        self.flags = self.flags & !(3 * flag::TIER) | tier as u16 * flag::TIER;
+        self.flags = (self.flags & !(3 * flag::TIER)) | (tier as u16 * flag::TIER);
     }
 
     pub(crate) fn is_silent(&self, dir: Direction) -> bool {
