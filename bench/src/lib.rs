@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod clock;
 pub mod esp;
 pub mod esp_many;
+pub mod flows;
 pub mod graph;
 pub mod idle;
 pub mod machine;

@@ -11,7 +11,9 @@ use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
-use softdpu_bench::{aead, esp, esp_many, graph, idle, memory, session, steer, stop, tunnels, veth, wg, wg_many};
+use softdpu_bench::{
+    aead, esp, esp_many, flows, graph, idle, memory, session, steer, stop, tunnels, veth, wg, wg_many,
+};
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
 #[derive(Parser)]
@@ -52,6 +54,8 @@ enum What {
     Wg,
     /// The graph in memory, rings, flow look-up.
     Graph,
+    /// The flow table at ten million flows, and in a flood of ten million SYNs (2 GB of memory).
+    Flows,
     /// CPU of an instance without traffic (root).
     Idle,
     /// The steer program by BPF_PROG_TEST_RUN (root).
@@ -154,6 +158,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         report.sections.push(section);
         report.targets.extend(targets);
         report.sections.push(memory::parts(effort)?);
+    }
+    if wanted(What::Flows) && !stop::asked() {
+        let many = if quick { 1_000_000 } else { 10_000_000 };
+        let (sections, targets) = flows::run(effort, many, many)?;
+        report.sections.extend(sections);
+        report.targets.extend(targets);
     }
     if wanted(What::Steer) && !stop::asked() {
         report.sections.push(steer::run(rounds, if quick { 10_000 } else { 50_000 })?);

@@ -11,8 +11,9 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use softdpu_ebpf_common::walk::{Headers, L3, walk, walk_ip};
 
-use crate::flow::{Direction, Flow, FlowConfig, FlowIdx, FlowTable, Hit, Seed, Tick, Timeouts};
+use crate::flow::{Direction, Flow, FlowConfig, FlowIdx, FlowTable, Hit, Net, Seed, Tick, Timeouts};
 use crate::l7::{Inspector, L7Config};
+use crate::wire::overlay;
 
 /// One flow of a capture, as it is printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,9 +29,12 @@ pub struct FlowRow {
     pub protocol: String,
     /// Empty where none is known.
     pub host: String,
+    /// What its packets are within: `vxlan 5`, or `gre`. Empty outside.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub within: String,
     /// Both directions together.
     pub packets: u64,
-    /// Bytes on the wire with link-layer headers, both directions together.
+    /// Bytes on the wire with link-layer headers, both directions together; of what is within others, from the IP header on.
     pub bytes: u64,
     /// What the protocol rests on: `payload`, `handshake`, `protocol`; `dns` where only the address has a name; `nothing`.
     pub by: String,
@@ -116,9 +120,9 @@ struct Run {
 }
 
 impl Run {
-    /// `size` of the file bounds its flows: each takes a packet, and a packet 36 bytes of file.
+    /// `size` of the file bounds its flows: each takes a packet, or one within, and that 20 bytes of file.
     fn new(file: String, size: u64) -> Self {
-        let capacity = (size / 36 + 64).min(1 << 20) as u32;
+        let capacity = (size / 20 + 64).min(1 << 20) as u32;
         let timeouts = Timeouts::all(IDLE);
         Self {
             file,
@@ -143,33 +147,36 @@ impl Run {
         let epoch = *self.epoch.get_or_insert(p.time);
         let now = Tick::from_nanos(p.time.saturating_sub(epoch));
         let Self { table, inspector, rows, row_of, file, .. } = self;
-        let mut end = |idx: FlowIdx, flow: &Flow, inspector: &mut Inspector| {
-            if let Some(row) = rows.get_mut(row_of[idx.0 as usize] as usize) {
-                *row = describe(file, idx, flow, inspector);
-            }
-            row_of[idx.0 as usize] = NO_ROW;
-            inspector.release(idx, flow);
-        };
-        table.expire(now, 256, |idx, flow| end(idx, flow, inspector));
+        table.expire(now, 256, |idx, flow| end((idx, flow), file, rows, row_of, inspector));
         let Some(h) = headers(p, &mut self.padded) else {
             self.summary.skipped += 1;
             return;
         };
-        let hit = table.prepare(&h, p.data, now).and_then(|key| {
-            let hit = table.lookup_or_insert(&key, now, |idx, flow| end(idx, flow, inspector))?;
-            table.touch(hit, &key, p.original.max(p.data.len() as u32), now);
-            Ok(hit)
-        });
-        let Ok(Hit { idx, dir, new }) = hit else {
-            self.summary.skipped += 1;
-            return;
-        };
-        let flow = table.get_mut(idx);
-        if new {
-            row_of[idx.0 as usize] = rows.len() as u32;
-            rows.push(describe(file, idx, flow, inspector));
+        let (mut net, mut h, mut bytes) = (Net::OUTSIDE, h, p.original.max(p.data.len() as u32));
+        // The packet, then those within.
+        for depth in 0..=overlay::DEPTH {
+            let hit = table.prepare_in(net, &h, p.data, now).and_then(|key| {
+                let hit =
+                    table.lookup_or_insert(&key, now, |idx, flow| end((idx, flow), file, rows, row_of, inspector))?;
+                table.touch(hit, &key, bytes, now);
+                // Fragments that had come before their first have their flow now.
+                self.summary.skipped -= if depth == 0 { u64::from(key.early().packets) } else { 0 };
+                Ok(hit)
+            });
+            let Ok(Hit { idx, dir, new }) = hit else {
+                self.summary.skipped += u64::from(depth == 0);
+                return;
+            };
+            let flow = table.get_mut(idx);
+            if new {
+                row_of[idx.0 as usize] = rows.len() as u32;
+                rows.push(describe(file, idx, flow, inspector));
+            }
+            inspector.inspect(idx, flow, dir, &h, p.data, now);
+            let Some(inner) = overlay::inner(p.data, &h) else { return };
+            (net, h) = (Net::new(inner.kind as u8, inner.id), inner.headers);
+            bytes = u32::from(h.end - h.l3_off);
         }
-        inspector.inspect(idx, flow, dir, &h, p.data, now);
     }
 
     fn finish(mut self) -> (Vec<FlowRow>, Summary) {
@@ -181,6 +188,16 @@ impl Run {
         self.summary.flows = self.rows.len();
         (self.rows, self.summary)
     }
+}
+
+/// Writes an ended flow's row for good.
+fn end((idx, flow): (FlowIdx, &Flow), file: &str, rows: &mut [FlowRow], row_of: &mut [u32], inspector: &mut Inspector) {
+    let row = &mut row_of[idx.0 as usize];
+    if let Some(row) = rows.get_mut(*row as usize) {
+        *row = describe(file, idx, flow, inspector);
+    }
+    *row = NO_ROW;
+    inspector.release(idx, flow);
 }
 
 fn describe(file: &str, idx: FlowIdx, flow: &Flow, inspector: &Inspector) -> FlowRow {
@@ -200,6 +217,7 @@ fn describe(file: &str, idx: FlowIdx, flow: &Flow, inspector: &Inspector) -> Flo
         b: end(flow.responder()),
         protocol: flow.class().name().to_owned(),
         host: inspector.host_of(flow).unwrap_or_default().to_owned(),
+        within: within(flow),
         packets: both(Flow::packets),
         bytes: both(Flow::bytes),
         by: flow.by().name().to_owned(),
@@ -209,6 +227,16 @@ fn describe(file: &str, idx: FlowIdx, flow: &Flow, inspector: &Inspector) -> Flo
             .facts_of(idx, flow)
             .map(|facts| facts.iter().map(|(fact, value)| (fact.name(), value.to_owned())).collect())
             .unwrap_or_default(),
+    }
+}
+
+/// What the flow's packets are within: `vxlan 5`, or `gre`. Empty outside.
+pub fn within(flow: &Flow) -> String {
+    let net = flow.key().net();
+    match overlay::Kind::of(net.kind()) {
+        None => String::new(),
+        Some(kind) if kind.has_number() => format!("{} {}", kind.name(), net.id()),
+        Some(kind) => kind.name().to_owned(),
     }
 }
 

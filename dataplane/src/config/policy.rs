@@ -79,6 +79,8 @@ pub struct Workers {
 pub struct Flows {
     /// Most flows per worker.
     pub capacity: usize,
+    /// Most that are opening or one-sided, percent of the capacity, 1 to 100.
+    pub unproven_percent: u8,
     pub timeouts: Timeouts,
 }
 

@@ -98,6 +98,10 @@ pub struct Flows {
     /// Most flows per worker. Default 65536.
     #[schemars(range(min = 64, max = 16_777_216))]
     pub capacity: Option<At<u32>>,
+    /// Most flows that are opening or one-sided, in percent of the capacity. When there are as many, the oldest of them makes
+    /// way for a new one: a flood of new flows takes no more than this. Default 50.
+    #[schemars(range(min = 1, max = 100))]
+    pub unproven_percent: Option<At<u32>>,
     /// How long a silent flow is remembered.
     #[serde(default)]
     pub timeouts: Timeouts,

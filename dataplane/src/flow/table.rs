@@ -220,11 +220,11 @@ impl FlowTable {
     /// The flow that a packet quoted by an ICMP error is of, if there is one: `about` are the quoted headers turned round, as
     /// `wire::icmp::quoted_flow` gives them, `seq` the quoted TCP sequence number. One that its sender cannot have sent lately
     /// is of no flow (RFC 5927 §4). Makes none and changes none.
-    pub fn quoted(&self, about: &Headers, seq: Option<u32>) -> Option<(FlowIdx, Direction)> {
+    pub fn quoted(&self, net: Net, about: &Headers, seq: Option<u32>) -> Option<(FlowIdx, Direction)> {
         if about.fragment != Fragment::No {
             return None;
         }
-        let (key, swapped) = FlowKey::of(about, (about.sport, about.dport), Net::OUTSIDE);
+        let (key, swapped) = FlowKey::of(about, (about.sport, about.dport), net);
         let place = self.find(&key, key.hash(&self.seed))?;
         let flow = &self.slab[place as usize];
         let dir = flow.direction(swapped);

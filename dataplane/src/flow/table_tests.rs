@@ -375,11 +375,11 @@ fn what_an_error_quotes_is_found_if_its_sender_may_have_sent_it() {
     let about = packet(2, 1, (80, 5000), TCP, 0);
     let seq = isn(&syn.src, 5000);
     let back = Direction::FromResponder;
-    assert_eq!(t.quoted(&about, Some(seq)), Some((hit.idx, back)));
-    assert_eq!(t.quoted(&about, Some(seq.wrapping_add(0x1000_0000))), None);
-    assert_eq!(t.quoted(&about, None), None);
-    assert_eq!(t.quoted(&packet(2, 1, (54, 53), UDP, 0), None), Some((udp.idx, back)));
-    assert_eq!(t.quoted(&packet(2, 1, (54, 55), UDP, 0), None), None);
+    assert_eq!(t.quoted(Net::OUTSIDE, &about, Some(seq)), Some((hit.idx, back)));
+    assert_eq!(t.quoted(Net::OUTSIDE, &about, Some(seq.wrapping_add(0x1000_0000))), None);
+    assert_eq!(t.quoted(Net::OUTSIDE, &about, None), None);
+    assert_eq!(t.quoted(Net::OUTSIDE, &packet(2, 1, (54, 53), UDP, 0), None), Some((udp.idx, back)));
+    assert_eq!(t.quoted(Net::OUTSIDE, &packet(2, 1, (54, 55), UDP, 0), None), None);
     assert_eq!(t.len(), 2, "none is made");
     t.count_about(hit.idx, back, 56);
     assert_eq!((t.get(hit.idx).packets(back), t.get(hit.idx).last_seen()), (1, Tick(0)));

@@ -1,10 +1,13 @@
 //! `flow`: finds or opens the packet's flow and counts the packet into it. Hashes the whole batch first, so that the table's
 //! memory is on its way when it is looked up.
 
-use crate::flow::{Net, Prepared, Refusal, Tick};
+use crate::flow::{Hit, Net, Prepared, Refusal, Tick};
 use crate::graph::packet::MAX_BATCH;
 use crate::graph::{Batch, Cx, Node, Packet};
+use crate::l7::Class;
 use crate::telemetry::export::EndReason;
+use crate::wire::{icmp, overlay};
+use softdpu_ebpf_common::walk::{Headers, proto};
 
 /// How many packets ahead of the look-up a flow's own cache lines are asked for.
 const AHEAD: usize = 4;
@@ -32,6 +35,11 @@ impl Node for Flow {
         for ((packet, prepared), keyed) in batch.packets.iter().zip(&mut self.prepared).zip(&mut self.keyed) {
             // A later fragment whose first was not seen has none: it is judged by itself, and rules over ports hold for it.
             let bytes = packet.frame.bytes();
+            if matches!(packet.headers.proto, proto::ICMP | proto::ICMPV6) && icmp::is_error(bytes, &packet.headers) {
+                *keyed = false;
+                about(cx, Net::OUTSIDE, bytes, &packet.headers);
+                continue;
+            }
             *keyed = cx.flows.prepare_into(Net::OUTSIDE, &packet.headers, bytes, now, prepared).is_ok();
             if *keyed {
                 cx.flows.prefetch(prepared);
@@ -55,6 +63,21 @@ impl Node for Flow {
 
 #[inline(always)]
 fn find(cx: &mut Cx<'_>, packet: &mut Packet, prepared: &Prepared, now: Tick) {
+    let Some(hit) = open(cx, prepared, now) else { return };
+    cx.flows.touch(hit, prepared, packet.frame.total_len() as u32, now);
+    packet.meta.flow = hit.idx.0;
+    packet.meta.direction = hit.dir;
+    let flow = cx.flows.get_mut(hit.idx);
+    if hit.new {
+        flow.set_carries(overlay::carries(&packet.headers));
+    }
+    if flow.carries() {
+        inside(cx, packet, now);
+    }
+}
+
+#[inline(always)]
+fn open(cx: &mut Cx<'_>, prepared: &Prepared, now: Tick) -> Option<Hit> {
     let (inspector, export) = (&mut *cx.inspector, &mut *cx.export);
     let end = |at, ended: &crate::flow::Flow| {
         if let Some(sink) = export {
@@ -63,13 +86,61 @@ fn find(cx: &mut Cx<'_>, packet: &mut Packet, prepared: &Prepared, now: Tick) {
         inspector.release(at, ended);
     };
     match cx.flows.lookup_or_insert(prepared, now, end) {
-        Ok(hit) => {
-            cx.flows.touch(hit, prepared, packet.frame.total_len() as u32, now);
-            packet.meta.flow = hit.idx.0;
-            packet.meta.direction = hit.dir;
-        }
+        Ok(hit) => Some(hit),
         // Without a flow the packet is judged by itself, each time: slower, and stricter where a rule waits for a class.
-        Err(Refusal::TableFull | Refusal::TooManyUnproven) => cx.counters.flows_refused.inc(),
-        Err(Refusal::OrphanFragment) => {}
+        Err(Refusal::TableFull | Refusal::TooManyUnproven) => {
+            cx.counters.flows_refused.inc();
+            None
+        }
+        Err(Refusal::OrphanFragment) => None,
+    }
+}
+
+/// The flows within: counted and classified like others. Where the packet goes is only the outer flow's matter.
+#[cold]
+fn inside(cx: &mut Cx<'_>, packet: &Packet, now: Tick) {
+    let bytes = packet.frame.bytes();
+    let mut outer = packet.headers;
+    for _ in 0..overlay::DEPTH {
+        let Some(found) = overlay::inner(bytes, &outer) else { return };
+        let headers = found.headers;
+        let net = Net::new(found.kind as u8, found.id);
+        if icmp::is_error(bytes, &headers) {
+            return about(cx, net, bytes, &headers);
+        }
+        let len = u32::from(headers.end - headers.l3_off);
+        let Ok(prepared) = cx.flows.prepare_in(net, &headers, bytes, now) else { return };
+        let Some(hit) = open(cx, &prepared, now) else { return };
+        cx.flows.touch(hit, &prepared, len, now);
+        let flow = cx.flows.get_mut(hit.idx);
+        let before = flow.class;
+        if !flow.is_decided() {
+            cx.inspector.inspect(hit.idx, flow, hit.dir, &headers, bytes, now);
+        }
+        cx.counters.inner_packets.inc();
+        if let Some(counters) = cx.counters.classes.get(Class::place(flow.class)) {
+            counters.packets.inc();
+            counters.bytes.add(u64::from(len));
+            if flow.class != before {
+                counters.flows.inc();
+            }
+        }
+        outer = headers;
+    }
+}
+
+/// An ICMP error is counted to the flow that it quotes, and opens none. What happens to it, `policy` says from what it quotes,
+/// whether there is a flow or not.
+#[cold]
+fn about(cx: &mut Cx<'_>, net: Net, bytes: &[u8], headers: &Headers) {
+    let Some(quoted) = icmp::quoted_flow(bytes, headers) else { return };
+    let seq = icmp::quoted_seq(bytes, headers, &quoted);
+    let Some((idx, dir)) = cx.flows.quoted(net, &quoted, seq) else { return };
+    let len = headers.end - headers.l3_off;
+    cx.flows.count_about(idx, dir, u32::from(len));
+    cx.counters.icmp_matched.inc();
+    if let Some(counters) = cx.counters.classes.get(Class::place(cx.flows.get(idx).class)) {
+        counters.packets.inc();
+        counters.bytes.add(u64::from(len));
     }
 }

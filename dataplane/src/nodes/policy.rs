@@ -5,6 +5,7 @@ use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
+use crate::l7::Class;
 use crate::plan::Plan;
 use crate::plan::rules::{self, Known, Match, Side};
 use crate::wire::{icmp, ip};
@@ -106,7 +107,7 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
     let Match { rule, side, provisional } = match xfrm::side(cx, packet, &headers)? {
         Verdict::Rule(rule, side) => Match { rule, side, provisional: false },
         Verdict::Clear { both } => {
-            let found = rules::look_up(&cx.plan.rules, &headers, &known(cx, flow), tunnel_in(packet));
+            let found = rules::look_up(&cx.plan.rules, &headers, &known_of(cx, packet, flow), tunnel_in(packet));
             let sealed = cx.plan.rules.get(usize::from(found.rule)).is_some_and(|rule| rule.tunnel.is_some());
             if !sealed && xfrm::unknown(cx) {
                 return Err(DropReason::NoSelector);
@@ -145,6 +146,18 @@ pub(super) fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let flow = cx.flows.get(flow);
     let host = cx.inspector.host_of(flow);
     Known { class: flow.is_settled().then_some(flow.class), host }
+}
+
+/// The same for a packet. An ICMP error has no flow of its own, and what it is can be told without one.
+pub(super) fn known_of<'a>(cx: &'a Cx<'_>, packet: &Packet, flow: Option<FlowIdx>) -> Known<'a> {
+    let headers = &packet.headers;
+    if flow.is_none()
+        && matches!(headers.proto, proto::ICMP | proto::ICMPV6)
+        && icmp::is_error(packet.frame.bytes(), headers)
+    {
+        return Known { class: Class::of_ip_protocol(headers.proto).map(|class| class as u16), host: None };
+    }
+    known(cx, flow)
 }
 
 /// An ICMP error quotes packets of another flow: where that one is protected, so is the error (RFC 4301 §6.2), whatever

@@ -4,7 +4,7 @@
 //! tunnel's and a route's of one length the tunnel's. So it is where `wg-quick` has made a route of every allowed IP, and
 //! lets all routes but the default one go before an allowed `0.0.0.0/0`.
 
-use super::policy::{known, rule_number, with_ports};
+use super::policy::{known_of, rule_number, with_ports};
 use super::xfrm;
 use crate::flow::{FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NONE};
@@ -148,7 +148,7 @@ fn judge(cx: &Cx<'_>, packet: &Packet, rule: u16, comes_in: bool) -> Result<Onwa
 
 /// The first rule that wants the packet in another tunnel, and has nothing to say of the other way.
 fn one_way(cx: &Cx<'_>, packet: &Packet, headers: &Headers, tunnel_in: u16) -> Option<u16> {
-    let known = known(cx, flow(packet));
+    let known = known_of(cx, packet, flow(packet));
     let mut wanted = rules::onward(&cx.plan.rules, headers, &known, tunnel_in);
     wanted.find(|onward| !onward.both_ways).map(|onward| onward.rule)
 }
@@ -156,7 +156,7 @@ fn one_way(cx: &Cx<'_>, packet: &Packet, headers: &Headers, tunnel_in: u16) -> O
 /// Of rules that hold both ways for the packet, and so could mean that it comes out of theirs: the one whose tunnel has the
 /// longest prefix for its destination, and that prefix's length.
 fn both_ways(cx: &Cx<'_>, packet: &Packet, headers: &Headers, tunnel_in: u16, dst: IpAddr) -> Option<(u16, u8)> {
-    let known = known(cx, flow(packet));
+    let known = known_of(cx, packet, flow(packet));
     let len = |rule: &Rule| {
         let to = if rule.to.is_empty() { Some(0) } else { rules::longest(&rule.to, dst) };
         to.max(rule.tunnel.and_then(|tunnel| allowed(cx, tunnel, dst)).map(|(_, len)| len))

@@ -144,6 +144,22 @@ pub struct WorkerCounters {
     pub flows: Counter,
     /// Packets that found the flow table full and were judged by themselves.
     pub flows_refused: Counter,
+    /// Flows in the table now that are opening or one-sided.
+    pub flows_unproven: Counter,
+    /// Flows that made way for others because the table was full.
+    pub flows_evicted_full: Counter,
+    /// Unproven flows that made way for others because there were too many of them.
+    pub flows_evicted_unproven: Counter,
+    /// Packets that were judged by themselves because the table was full.
+    pub flows_refused_full: Counter,
+    /// Packets that were judged by themselves because there were too many unproven flows.
+    pub flows_refused_unproven: Counter,
+    /// RST and FIN segments that were forwarded, but too far from what their sender sends to end a flow.
+    pub tcp_unbelieved: Counter,
+    /// Packets within packets of overlays, counted to their own flows too.
+    pub inner_packets: Counter,
+    /// ICMP errors counted to the flow that they quote.
+    pub icmp_matched: Counter,
     /// ICMP errors sent in place of packets that could not go on.
     pub icmp_sent: Counter,
     /// Datagrams put together from fragments, to be opened.
@@ -197,6 +213,14 @@ impl WorkerCounters {
             frames: FrameCounters::default(),
             flows: Counter::default(),
             flows_refused: Counter::default(),
+            flows_unproven: Counter::default(),
+            flows_evicted_full: Counter::default(),
+            flows_evicted_unproven: Counter::default(),
+            flows_refused_full: Counter::default(),
+            flows_refused_unproven: Counter::default(),
+            tcp_unbelieved: Counter::default(),
+            inner_packets: Counter::default(),
+            icmp_matched: Counter::default(),
             icmp_sent: Counter::default(),
             reassembled: Counter::default(),
             datagrams_held: Counter::default(),

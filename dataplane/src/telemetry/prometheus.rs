@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::snapshot::{Frames, Snapshot, TunnelTraffic};
+use super::snapshot::{Frames, Snapshot, TunnelTraffic, WorkerLoop};
 
 /// Content type of the text (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -146,6 +146,25 @@ fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     counters(e, "worker_polls", "Times the worker slept.", worker(|w| w.polls))?;
     let refused = "Packets that found the flow table full and were judged by themselves.";
     counters(e, "worker_flows_refused", refused, worker(|w| w.flows_refused))?;
+    let reasons = |of: fn(&WorkerLoop) -> [u64; 2]| {
+        s.workers.iter().zip(&ids).flat_map(move |(w, id)| {
+            ["table_full", "unproven"]
+                .into_iter()
+                .zip(of(w))
+                .map(move |(reason, n)| (vec![("worker", id.as_str()), ("reason", reason)], n))
+        })
+    };
+    let evicted = reasons(|w| [w.flows_evicted_full, w.flows_evicted_unproven]);
+    counters(e, "worker_flows_evicted", "Flows that made way for others, by what there were too many of.", evicted)?;
+    let refused = reasons(|w| [w.flows_refused_full, w.flows_refused_unproven]);
+    counters(e, "worker_flow_refusals", "Packets within and without that got no flow, by reason.", refused)?;
+    let unbelieved = "RST and FIN segments forwarded, but too far from what their sender sends to end a flow.";
+    counters(e, "worker_tcp_unbelieved", unbelieved, worker(|w| w.tcp_unbelieved))?;
+    let inner = "Packets within packets of overlays, counted to their own flows too.";
+    counters(e, "worker_inner_packets", inner, worker(|w| w.inner_packets))?;
+    let matched = "ICMP errors counted to the flow that they quote.";
+    counters(e, "worker_icmp_matched", matched, worker(|w| w.icmp_matched))?;
+    gauges(e, "worker_flows_unproven", "Flows that are opening or one-sided.", worker(|w| w.flows_unproven))?;
     counters(e, "worker_icmp_sent", "ICMP errors sent.", worker(|w| w.icmp_sent))?;
     counters(e, "worker_reassembled", "Datagrams put together from fragments.", worker(|w| w.reassembled))?;
     counters(e, "worker_outer_fragmented", "Sealed packets cut into fragments.", worker(|w| w.outer_fragmented))?;
@@ -217,7 +236,9 @@ mod tests {
             "softdpu_class_flows", "softdpu_class_packets", "softdpu_class_bytes",
             "softdpu_drop_packets", "softdpu_escaped_bytes",
             "softdpu_worker_batches", "softdpu_worker_packets", "softdpu_worker_idle_rounds", "softdpu_worker_polls",
-            "softdpu_worker_flows_refused", "softdpu_worker_icmp_sent",
+            "softdpu_worker_flows_refused", "softdpu_worker_flows_evicted", "softdpu_worker_flow_refusals",
+            "softdpu_worker_tcp_unbelieved", "softdpu_worker_inner_packets", "softdpu_worker_icmp_matched",
+            "softdpu_worker_flows_unproven", "softdpu_worker_icmp_sent",
             "softdpu_worker_reassembled", "softdpu_worker_outer_fragmented", "softdpu_worker_mss_clamped",
             "softdpu_worker_datagrams_held", "softdpu_worker_fragments_held",
             "softdpu_worker_flows", "softdpu_worker_frames", "softdpu_worker_frames_all",

@@ -107,6 +107,30 @@ pub struct WorkerLoop {
     /// Packets that found the flow table full and were judged by themselves.
     #[serde(default)]
     pub flows_refused: u64,
+    /// Flows in the table now that are opening or one-sided.
+    #[serde(default)]
+    pub flows_unproven: u64,
+    /// Flows that made way for others because the table was full.
+    #[serde(default)]
+    pub flows_evicted_full: u64,
+    /// Unproven flows that made way for others because there were too many of them.
+    #[serde(default)]
+    pub flows_evicted_unproven: u64,
+    /// Packets that were judged by themselves because the table was full.
+    #[serde(default)]
+    pub flows_refused_full: u64,
+    /// Packets that were judged by themselves because there were too many unproven flows.
+    #[serde(default)]
+    pub flows_refused_unproven: u64,
+    /// RST and FIN segments that were forwarded, but too far from what their sender sends to end a flow.
+    #[serde(default)]
+    pub tcp_unbelieved: u64,
+    /// Packets within packets of overlays, counted to their own flows too.
+    #[serde(default)]
+    pub inner_packets: u64,
+    /// ICMP errors counted to the flow that they quote.
+    #[serde(default)]
+    pub icmp_matched: u64,
     /// Datagrams put together from fragments, to be opened.
     #[serde(default)]
     pub reassembled: u64,
@@ -210,6 +234,14 @@ impl Snapshot {
             polls: from.work.polls.get(),
             flows: from.flows.get(),
             flows_refused: from.flows_refused.get(),
+            flows_unproven: from.flows_unproven.get(),
+            flows_evicted_full: from.flows_evicted_full.get(),
+            flows_evicted_unproven: from.flows_evicted_unproven.get(),
+            flows_refused_full: from.flows_refused_full.get(),
+            flows_refused_unproven: from.flows_refused_unproven.get(),
+            tcp_unbelieved: from.tcp_unbelieved.get(),
+            inner_packets: from.inner_packets.get(),
+            icmp_matched: from.icmp_matched.get(),
             icmp_sent: from.icmp_sent.get(),
             reassembled: from.reassembled.get(),
             datagrams_held: from.datagrams_held.get(),

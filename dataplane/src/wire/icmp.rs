@@ -44,7 +44,7 @@ pub fn may_complain(packet: &[u8], headers: &Headers) -> bool {
 }
 
 /// Every ICMP message that is not known to be a question or an answer.
-fn is_error(packet: &[u8], headers: &Headers) -> bool {
+pub fn is_error(packet: &[u8], headers: &Headers) -> bool {
     let kind = packet.get(usize::from(headers.l4_off)).copied();
     match headers.l3 {
         L3::V4 => headers.proto == ICMP && !matches!(kind, Some(0 | 8 | 13 | 14 | 17 | 18)),
@@ -65,6 +65,12 @@ pub fn quoted_flow(packet: &[u8], headers: &Headers) -> Option<Headers> {
     std::mem::swap(&mut about.src, &mut about.dst);
     std::mem::swap(&mut about.sport, &mut about.dport);
     Some(about)
+}
+
+/// The TCP sequence number of the packet that an error with this header quotes, as far as it is there.
+pub fn quoted_seq(packet: &[u8], headers: &Headers, about: &Headers) -> Option<u32> {
+    let at = usize::from(headers.l4_off) + 8 + usize::from(about.l4_off) + 4;
+    packet.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 
 /// The start of a packet: its length fields speak of more than there is.

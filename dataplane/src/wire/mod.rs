@@ -8,6 +8,7 @@ pub mod ip;
 pub mod mss;
 pub mod natt;
 pub mod outer_fragment;
+pub mod overlay;
 pub mod pmtu;
 pub mod prefix;
 pub mod reassembly;

@@ -96,7 +96,7 @@ impl Blueprint {
         let flows = FlowConfig {
             capacity: u32::try_from(self.policy.flows.capacity).unwrap_or(u32::MAX),
             timeouts: timeouts(&self.policy.flows.timeouts),
-            ..FlowConfig::default()
+            unproven_percent: self.policy.flows.unproven_percent,
         };
         let worker = Worker::new(Parts {
             shared: self.shared.clone(),

@@ -26,8 +26,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Housekeeping happens this often (nanoseconds): flow timers tick in hundredths of a second.
 const HOUSEKEEPING: u64 = 10_000_000;
-/// Flows looked at per housekeeping: bounds what ageing may add to one batch's latency.
-const AGE_BUDGET: usize = 256;
+/// Flows looked at per turn: bounds what ageing may add to one batch's latency. Where millions are due at once, they go over
+/// many turns.
+const AGE_BUDGET: usize = 128;
 /// A packet waits this long (nanoseconds) for its next hop's link address, or for a session with its peer.
 const PATIENCE: u64 = 1_500_000_000;
 
@@ -167,6 +168,7 @@ impl Worker {
         while let Ok(question) = self.questions.try_recv() {
             question(self);
         }
+        self.age(now);
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.housekeeping(now);
@@ -243,13 +245,8 @@ impl Worker {
         sending
     }
 
-    fn housekeeping(&mut self, now: u64) {
-        for waiting in self.graph.waiting() {
-            waiting.expire(now, |packet, reason| {
-                self.counters.drop_packet(reason as usize);
-                self.pool.free(packet.frame);
-            });
-        }
+    /// Ends flows that were silent for their timeout.
+    fn age(&mut self, now: u64) {
         let (inspector, export, tick) = (&mut self.inspector, &mut self.export, Tick::from_nanos(now));
         self.flows.expire(tick, AGE_BUDGET, |at, ended| {
             if let Some(sink) = export {
@@ -257,8 +254,17 @@ impl Worker {
             }
             inspector.release(at, ended);
         });
+    }
+
+    fn housekeeping(&mut self, now: u64) {
+        for waiting in self.graph.waiting() {
+            waiting.expire(now, |packet, reason| {
+                self.counters.drop_packet(reason as usize);
+                self.pool.free(packet.frame);
+            });
+        }
         if let Some(sink) = &mut self.export {
-            sink.sweep(&self.flows, &self.inspector, tick);
+            sink.sweep(&self.flows, &self.inspector, Tick::from_nanos(now));
         }
         if !self.held.is_empty() {
             self.retry_held(now);
@@ -269,6 +275,13 @@ impl Worker {
     /// Copies the ports' and the pool's own counts to where other threads may read them.
     pub fn publish(&mut self) {
         self.counters.flows.set(self.flows.len() as u64);
+        let (pressure, counters) = (self.flows.pressure(), &self.counters);
+        counters.flows_unproven.set(self.flows.unproven() as u64);
+        counters.flows_evicted_full.set(pressure.evicted_full);
+        counters.flows_evicted_unproven.set(pressure.evicted_unproven);
+        counters.flows_refused_full.set(pressure.refused_full);
+        counters.flows_refused_unproven.set(pressure.refused_unproven);
+        counters.tcp_unbelieved.set(pressure.unbelieved);
         let held = self.graph.waiting().map(|waiting| waiting.occupancy());
         self.counters.datagrams_held.set(held.iter().map(|(datagrams, _)| *datagrams as u64).sum());
         self.counters.fragments_held.set(held.iter().map(|(_, fragments)| *fragments as u64).sum());

@@ -121,6 +121,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     let workers = workers(&file.workers, &mut check);
     let flows = Flows {
         capacity: file.flows.capacity.as_ref().map_or(65_536, |c| **c as usize),
+        unproven_percent: file.flows.unproven_percent.as_ref().map_or(50, |p| **p as u8),
         timeouts: timeouts(&file.flows.timeouts),
     };
     let export = export(&file.export, &mut check);

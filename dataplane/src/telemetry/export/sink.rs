@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{EndReason, FlowRecord, Queue};
-use crate::flow::{Direction, Flow, FlowIdx, FlowTable, L4State, Tick};
+use crate::flow::{Direction, Flow, FlowIdx, FlowTable, Standing, Tick};
 use crate::l7::{HostName, Inspector};
 
 /// Lasting flows whose last record is remembered. Others are told of when they end.
@@ -41,7 +41,7 @@ impl Sink {
     /// Tells of a flow that the table ends. `why`: where the flow itself does not know better.
     pub fn ended(&mut self, at: FlowIdx, flow: &Flow, inspector: &Inspector, now: Tick, why: EndReason) {
         let told = self.lasting.remove(&at.0).filter(|told| told.created == flow.created()).unwrap_or_default();
-        let why = if flow.state() == L4State::TcpClosed { EndReason::EndOfFlow } else { why };
+        let why = if flow.state().standing() == Standing::Over { EndReason::EndOfFlow } else { why };
         self.tell(at, flow, inspector, now, told, why);
     }
 
