@@ -113,7 +113,7 @@ impl Run {
         let timeouts = Timeouts::all(IDLE);
         Self {
             file,
-            table: FlowTable::new(&FlowConfig { capacity, timeouts }, Seed::random(), Tick(0)),
+            table: FlowTable::new(&FlowConfig { capacity, timeouts, unproven_percent: 100 }, Seed::random(), Tick(0)),
             inspector: Inspector::new(&L7Config {
                 buffers: (capacity as usize).min(512),
                 hosts: (capacity as usize).min(1 << 17),

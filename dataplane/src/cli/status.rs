@@ -60,6 +60,7 @@ pub fn view(before: &Status, now: &Status) -> String {
     section(&mut page, "Steering", &steer(now));
     section(&mut page, "Rules", &rules(now));
     section(&mut page, "Classes", &classes(now));
+    section(&mut page, "Flow export", &export(now));
     let drops = drops(&now.drops);
     section(&mut page, "Drops", &drops);
     if drops.is_empty() {
@@ -191,6 +192,16 @@ fn ciphers(now: &Status) -> Rows {
     let mut rows = Rows::new(&["cipher", "run by", ">ns for 1400 B"]);
     for c in &now.ciphers {
         rows.add([c.cipher.clone(), c.back_end.clone(), count(c.ns_1400)]);
+    }
+    rows
+}
+
+fn export(now: &Status) -> Rows {
+    let mut rows = Rows::new(&["to", ">records", ">lost", ">messages", ">unsent", ">unwritten"]);
+    if let Some(e) = &now.export {
+        let to: Vec<_> = [&e.ipfix, &e.log].into_iter().flatten().cloned().collect();
+        let counts = [e.records, e.lost, e.messages, e.unsent, e.unwritten].map(count);
+        rows.add([to.join(", ")].into_iter().chain(counts));
     }
     rows
 }

@@ -1,4 +1,4 @@
-//! Whether a packet is worth trying: four bytes of memory per flow, and a look at a few bytes of the packet.
+//! Whether a packet is worth trying: two bytes of memory per flow, and a look at a few bytes of the packet.
 
 /// Packets that are left alone after the `level`-th failure in a row: 2^level − 1, at most this level.
 const MAX_LEVEL: u8 = 8;
@@ -13,22 +13,22 @@ const RANDOM: u32 = 50;
 /// to text is found after 255 at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Governor {
-    /// Packets still to be left alone.
-    skip: u16,
+    /// Packets still to be left alone: 2^[`MAX_LEVEL`] - 1 at most.
+    skip: u8,
     /// Failures in a row, at most [`MAX_LEVEL`].
     level: u8,
 }
 
-const _: () = assert!(size_of::<Governor>() <= 4);
+const _: () = assert!(size_of::<Governor>() == 2);
 
 impl Governor {
     /// Goes on from what [`Self::suspend`] gave.
-    pub fn resume(skip: u16, level: u8) -> Self {
+    pub fn resume(skip: u8, level: u8) -> Self {
         Self { skip, level: level.min(MAX_LEVEL) }
     }
 
-    /// Its memory in three bytes, for a flow table's entry.
-    pub fn suspend(self) -> (u16, u8) {
+    /// Its memory in two bytes, for a flow table's entry.
+    pub fn suspend(self) -> (u8, u8) {
         (self.skip, self.level)
     }
 
@@ -51,7 +51,7 @@ impl Governor {
             *self = Self::default();
         } else {
             self.level = (self.level + 1).min(MAX_LEVEL);
-            self.skip = (1 << self.level) - 1;
+            self.skip = ((1_u16 << self.level) - 1) as u8;
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Policy {
     pub control: Control,
     pub workers: Workers,
     pub flows: Flows,
+    /// `None`: flows are told of nowhere.
+    pub export: Option<Export>,
     /// In the order of the file; other parts refer to ports by index. At least one.
     pub ports: Vec<Port>,
     /// In the order of the file: first match wins.
@@ -94,6 +96,18 @@ impl Default for Timeouts {
         let s = Duration::from_secs;
         Self { tcp_established: s(7200), tcp_opening: s(30), tcp_closing: s(10), udp: s(60), other: s(30) }
     }
+}
+
+/// Where flows are told of: a collector, a file or both.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// IPFIX over UDP.
+    pub ipfix: Option<SocketAddr>,
+    pub observation_domain: u32,
+    pub template_interval: Duration,
+    pub active_timeout: Duration,
+    /// One JSON object a line.
+    pub log: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]

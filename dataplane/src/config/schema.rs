@@ -26,6 +26,9 @@ pub struct File {
     /// The flow table.
     #[serde(default)]
     pub flows: Flows,
+    /// Where flows are told of. Without it nowhere but on the control socket.
+    #[serde(default)]
+    pub export: Export,
     /// Ports: the interfaces whose queues the dataplane owns.
     #[serde(default)]
     pub port: Vec<Port>,
@@ -112,6 +115,23 @@ pub struct Timeouts {
     pub udp: Option<At<Span>>,
     /// Everything else. Default "30s".
     pub other: Option<At<Span>>,
+}
+
+/// Where flows are told of.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// Address and UDP port of an IPFIX collector (RFC 7011), for example "192.0.2.10:4739".
+    pub ipfix: Option<At<Endpoint>>,
+    /// Number that the collector tells this instance by. Default 1.
+    #[schemars(range(min = 0, max = 4_294_967_295u32))]
+    pub observation_domain: Option<At<u32>>,
+    /// How often the collector is told again what the fields are. Default "60s".
+    pub template_interval: Option<At<Span>>,
+    /// How often a flow that lasts is told of. Default "60s".
+    pub active_timeout: Option<At<Span>>,
+    /// File to append to, one JSON object a line and flow. It may be moved away at any time; a new one is begun.
+    pub log: Option<At<FilePath>>,
 }
 
 /// Where a port's packets come from.

@@ -33,8 +33,30 @@ pub struct Status {
     /// WireGuard messages that came to the control side, by what became of them: "initiation", "cookie_sent", "bad_mac" and so on.
     #[serde(default)]
     pub wireguard_messages: std::collections::BTreeMap<String, u64>,
+    /// Flow records, where the policy exports them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<ExportStatus>,
     /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
     pub escaped_bytes: u64,
+}
+
+/// What became of flow records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportStatus {
+    /// Address of the IPFIX collector.
+    pub ipfix: Option<String>,
+    /// Path of the log.
+    pub log: Option<String>,
+    /// Records made.
+    pub records: u64,
+    /// Records lost because the exporter was behind.
+    pub lost: u64,
+    /// IPFIX messages sent.
+    pub messages: u64,
+    /// IPFIX messages that the host could not send.
+    pub unsent: u64,
+    /// Lines that could not be written.
+    pub unwritten: u64,
 }
 
 /// A port.

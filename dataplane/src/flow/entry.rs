@@ -1,29 +1,82 @@
 //! What is remembered of one flow.
 
 use super::key::{Direction, Endpoint, FlowKey};
-use super::tcp::L4State;
+use super::tcp::{L4State, Sequences};
 use super::timers::Tick;
 
 /// Place of a flow in its worker's table. Valid until the next [`super::FlowTable::expire`], that is for one batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowIdx(pub u32);
 
-/// No next hop cached, no link, no reassembly buffer.
+/// No next hop cached, no way chosen.
 pub const NONE: u32 = u32::MAX;
 /// No reassembly buffer.
 pub const NO_SLOT: u16 = u16::MAX;
 
-mod flag {
-    pub const LIVE: u8 = 1;
-    pub const INITIATOR_IS_HIGH: u8 = 2;
-    pub const DECIDED: u8 = 4;
-    pub const PROTECTED: u8 = 8;
-    /// Two bits, by direction: nothing more can be recognised from that side's bytes.
-    pub const SILENT: u8 = 16;
-    pub const HAS_HOST: u8 = 64;
+/// Who handles a flow's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Tier {
+    #[default]
+    Worker = 0,
+    Xdp = 1,
+    Nic = 2,
+    Kernel = 3,
 }
 
-/// One flow. 124 bytes; what every packet reads or writes comes first.
+impl Tier {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Xdp => "xdp",
+            Self::Nic => "nic",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+/// Three bytes: numbers below 2^24 - 1, and [`U24::NONE`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct U24([u8; 3]);
+
+impl U24 {
+    pub(super) const NONE: Self = Self([0xff; 3]);
+    /// The largest number.
+    pub(super) const MAX: u32 = 0xff_fffe;
+
+    /// `n` modulo 2^24.
+    #[inline]
+    pub(super) fn new(n: u32) -> Self {
+        let [a, b, c, _] = n.to_le_bytes();
+        Self([a, b, c])
+    }
+
+    #[inline]
+    pub(super) fn get(self) -> u32 {
+        let [a, b, c] = self.0;
+        u32::from_le_bytes([a, b, c, 0])
+    }
+}
+
+mod flag {
+    pub const LIVE: u16 = 1;
+    pub const INITIATOR_IS_HIGH: u16 = 1 << 1;
+    pub const DECIDED: u16 = 1 << 2;
+    pub const PROTECTED: u16 = 1 << 3;
+    /// Two bits, by direction: nothing more can be recognised from that side's bytes.
+    pub const SILENT: u16 = 1 << 4;
+    /// Its packets may carry other flows.
+    pub const CARRIES: u16 = 1 << 7;
+    /// Two bits: [`super::Tier`].
+    pub const TIER: u16 = 1 << 8;
+    /// Two bits, by direction: `next_seq` is known.
+    pub const SEQ: u16 = 1 << 10;
+    /// The uppermost four bits: [`super::L4State`].
+    pub const STATE: u16 = 1 << 12;
+}
+
+/// One flow. 120 bytes; what every packet reads or writes comes first. With its share of index and marks a flow costs less than
+/// 128 bytes.
 ///
 /// The public fields are the nodes' own memory of the flow; the table itself only resets them.
 #[derive(Clone)]
@@ -32,44 +85,46 @@ pub struct Flow {
     pub(super) key: FlowKey,
     pub(super) last_seen: Tick,
     packets_low: [u32; 2],
-    flags: u8,
-    pub(super) state: L4State,
+    bytes_low: [u32; 2],
+    bytes_high: [u16; 2],
+    bytes_top: [u8; 2],
+    packets_high: [u8; 2],
+    flags: u16,
+    /// Upper halves of the sequence numbers that each side is to send next.
+    next_seq: [u16; 2],
     /// `l7::Class` as a number, 0 unknown.
     pub class: u16,
-    bytes_low: [u32; 2],
-    bytes_high: [u32; 2],
     /// The plan that `rule` was matched in; another generation means: match again. 0: never matched.
     pub plan_generation: u32,
     /// Index of the matched rule.
     pub rule: u16,
-    packets_high: [u8; 2],
-    /// Index of the next hop by direction of travel ([`Direction::index`]), [`NONE`] where not resolved.
-    pub next_hop: [u32; 2],
-    /// The FIB state that `next_hop` was looked up in.
-    pub fib_generation: u32,
-    /// Compress governor: packets still to be left alone.
-    pub compress_skip: u16,
-    /// Compress governor: how long the next rest is, as a power of two.
-    pub compress_backoff: u8,
+    next_hop: [u16; 2],
+    fib_generation: U24,
     /// ALPN in the low nibble, `l7::By` in the high one.
     pub(crate) l7_info: u8,
-    /// Packets with payload that the recognisers have seen.
-    pub(crate) l7_packets: u8,
-    /// `tcp::fin_bit` of each side that has sent FIN.
-    pub(super) fins: u8,
     /// Reassembly buffer, or [`NO_SLOT`].
     pub(crate) l7_slot: u16,
-    host: u32,
+    /// Packets with payload that the recognisers have seen.
+    pub(crate) l7_packets: u8,
+    /// Compress governor: packets still to be left alone.
+    pub compress_skip: u8,
+    /// Compress governor: how long the next rest is, as a power of two.
+    pub compress_backoff: u8,
+    host: U24,
+    /// Number of the operator's application, 0 none.
+    pub app: u16,
     /// Way out of the tunnel that the flow's rule says, valid as long as `plan_generation` is; [`NONE`]: not chosen.
     pub way: u32,
     /// Number of the association whose packets of this flow the kernel's policies let in, valid likewise; or [`NONE`].
     pub esp_in: u32,
     pub(super) created: Tick,
-    /// Next in the same timer slot or in the free list.
-    pub(super) link: u32,
+    /// Why the flow is on no higher tier; 0: nothing tried. Codes are those of who offloads.
+    pub offload_reason: u8,
+    /// Next in the same queue, timer slot or free list.
+    link: U24,
 }
 
-const _: () = assert!(std::mem::size_of::<Flow>() == 124);
+const _: () = assert!(std::mem::size_of::<Flow>() == 120);
 
 impl Flow {
     /// An entry that belongs to nobody yet.
@@ -78,38 +133,40 @@ impl Flow {
             key: FlowKey::default(),
             last_seen: Tick(0),
             packets_low: [0; 2],
-            flags: 0,
-            state: L4State::Other,
-            class: 0,
             bytes_low: [0; 2],
             bytes_high: [0; 2],
+            bytes_top: [0; 2],
+            packets_high: [0; 2],
+            flags: 0,
+            next_seq: [0; 2],
+            class: 0,
             plan_generation: 0,
             rule: 0,
-            packets_high: [0; 2],
-            next_hop: [NONE; 2],
-            fib_generation: 0,
+            next_hop: [u16::MAX; 2],
+            fib_generation: U24::new(0),
+            l7_info: 0,
+            l7_slot: NO_SLOT,
+            l7_packets: 0,
             compress_skip: 0,
             compress_backoff: 0,
-            l7_info: 0,
-            l7_packets: 0,
-            fins: 0,
-            l7_slot: NO_SLOT,
-            host: 0,
+            host: U24::NONE,
             way: NONE,
             esp_in: NONE,
             created: Tick(0),
-            link: NONE,
+            app: 0,
+            offload_reason: 0,
+            link: U24::NONE,
         }
     }
 
-    /// Makes the entry a new flow's. Keeps only the timer link.
+    /// Makes the entry a new flow's. Keeps only where it hangs.
     pub(super) fn restart(&mut self, key: FlowKey, initiator_is_high: bool, state: L4State, now: Tick) {
         let link = self.link;
         *self = Self::vacant();
         self.link = link;
         self.key = key;
         self.flags = flag::LIVE | if initiator_is_high { flag::INITIATOR_IS_HIGH } else { 0 };
-        self.state = state;
+        self.set_state(state);
         self.last_seen = now;
         self.created = now;
     }
@@ -118,16 +175,60 @@ impl Flow {
         self.flags = 0;
     }
 
+    #[inline]
+    fn has(&self, flags: u16) -> bool {
+        self.flags & flags != 0
+    }
+
+    #[inline]
+    fn put(&mut self, flags: u16, on: bool) {
+        self.flags = if on { self.flags | flags } else { self.flags & !flags };
+    }
+
     pub(super) fn is_live(&self) -> bool {
-        self.flags & flag::LIVE != 0
+        self.has(flag::LIVE)
+    }
+
+    pub(super) fn link(&self) -> Option<u32> {
+        (self.link != U24::NONE).then(|| self.link.get())
+    }
+
+    pub(super) fn set_link(&mut self, next: Option<u32>) {
+        self.link = next.map_or(U24::NONE, U24::new);
     }
 
     pub fn key(&self) -> &FlowKey {
         &self.key
     }
 
+    #[inline]
     pub fn state(&self) -> L4State {
-        self.state
+        L4State::of((self.flags >> 12) as u8)
+    }
+
+    #[inline]
+    pub(super) fn set_state(&mut self, state: L4State) {
+        self.flags = self.flags & (flag::STATE - 1) | (state as u16) << 12;
+    }
+
+    /// What is known of TCP's sequence numbers.
+    #[inline]
+    pub(super) fn sequences(&self) -> Sequences {
+        let known = [self.has(flag::SEQ), self.has(flag::SEQ << 1)];
+        Sequences { next: self.next_seq, known }
+    }
+
+    #[inline]
+    pub(super) fn set_sequences(&mut self, s: &Sequences) {
+        self.next_seq = s.next;
+        self.put(flag::SEQ, s.known[0]);
+        self.put(flag::SEQ << 1, s.known[1]);
+    }
+
+    /// To be called when packets of the flow have gone elsewhere than through this table: what it knows of TCP's sequence
+    /// numbers is old, and is learnt anew from the next packets.
+    pub fn forget_sequences(&mut self) {
+        self.flags &= !(3 * flag::SEQ);
     }
 
     pub fn last_seen(&self) -> Tick {
@@ -141,20 +242,16 @@ impl Flow {
     /// Direction of a packet whose source is the key's high end (`swapped` of [`FlowKey::of`]).
     #[inline]
     pub(super) fn direction(&self, swapped: bool) -> Direction {
-        if swapped == (self.flags & flag::INITIATOR_IS_HIGH != 0) {
-            Direction::FromInitiator
-        } else {
-            Direction::FromResponder
-        }
+        if swapped == self.has(flag::INITIATOR_IS_HIGH) { Direction::FromInitiator } else { Direction::FromResponder }
     }
 
     /// The side that opened the flow.
     pub fn initiator(&self) -> Endpoint {
-        self.end(self.flags & flag::INITIATOR_IS_HIGH != 0)
+        self.end(self.has(flag::INITIATOR_IS_HIGH))
     }
 
     pub fn responder(&self) -> Endpoint {
-        self.end(self.flags & flag::INITIATOR_IS_HIGH == 0)
+        self.end(!self.has(flag::INITIATOR_IS_HIGH))
     }
 
     fn end(&self, high: bool) -> Endpoint {
@@ -168,66 +265,121 @@ impl Flow {
         u64::from(self.packets_high[i]) << 32 | u64::from(self.packets_low[i])
     }
 
-    /// Bytes seen from one side, as the caller of `touch` counts them.
+    /// Bytes seen from one side, as the caller of `touch` counts them. Counts to 2^56.
     pub fn bytes(&self, dir: Direction) -> u64 {
         let i = dir.index();
-        u64::from(self.bytes_high[i]) << 32 | u64::from(self.bytes_low[i])
+        u64::from(self.bytes_top[i]) << 48 | u64::from(self.bytes_high[i]) << 32 | u64::from(self.bytes_low[i])
     }
 
     #[inline]
     pub(super) fn count(&mut self, dir: Direction, bytes: u32) {
         let i = dir.index();
-        let (packets, carry) = self.packets_low[i].overflowing_add(1);
-        self.packets_low[i] = packets;
-        self.packets_high[i] = self.packets_high[i].wrapping_add(u8::from(carry));
-        let total = self.bytes(dir).wrapping_add(u64::from(bytes));
-        self.bytes_low[i] = total as u32;
-        self.bytes_high[i] = (total >> 32) as u32;
+        let (packets, more_packets) = self.packets_low[i].overflowing_add(1);
+        let (low, more_bytes) = self.bytes_low[i].overflowing_add(bytes);
+        (self.packets_low[i], self.bytes_low[i]) = (packets, low);
+        if more_packets | more_bytes {
+            self.carry(i, more_packets, more_bytes);
+        }
+    }
+
+    #[cold]
+    fn carry(&mut self, i: usize, packets: bool, bytes: bool) {
+        self.packets_high[i] = self.packets_high[i].wrapping_add(u8::from(packets));
+        let (high, top) = self.bytes_high[i].overflowing_add(u16::from(bytes));
+        self.bytes_high[i] = high;
+        self.bytes_top[i] = self.bytes_top[i].wrapping_add(u8::from(top));
+    }
+
+    /// Adds what another tier has counted for the flow, and the time it was last seen there.
+    pub fn fold(&mut self, dir: Direction, packets: u64, bytes: u64, seen: Tick) {
+        let i = dir.index();
+        let (p, b) = (self.packets(dir).wrapping_add(packets), self.bytes(dir).wrapping_add(bytes));
+        (self.packets_low[i], self.packets_high[i]) = (p as u32, (p >> 32) as u8);
+        (self.bytes_low[i], self.bytes_high[i], self.bytes_top[i]) = (b as u32, (b >> 32) as u16, (b >> 48) as u8);
+        if seen.since(self.last_seen) > 0 {
+            self.last_seen = seen;
+        }
     }
 
     /// Both sides have spoken, and TCP's handshake is over: nobody with a forged source gets here.
     pub fn is_proven(&self) -> bool {
-        match self.state {
-            L4State::TcpEstablished | L4State::TcpHalfClosed => true,
-            L4State::TcpOpening | L4State::TcpClosed => false,
-            L4State::Udp | L4State::Other => self.packets_low[0] != 0 && self.packets_low[1] != 0,
-        }
+        self.state().is_proven()
     }
 
     /// Nothing more is to be learnt about what the flow carries.
     pub fn is_decided(&self) -> bool {
-        self.flags & flag::DECIDED != 0
+        self.has(flag::DECIDED)
     }
 
     pub(crate) fn set_decided(&mut self) {
-        self.flags |= flag::DECIDED;
+        self.put(flag::DECIDED, true);
     }
 
     /// Its packets must not leave in clear.
     pub fn is_protected(&self) -> bool {
-        self.flags & flag::PROTECTED != 0
+        self.has(flag::PROTECTED)
     }
 
     pub fn set_protected(&mut self, on: bool) {
-        self.flags = if on { self.flags | flag::PROTECTED } else { self.flags & !flag::PROTECTED };
+        self.put(flag::PROTECTED, on);
+    }
+
+    /// It is of a kind whose packets carry other flows (`wire::overlay`).
+    #[inline]
+    pub fn carries(&self) -> bool {
+        self.has(flag::CARRIES)
+    }
+
+    pub fn set_carries(&mut self, on: bool) {
+        self.put(flag::CARRIES, on);
+    }
+
+    pub fn tier(&self) -> Tier {
+        match (self.flags / flag::TIER) & 3 {
+            0 => Tier::Worker,
+            1 => Tier::Xdp,
+            2 => Tier::Nic,
+            _ => Tier::Kernel,
+        }
+    }
+
+    pub fn set_tier(&mut self, tier: Tier) {
+        self.flags = self.flags & !(3 * flag::TIER) | tier as u16 * flag::TIER;
     }
 
     pub(crate) fn is_silent(&self, dir: Direction) -> bool {
-        self.flags & flag::SILENT << dir.index() != 0
+        self.has(flag::SILENT << dir.index())
     }
 
     pub(crate) fn set_silent(&mut self, dir: Direction) {
-        self.flags |= flag::SILENT << dir.index();
+        self.put(flag::SILENT << dir.index(), true);
     }
 
-    /// Number of the interned host name (`l7::hosts`).
+    /// Number of the interned host name (`l7::hosts`), below 2^24 - 1.
     pub fn host(&self) -> Option<u32> {
-        (self.flags & flag::HAS_HOST != 0).then_some(self.host)
+        (self.host != U24::NONE).then(|| self.host.get())
     }
 
+    /// A number that is too large is as none.
     pub(crate) fn set_host(&mut self, host: Option<u32>) {
-        self.host = host.unwrap_or(0);
-        self.flags = if host.is_some() { self.flags | flag::HAS_HOST } else { self.flags & !flag::HAS_HOST };
+        self.host = host.filter(|n| *n <= U24::MAX).map_or(U24::NONE, U24::new);
+    }
+
+    /// The remembered next hop (index of an adjacency) in a direction of travel, if it was looked up in this FIB state.
+    #[inline]
+    pub fn next_hop(&self, dir: Direction, fib_generation: u32) -> Option<u32> {
+        let hop = self.next_hop[dir.index()];
+        (hop != u16::MAX && self.fib_generation == U24::new(fib_generation)).then_some(u32::from(hop))
+    }
+
+    /// Remembers a next hop, and forgets the other direction's if that is of another FIB state. One beyond 65,534 is not
+    /// remembered but looked up each time. Of the generation 24 bits are kept: no flow is silent for 16 million of them.
+    pub fn set_next_hop(&mut self, dir: Direction, fib_generation: u32, hop: u32) {
+        let generation = U24::new(fib_generation);
+        if self.fib_generation != generation {
+            (self.fib_generation, self.next_hop) = (generation, [u16::MAX; 2]);
+        }
+        self.next_hop[dir.index()] = u16::try_from(hop).unwrap_or(u16::MAX);
     }
 }
 
@@ -240,9 +392,47 @@ mod tests {
         let mut f = Flow::vacant();
         f.packets_low[1] = u32::MAX;
         f.bytes_low[1] = u32::MAX - 9;
+        f.bytes_high[1] = u16::MAX;
         f.count(Direction::FromResponder, 1500);
         assert_eq!(f.packets(Direction::FromResponder), 1 << 32);
-        assert_eq!(f.bytes(Direction::FromResponder), (1 << 32) - 10 + 1500);
+        assert_eq!(f.bytes(Direction::FromResponder), (1 << 48) - 10 + 1500);
         assert_eq!((f.packets(Direction::FromInitiator), f.bytes(Direction::FromInitiator)), (0, 0));
+        f.fold(Direction::FromResponder, (1 << 33) - 1, 1 << 50, Tick(9));
+        assert_eq!(f.packets(Direction::FromResponder), (3 << 32) - 1);
+        assert_eq!(f.bytes(Direction::FromResponder), (1 << 50) + (1 << 48) - 10 + 1500);
+        assert_eq!(f.last_seen(), Tick(9));
+    }
+
+    #[test]
+    fn flags_do_not_touch_each_other() {
+        let mut f = Flow::vacant();
+        f.restart(FlowKey::default(), true, L4State::TcpTimeWait, Tick(3));
+        f.set_tier(Tier::Kernel);
+        f.set_sequences(&Sequences { next: [7, 8], known: [false, true] });
+        f.set_silent(Direction::FromResponder);
+        assert_eq!((f.state(), f.tier(), f.is_live()), (L4State::TcpTimeWait, Tier::Kernel, true));
+        f.set_tier(Tier::Xdp);
+        f.set_state(L4State::Udp);
+        assert_eq!((f.state(), f.tier(), f.sequences().known), (L4State::Udp, Tier::Xdp, [false, true]));
+        assert!(!f.carries() && !f.is_decided() && !f.is_silent(Direction::FromInitiator));
+        f.forget_sequences();
+        assert_eq!((f.sequences().known, f.tier()), ([false; 2], Tier::Xdp));
+        assert_eq!(f.initiator(), Endpoint::new([0; 16], 0, false));
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_not_remembered() {
+        let mut f = Flow::vacant();
+        f.set_next_hop(Direction::FromInitiator, 5, 7);
+        f.set_next_hop(Direction::FromResponder, 5, 65_535);
+        assert_eq!(f.next_hop(Direction::FromInitiator, 5), Some(7));
+        assert_eq!(f.next_hop(Direction::FromResponder, 5), None);
+        assert_eq!(f.next_hop(Direction::FromInitiator, 6), None);
+        f.set_next_hop(Direction::FromResponder, 6, 8);
+        assert_eq!(f.next_hop(Direction::FromInitiator, 6), None);
+        for (host, kept) in [(Some(0), Some(0)), (Some(0xff_fffe), Some(0xff_fffe)), (Some(0xff_ffff), None), (None, None)] {
+            f.set_host(host);
+            assert_eq!(f.host(), kept);
+        }
     }
 }

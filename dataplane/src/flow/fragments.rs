@@ -1,11 +1,12 @@
 //! Later fragments have no ports; this small memory lends them those of their first.
 //!
 //! Direct-mapped and of fixed size: a newer datagram takes an older one's place, and the older one's late fragments then
-//! have no flow. That is a refusal by name, never a guess, for a guess could take a fragment past a rule.
+//! have no flow. That is a refusal by name, never a guess, for a guess could take a fragment past a rule. Later fragments that
+//! come before their first are refused too, and counted to its flow when it comes.
 
 use softdpu_ebpf_common::walk::{Fragment, Headers, L3};
 
-use super::key::{FlowKey, Seed};
+use super::key::{FlowKey, Net, Seed};
 use super::timers::Tick;
 
 /// Datagrams in flight that are remembered.
@@ -16,6 +17,22 @@ const LIFETIME: u32 = 5 * Tick::PER_SECOND;
 /// IPv6 fragment header (RFC 8200 §4.5).
 const NEXT_FRAGMENT: u8 = 44;
 
+/// Fragments of a datagram that came before its first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Early {
+    pub packets: u8,
+    /// From their IP headers on.
+    pub bytes: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Of {
+    Nobody,
+    /// Source and destination port.
+    Ports(u16, u16),
+    Unknown(Early),
+}
+
 #[derive(Clone, Copy)]
 struct Place {
     /// Key with the ports set to 0; tells both ends, protocol and tags.
@@ -23,8 +40,7 @@ struct Place {
     swapped: bool,
     id: u32,
     seen: Tick,
-    ports: (u16, u16),
-    used: bool,
+    of: Of,
 }
 
 pub(super) struct Fragments {
@@ -33,24 +49,61 @@ pub(super) struct Fragments {
 
 impl Fragments {
     pub(super) fn new() -> Self {
-        let none = Place { key: FlowKey::default(), swapped: false, id: 0, seen: Tick(0), ports: (0, 0), used: false };
+        let none = Place { key: FlowKey::default(), swapped: false, id: 0, seen: Tick(0), of: Of::Nobody };
         Self { places: vec![none; PLACES].into_boxed_slice() }
     }
 
-    /// Ports of the datagram that this fragment is part of. A first fragment leaves them here; for a later one `None`
-    /// where its first has not been seen (or was overtaken).
-    pub(super) fn ports(&mut self, h: &Headers, frame: &[u8], vni: u32, seed: &Seed, now: Tick) -> Option<(u16, u16)> {
+    pub(super) fn memory(&self) -> usize {
+        std::mem::size_of_val(&*self.places)
+    }
+
+    /// Ports of the datagram that this fragment is part of. A first fragment leaves them here, and gets what came before it;
+    /// for a later one `None` where its first has not been seen (or was overtaken).
+    pub(super) fn ports(
+        &mut self,
+        h: &Headers,
+        frame: &[u8],
+        net: Net,
+        seed: &Seed,
+        now: Tick,
+    ) -> Option<((u16, u16), Early)> {
         let id = identification(h, frame)?;
-        let (key, swapped) = FlowKey::of(h, (0, 0), vni);
+        let (key, swapped) = FlowKey::of(h, (0, 0), net);
         let hash = key.hash(seed) ^ u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let place = &mut self.places[(hash >> 32) as usize % PLACES];
+        let fresh = now.since(place.seen) < LIFETIME;
+        let same = fresh && place.id == id && place.key == key && place.swapped == swapped;
         if h.fragment == Fragment::First {
+            let early = match place.of {
+                Of::Unknown(early) if same => early,
+                _ => Early::default(),
+            };
             let ports = (h.sport, h.dport);
-            *place = Place { key, swapped, id, seen: now, ports, used: true };
-            return Some(ports);
+            *place = Place { key, swapped, id, seen: now, of: Of::Ports(ports.0, ports.1) };
+            return Some((ports, early));
         }
-        let same = place.used && place.id == id && place.key == key && place.swapped == swapped;
-        (same && now.since(place.seen) < LIFETIME).then_some(place.ports)
+        match (&mut place.of, same) {
+            (Of::Ports(src, dst), true) => return Some(((*src, *dst), Early::default())),
+            (Of::Unknown(early), true) => early.add(h),
+            // What is known of one datagram is not given up for what is not known of another.
+            (Of::Ports(..), false) if fresh => {}
+            _ => {
+                let mut early = Early::default();
+                early.add(h);
+                *place = Place { key, swapped, id, seen: now, of: Of::Unknown(early) };
+            }
+        }
+        None
+    }
+}
+
+impl Early {
+    /// What does not fit is not counted: no datagram has as many fragments.
+    fn add(&mut self, h: &Headers) {
+        if self.packets < u8::MAX {
+            self.packets += 1;
+            self.bytes += u32::from(h.end.saturating_sub(h.l3_off));
+        }
     }
 }
 

@@ -28,11 +28,39 @@ impl Direction {
 /// Bit of the VLAN word that says IPv6: `32.1.13.184` and `2001:db8::` have the same first bytes.
 const V6: u32 = 1 << 31;
 
+/// The network that a flow's addresses are of: the one outside, or an overlay's.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Net(u32);
+
+impl Net {
+    pub const OUTSIDE: Self = Self(0);
+
+    /// Network `id` (24 bits) of the overlays of one kind. `kind`: 1 to 15.
+    pub fn new(kind: u8, id: u32) -> Self {
+        Self(u32::from(kind & 15).max(1) << 24 | id & 0xff_ffff)
+    }
+
+    /// 0: outside.
+    pub fn kind(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    pub fn id(self) -> u32 {
+        self.0 & 0xff_ffff
+    }
+}
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Net({}, {})", self.kind(), self.id())
+    }
+}
+
 /// The canonical key: one end is `low`, the other `high`, by an order that only matters in being one, so both directions
 /// have the same key.
 ///
-/// Five double words and a word, in bytes so that the key needs no alignment: low address, high address, ports with VNI
-/// and protocol, VLAN tags with the family.
+/// Five double words and a word, in bytes so that the key needs no alignment: low address, high address, ports with network
+/// number and protocol, VLAN tags with the family and the kind of network.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct FlowKey {
@@ -42,11 +70,11 @@ pub struct FlowKey {
 
 impl FlowKey {
     /// The key of a packet, and whether its source is the `high` end. `ports`: source and destination, which for a later
-    /// fragment are those of its first. `vni`: 24 bits, 0 outside an overlay.
+    /// fragment are those of its first.
     ///
     /// Without a branch: which end is low is as good as random from packet to packet.
     #[inline(always)]
-    pub fn of(h: &Headers, ports: (u16, u16), vni: u32) -> (Self, bool) {
+    pub fn of(h: &Headers, ports: (u16, u16), network: Net) -> (Self, bool) {
         let (src, dst) = (halves(&h.src), halves(&h.dst));
         let (sport, dport) = (u64::from(ports.0), u64::from(ports.1));
         let number = |e: (u64, u64)| u128::from(e.0) << 64 | u128::from(e.1);
@@ -55,7 +83,7 @@ impl FlowKey {
         let mask = 0u64.wrapping_sub(u64::from(swapped));
         let pick = |a: u64, b: u64| a ^ (a ^ b) & mask;
         let family = if h.l3 == L3::V6 { V6 } else { 0 };
-        let net = u64::from(vni & 0xff_ffff) << 8 | u64::from(h.proto);
+        let net = u64::from(network.id()) << 8 | u64::from(h.proto);
         let words = [
             pick(src.0, dst.0),
             pick(src.1, dst.1),
@@ -63,7 +91,8 @@ impl FlowKey {
             pick(dst.1, src.1),
             pick(sport, dport) << 48 | pick(dport, sport) << 32 | net,
         ];
-        let tags = family | u32::from(h.vlan[0] & 0xfff) << 12 | u32::from(h.vlan[1] & 0xfff);
+        let tags =
+            family | u32::from(network.kind()) << 24 | u32::from(h.vlan[0] & 0xfff) << 12 | u32::from(h.vlan[1] & 0xfff);
         (Self { words: words.map(u64::to_ne_bytes), tags: tags.to_ne_bytes() }, swapped)
     }
 
@@ -87,8 +116,8 @@ impl FlowKey {
         self.word(4) as u8
     }
 
-    pub fn vni(&self) -> u32 {
-        self.word(4) as u32 >> 8
+    pub fn net(&self) -> Net {
+        Net(self.tags() & 0x0f00_0000 | self.word(4) as u32 >> 8)
     }
 
     /// Outer and inner VID, 0 where there is none.
@@ -216,31 +245,32 @@ mod tests {
     proptest! {
         #[test]
         fn both_directions_share_a_key(src: [u8; 16], dst: [u8; 16], s: u16, d: u16, vlan in [0u16..4096, 0u16..4096],
-                                       proto: u8, vni in 0u32..1 << 24) {
+                                       proto: u8, kind in 1u8..16, id in 0u32..1 << 24) {
             let there = headers(src, dst, (s, d), L3::V6, vlan, proto);
             let back = headers(dst, src, (d, s), L3::V6, vlan, proto);
-            let (a, sa) = FlowKey::of(&there, (s, d), vni);
-            let (b, sb) = FlowKey::of(&back, (d, s), vni);
+            let (a, sa) = FlowKey::of(&there, (s, d), Net::new(kind, id));
+            let (b, sb) = FlowKey::of(&back, (d, s), Net::new(kind, id));
             prop_assert_eq!(a, b);
             prop_assert!(sa != sb || (src, s) == (dst, d));
             let (from, to) = if sa { (a.high(), a.low()) } else { (a.low(), a.high()) };
             prop_assert_eq!((from, to), ((src, s), (dst, d)));
-            prop_assert_eq!((a.proto(), a.vni(), a.vlan(), a.is_v6()), (proto, vni, vlan, true));
+            prop_assert_eq!((a.proto(), a.net(), a.vlan(), a.is_v6()), (proto, Net::new(kind, id), vlan, true));
         }
     }
 
     #[test]
-    fn family_vlan_and_vni_tell_flows_apart() {
+    fn family_vlan_and_network_tell_flows_apart() {
         let mut a = [0; 16];
         a[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
         let v4 = headers(a, [9; 16], (1, 2), L3::V4, [0, 0], 17);
-        let base = FlowKey::of(&v4, (1, 2), 0).0;
-        let other = |h: Headers, vni| FlowKey::of(&h, (1, 2), vni).0;
-        assert_ne!(base, other(Headers { l3: L3::V6, ..v4 }, 0));
-        assert_ne!(base, other(Headers { vlan: [7, 0], ..v4 }, 0));
-        assert_ne!(base, other(Headers { vlan: [0, 7], ..v4 }, 0));
-        assert_ne!(base, other(v4, 7));
-        assert_ne!(base, other(Headers { proto: 6, ..v4 }, 0));
+        let base = FlowKey::of(&v4, (1, 2), Net::OUTSIDE).0;
+        let other = |h: Headers, net| FlowKey::of(&h, (1, 2), net).0;
+        assert_ne!(base, other(Headers { l3: L3::V6, ..v4 }, Net::OUTSIDE));
+        assert_ne!(base, other(Headers { vlan: [7, 0], ..v4 }, Net::OUTSIDE));
+        assert_ne!(base, other(Headers { vlan: [0, 7], ..v4 }, Net::OUTSIDE));
+        assert_ne!(base, other(v4, Net::new(1, 0)));
+        assert_ne!(other(v4, Net::new(1, 7)), other(v4, Net::new(2, 7)));
+        assert_ne!(base, other(Headers { proto: 6, ..v4 }, Net::OUTSIDE));
     }
 
     #[test]
@@ -250,7 +280,7 @@ mod tests {
         for i in 0..65536u32 {
             let mut src = [0; 16];
             src[..4].copy_from_slice(&i.to_be_bytes());
-            let key = FlowKey::of(&headers(src, [1; 16], (1024, 80), L3::V4, [0, 0], 6), (1024, 80), 0).0;
+            let key = FlowKey::of(&headers(src, [1; 16], (1024, 80), L3::V4, [0, 0], 6), (1024, 80), Net::OUTSIDE).0;
             assert_ne!(key.hash(&s1), key.hash(&s2));
             buckets[(key.hash(&s1) >> 56) as usize] += 1;
         }

@@ -1,28 +1,33 @@
-//! The worker's flow table: a bucketed hash index over a slab, both of fixed size.
+//! The worker's flow table: an index over a slab, both of fixed size.
 //!
-//! A key has two buckets of eight ways. Look-up compares eight 16-bit tags at once and nearly always ends in the first
-//! bucket; insertion takes a free way in either, or moves a few neighbours to their other buckets. The index has a quarter
-//! more ways than the slab has entries, so a key without a place is rarer than a full slab.
+//! Every live flow hangs in one place: young ones in queues by age, the others on the timer wheel. Flows that nobody has proven
+//! yet may take up a share of the table and no more; when that or the whole table is full, a new flow takes the place of the
+//! oldest unproven one. A proven flow never makes way.
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
-use super::bucket::{Bucket, WAYS};
-use super::entry::{Flow, FlowIdx, NONE};
-use super::fragments::Fragments;
-use super::key::{Direction, FlowKey, Seed};
-use super::tcp::{self, L4State};
+use super::entry::{Flow, FlowIdx, U24};
+use super::fragments::{Early, Fragments};
+use super::index::Index;
+use super::key::{Direction, FlowKey, Net, Seed};
+use super::marks::Marks;
+use super::memory;
+use super::tcp::{self, L4State, Segment, Standing};
 use super::timers::{FIRST_LOOK, Tick, Timeouts, Wheel};
+use super::young::{QUEUES, STATES, Young};
 
 #[derive(Clone, Debug)]
 pub struct FlowConfig {
-    /// Most flows at a time. About 126 bytes each.
+    /// Most flows at a time, 16 to 16,777,214. At most 128 bytes each.
     pub capacity: u32,
     pub timeouts: Timeouts,
+    /// Most flows at a time that are unproven: opening, or one-sided. Percent of the capacity.
+    pub unproven_percent: u8,
 }
 
 impl Default for FlowConfig {
     fn default() -> Self {
-        Self { capacity: 65_536, timeouts: Timeouts::default() }
+        Self { capacity: 65_536, timeouts: Timeouts::default(), unproven_percent: 50 }
     }
 }
 
@@ -30,9 +35,17 @@ impl Default for FlowConfig {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Prepared {
     key: FlowKey,
-    hash: u64,
     swapped: bool,
-    tcp_flags: u8,
+    early: Early,
+    hash: u64,
+    segment: Segment,
+}
+
+impl Prepared {
+    /// What this first fragment's datagram had sent ahead of it.
+    pub fn early(&self) -> Early {
+        self.early
+    }
 }
 
 /// A packet's flow.
@@ -47,54 +60,73 @@ pub struct Hit {
 /// Why a packet has no flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// As many flows as the table holds, and none of those looked at was unproven and idle.
+    /// As many flows as the table holds, and none that would make way.
     #[error("flow table full")]
     TableFull,
+    /// As many unproven flows as it may hold, and none that would make way.
+    #[error("too many unproven flows")]
+    TooManyUnproven,
     /// A later fragment whose first has not been seen, so that nothing says whose it is.
     #[error("fragment without its first")]
     OrphanFragment,
 }
 
-/// How many entries an insertion into a full table looks at for one to evict.
-const EVICT_LOOKS: u32 = 32;
+/// What the lack of room, and what was not believed, have led to so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Flows that made way because the table was full.
+    pub evicted_full: u64,
+    /// Flows that made way because there were too many unproven ones.
+    pub evicted_unproven: u64,
+    /// Packets without a flow: [`Refusal::TableFull`].
+    pub refused_full: u64,
+    /// Packets without a flow: [`Refusal::TooManyUnproven`].
+    pub refused_unproven: u64,
+    /// RST and FIN segments that were too far from what their sender sends.
+    pub unbelieved: u64,
+}
 
-/// How many flows an insertion moves at most besides the first.
-const MOVES: u32 = 2;
+/// How many proven flows an eviction passes on from the queues' heads to the wheel, at most.
+const PASSED_ON: u32 = 16;
 
 pub struct FlowTable {
     seed: Seed,
     timeouts: Timeouts,
-    buckets: Box<[Bucket]>,
+    index: Index,
     slab: Box<[Flow]>,
-    /// Entries that were used and are free again, by `link`.
-    free: u32,
+    /// Entries that were used and are free again, by their links.
+    free: Option<u32>,
     /// First entry that was never used.
     fresh: u32,
     live: u32,
-    /// Where the next search for an entry to evict starts.
-    hand: u32,
-    evicted: u64,
+    unproven: u32,
+    most_unproven: u32,
+    pressure: Pressure,
+    young: Young,
     wheel: Wheel,
+    marks: Marks,
     fragments: Fragments,
 }
 
 impl FlowTable {
     /// All the memory the table will ever use. `now`: the worker's clock.
     pub fn new(config: &FlowConfig, seed: Seed, now: Tick) -> Self {
-        let capacity = config.capacity.clamp(WAYS as u32, 1 << 28);
-        // 6.4 of 8 ways in use when the slab is full.
-        let buckets = (u64::from(capacity) * 10).div_ceil(64).max(2) as usize;
+        let capacity = config.capacity.clamp(16, U24::MAX);
+        let share = u64::from(capacity) * u64::from(config.unproven_percent.clamp(1, 100)) / 100;
         Self {
             seed,
             timeouts: config.timeouts,
-            buckets: vec![Bucket::empty(); buckets].into_boxed_slice(),
-            slab: vec![Flow::vacant(); capacity as usize].into_boxed_slice(),
-            free: NONE,
+            index: Index::new(capacity),
+            slab: memory::filled(capacity as usize, &Flow::vacant()),
+            free: None,
             fresh: 0,
             live: 0,
-            hand: 0,
-            evicted: 0,
+            unproven: 0,
+            most_unproven: (share as u32).max(1),
+            pressure: Pressure::default(),
+            young: Young::default(),
             wheel: Wheel::new(now),
+            marks: Marks::new(capacity as usize),
             fragments: Fragments::new(),
         }
     }
@@ -111,14 +143,22 @@ impl FlowTable {
         self.slab.len()
     }
 
-    /// Unproven flows that made way for new ones.
-    pub fn evicted(&self) -> u64 {
-        self.evicted
+    /// Flows that are opening or one-sided.
+    pub fn unproven(&self) -> usize {
+        self.unproven as usize
     }
 
-    /// Bytes of slab and index.
+    pub fn pressure(&self) -> &Pressure {
+        &self.pressure
+    }
+
+    /// Bytes of all that the table has.
     pub fn memory(&self) -> usize {
-        std::mem::size_of_val(&*self.slab) + std::mem::size_of_val(&*self.buckets)
+        std::mem::size_of_val(&*self.slab)
+            + self.index.memory()
+            + self.marks.memory()
+            + self.fragments.memory()
+            + std::mem::size_of::<Self>()
     }
 
     /// From now on; flows already there follow at their next look.
@@ -126,23 +166,23 @@ impl FlowTable {
         self.timeouts = timeouts;
     }
 
-    /// Key and hash of a packet outside an overlay. `frame`: the bytes that `h` was walked over; only fragments need it.
+    /// Key and hash of a packet outside an overlay. `frame`: the bytes that `h` was walked over; fragments and TCP need it.
     ///
     /// # Errors
     /// [`Refusal::OrphanFragment`].
     #[inline(always)]
     pub fn prepare(&mut self, h: &Headers, frame: &[u8], now: Tick) -> Result<Prepared, Refusal> {
-        self.prepare_in(0, h, frame, now)
+        self.prepare_in(Net::OUTSIDE, h, frame, now)
     }
 
-    /// The same inside the overlay network `vni`.
+    /// The same inside an overlay network.
     ///
     /// # Errors
     /// [`Refusal::OrphanFragment`].
     #[inline(always)]
-    pub fn prepare_in(&mut self, vni: u32, h: &Headers, frame: &[u8], now: Tick) -> Result<Prepared, Refusal> {
+    pub fn prepare_in(&mut self, net: Net, h: &Headers, frame: &[u8], now: Tick) -> Result<Prepared, Refusal> {
         let mut prepared = Prepared::default();
-        self.prepare_into(vni, h, frame, now, &mut prepared)?;
+        self.prepare_into(net, h, frame, now, &mut prepared)?;
         Ok(prepared)
     }
 
@@ -154,51 +194,67 @@ impl FlowTable {
     #[inline(always)]
     pub fn prepare_into(
         &mut self,
-        vni: u32,
+        net: Net,
         h: &Headers,
         frame: &[u8],
         now: Tick,
         to: &mut Prepared,
     ) -> Result<(), Refusal> {
-        let ports = if h.fragment == Fragment::No {
-            (h.sport, h.dport)
+        let (ports, early) = if h.fragment == Fragment::No {
+            ((h.sport, h.dport), Early::default())
         } else {
-            self.fragments.ports(h, frame, vni, &self.seed, now).ok_or(Refusal::OrphanFragment)?
+            self.fragments.ports(h, frame, net, &self.seed, now).ok_or(Refusal::OrphanFragment)?
         };
-        let (key, swapped) = FlowKey::of(h, ports, vni);
-        let tcp_flags = if h.proto == tcp::TCP { h.tcp_flags } else { 0 };
-        *to = Prepared { key, hash: key.hash(&self.seed), swapped, tcp_flags };
+        let (key, swapped) = FlowKey::of(h, ports, net);
+        let segment = if h.proto == tcp::TCP && h.fragment != Fragment::Later {
+            let read = Segment::read(frame, usize::from(h.l4_off), usize::from(h.payload_off), usize::from(h.end));
+            // Of a first fragment only what it has itself; what follows it moves the numbers on with the next segment.
+            read.unwrap_or_default()
+        } else {
+            Segment::default()
+        };
+        *to = Prepared { key, hash: key.hash(&self.seed), swapped, segment, early };
         Ok(())
+    }
+
+    /// The flow that a packet quoted by an ICMP error is of, if there is one: `about` are the quoted headers turned round, as
+    /// `wire::icmp::quoted_flow` gives them, `seq` the quoted TCP sequence number. One that its sender cannot have sent lately
+    /// is of no flow (RFC 5927 §4). Makes none and changes none.
+    pub fn quoted(&self, about: &Headers, seq: Option<u32>) -> Option<(FlowIdx, Direction)> {
+        if about.fragment != Fragment::No {
+            return None;
+        }
+        let (key, swapped) = FlowKey::of(about, (about.sport, about.dport), Net::OUTSIDE);
+        let place = self.find(&key, key.hash(&self.seed))?;
+        let flow = &self.slab[place as usize];
+        let dir = flow.direction(swapped);
+        let state = flow.state();
+        if state.is_tcp() {
+            let sent = flow.sequences().may_have_sent(dir.other().index(), seq?);
+            return sent.then_some((FlowIdx(place), dir));
+        }
+        Some((FlowIdx(place), dir))
+    }
+
+    /// Counts a packet that is about a flow rather than of it: the flow grows no younger by it.
+    pub fn count_about(&mut self, idx: FlowIdx, dir: Direction, bytes: u32) {
+        self.slab[idx.0 as usize].count(dir, bytes);
     }
 
     /// Asks for the bucket's cache line.
     #[inline]
     pub fn prefetch(&self, p: &Prepared) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch of an element of the slice; it reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>((&raw const self.buckets[self.first_bucket(p.hash)]).cast()) }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = p;
+        self.index.prefetch(p.hash);
     }
 
     /// Asks for the flow's cache lines, once its bucket's is there.
     #[inline]
     pub fn prefetch_flow(&self, p: &Prepared) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(place) = self.buckets[self.first_bucket(p.hash)].places(tag(p.hash)).next() {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let flow: *const u8 = (&raw const self.slab[place as usize]).cast();
-            // SAFETY: prefetches within one element of the slice; they read nothing.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(flow.cast());
-                _mm_prefetch::<_MM_HINT_T0>(flow.add(64).cast());
-            }
+        if let Some(flow) = self.index.guess(p.hash).and_then(|place| self.slab.get(place as usize)) {
+            memory::prefetch(flow);
+            memory::prefetch_at(flow, 63);
+            memory::prefetch_at(flow, std::mem::size_of::<Flow>() - 1);
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = p;
     }
 
     /// The packet's flow, made where there is none. `ended` is called with each flow that has to end for that: an
@@ -206,7 +262,7 @@ impl FlowTable {
     /// so the indices of one batch stay right as long as the batch has one `now`.
     ///
     /// # Errors
-    /// [`Refusal::TableFull`].
+    /// [`Refusal::TableFull`], [`Refusal::TooManyUnproven`].
     #[inline]
     pub fn lookup_or_insert(
         &mut self,
@@ -216,12 +272,14 @@ impl FlowTable {
     ) -> Result<Hit, Refusal> {
         if let Some(place) = self.find(&p.key, p.hash) {
             let flow = &mut self.slab[place as usize];
-            let new = flow.state == L4State::TcpClosed && tcp::opens(flow.key.proto(), p.tcp_flags);
+            let new = tcp::opens(p.key.proto(), p.segment.flags) && flow.state().gives_way();
             if new {
                 ended(FlowIdx(place), flow);
+                let before = flow.state().standing();
                 flow.restart(p.key, p.swapped, L4State::TcpOpening, now);
+                self.stands(place, before, Standing::Unproven);
             }
-            return Ok(Hit { idx: FlowIdx(place), dir: flow.direction(p.swapped), new });
+            return Ok(Hit { idx: FlowIdx(place), dir: self.slab[place as usize].direction(p.swapped), new });
         }
         self.insert(p, now, ended)
     }
@@ -249,11 +307,28 @@ impl FlowTable {
         let flow = &mut self.slab[hit.idx.0 as usize];
         flow.last_seen = now;
         flow.count(hit.dir, bytes);
-        if !matches!(flow.state, L4State::Udp | L4State::Other) {
-            if p.tcp_flags & tcp::FIN != 0 {
-                flow.fins |= tcp::fin_bit(hit.dir);
+        let state = flow.state();
+        if p.early != Early::default() {
+            flow.fold(hit.dir, u64::from(p.early.packets), u64::from(p.early.bytes), now);
+        }
+        if state.is_tcp() {
+            // A later fragment has no flags and no numbers.
+            if p.segment == Segment::default() {
+                return;
             }
-            flow.state = flow.state.next(p.tcp_flags, flow.packets(hit.dir.other()) != 0, flow.fins);
+            let mut sequences = flow.sequences();
+            let before = sequences;
+            let (next, unbelieved) = tcp::next(state, &mut sequences, hit.dir, &p.segment);
+            if sequences != before {
+                flow.set_sequences(&sequences);
+            }
+            self.pressure.unbelieved += u64::from(unbelieved);
+            if next != state {
+                self.moved(hit.idx.0, state, next);
+            }
+        } else if !state.is_proven() && flow.packets(Direction::FromInitiator) != 0 && hit.dir == Direction::FromResponder {
+            let next = if state == L4State::UdpOneSided { L4State::Udp } else { L4State::Other };
+            self.moved(hit.idx.0, state, next);
         }
     }
 
@@ -261,30 +336,19 @@ impl FlowTable {
     /// with each that ends. Gives how many were looked at. Invalidates every [`FlowIdx`].
     pub fn expire(&mut self, now: Tick, budget: usize, mut ended: impl FnMut(FlowIdx, &Flow)) -> usize {
         let mut looks = 0;
+        for queue in 0..QUEUES {
+            // The wheel has its turn too.
+            while looks < budget - budget / 4
+                && let Some(place) = self.due(queue, now, &mut looks)
+            {
+                self.look(place, now, &mut ended);
+            }
+        }
         while looks < budget {
             let slab = &self.slab;
-            let Some(place) = self.wheel.next_due(now, |i| slab[i as usize].link) else { break };
+            let Some(place) = self.wheel.next_due(now, |i| slab[i as usize].link()) else { break };
             looks += 1;
-            let flow = &mut self.slab[place as usize];
-            if !flow.is_live() {
-                flow.link = self.free;
-                self.free = place;
-                continue;
-            }
-            let idle = now.since(flow.last_seen);
-            let timeout = self.timeouts.of(flow.state);
-            if idle < timeout {
-                let at = next_look(flow, timeout - idle, now);
-                self.wheel.hang(place, &mut flow.link, at);
-                continue;
-            }
-            ended(FlowIdx(place), flow);
-            let key = flow.key;
-            flow.retire();
-            flow.link = self.free;
-            self.free = place;
-            self.live -= 1;
-            self.unindex(place, &key);
+            self.look(place, now, &mut ended);
         }
         looks
     }
@@ -293,6 +357,21 @@ impl FlowTable {
     pub fn scan(&self, from: usize, look: usize) -> impl Iterator<Item = &Flow> {
         let used = &self.slab[..self.fresh as usize];
         used.iter().skip(from).take(look).filter(|flow| flow.is_live())
+    }
+
+    /// The live flows among `look` entries from `from` on, with their places.
+    pub fn entries(&self, from: usize, look: usize) -> impl Iterator<Item = (FlowIdx, &Flow)> {
+        let used = &self.slab[..self.fresh as usize];
+        let part = used.iter().enumerate().skip(from).take(look);
+        part.filter(|(_, flow)| flow.is_live()).map(|(at, flow)| (FlowIdx(at as u32), flow))
+    }
+
+    /// When the packet that came last came, as far as live flows remember. For the end, when nobody has a clock any more.
+    pub fn newest(&self) -> Tick {
+        self.iter()
+            .map(|(_, flow)| flow.last_seen)
+            .reduce(|a, b| if b.since(a) > 0 { b } else { a })
+            .unwrap_or_default()
     }
 
     /// Every live flow. Walks the whole slab: for reports, not for packets.
@@ -305,52 +384,86 @@ impl FlowTable {
     }
 
     #[inline]
-    fn first_bucket(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
-    }
-
-    #[inline]
-    fn second_bucket(&self, hash: u64) -> usize {
-        self.first_bucket(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    #[inline]
     fn find(&self, key: &FlowKey, hash: u64) -> Option<u32> {
-        let tag = tag(hash);
-        let here = |b: usize| self.buckets[b].places(tag).find(|&p| self.slab[p as usize].key == *key);
-        here(self.first_bucket(hash)).or_else(|| here(self.second_bucket(hash)))
+        self.index.find(hash, |p| self.slab[p as usize].key == *key)
+    }
+
+    #[cold]
+    fn moved(&mut self, place: u32, from: L4State, to: L4State) {
+        self.slab[place as usize].set_state(to);
+        self.stands(place, from.standing(), to.standing());
+    }
+
+    fn stands(&mut self, place: u32, from: Standing, to: Standing) {
+        if from == to {
+            return;
+        }
+        self.unproven -= u32::from(from == Standing::Unproven);
+        self.unproven += u32::from(to == Standing::Unproven);
+        self.marks.set(place, to != Standing::Proven);
     }
 
     #[cold]
     #[inline(never)]
     fn insert(&mut self, p: &Prepared, now: Tick, mut ended: impl FnMut(FlowIdx, &Flow)) -> Result<Hit, Refusal> {
-        let (place, hung) = match self.take_entry() {
-            Some(place) => (place, false),
-            // An evicted entry keeps its place on the wheel.
-            None => (self.evict(now, &mut ended).ok_or(Refusal::TableFull)?, true),
-        };
-        let from_initiator = tcp::sender_is_initiator(p.key.proto(), p.tcp_flags);
-        let state = L4State::first(p.key.proto(), p.tcp_flags);
+        let (proto, flags) = (p.key.proto(), p.segment.flags);
+        let state = L4State::first(proto, flags);
+        let (place, hung) = self.make_place(state.standing(), now, &mut ended)?;
         let flow = &mut self.slab[place as usize];
-        flow.restart(p.key, p.swapped == from_initiator, state, now);
-        if !hung {
-            let at = next_look(flow, self.timeouts.of(state), now);
-            self.wheel.hang(place, &mut flow.link, at);
-        }
+        flow.restart(p.key, p.swapped == tcp::sender_is_initiator(proto, flags), state, now);
         let dir = flow.direction(p.swapped);
-        if !self.index(place, p.hash) {
-            // No way to be had in hundreds of buckets. The entry stays on the wheel as a dead flow until its slot comes up.
+        if state.is_tcp() && p.segment != Segment::default() {
+            let mut sequences = flow.sequences();
+            sequences.begin(dir, &p.segment);
+            flow.set_sequences(&sequences);
+        }
+        if !self.index.insert(place, p.hash) {
+            // No way to be had in hundreds of buckets.
             self.slab[place as usize].retire();
+            if !hung {
+                self.give_back(place);
+            }
+            self.pressure.refused_full += 1;
             return Err(Refusal::TableFull);
         }
+        if !hung {
+            self.young.push(&mut self.slab, place);
+        }
         self.live += 1;
+        self.unproven += u32::from(state.standing() == Standing::Unproven);
+        self.marks.set(place, true);
         Ok(Hit { idx: FlowIdx(place), dir, new: true })
     }
 
+    /// An entry for a new flow, and whether it hangs somewhere already.
+    fn make_place(
+        &mut self,
+        standing: Standing,
+        now: Tick,
+        ended: &mut impl FnMut(FlowIdx, &Flow),
+    ) -> Result<(u32, bool), Refusal> {
+        // Where they may fill the whole table, it is simply full.
+        let limited = standing == Standing::Unproven && (self.most_unproven as usize) < self.slab.len();
+        let too_many = limited && self.unproven >= self.most_unproven;
+        if !too_many && let Some(place) = self.take_entry() {
+            return Ok((place, false));
+        }
+        let found = self.evict(now, too_many, ended);
+        match (found.is_some(), too_many) {
+            (true, true) => self.pressure.evicted_unproven += 1,
+            (true, false) => self.pressure.evicted_full += 1,
+            (false, true) => self.pressure.refused_unproven += 1,
+            (false, false) => self.pressure.refused_full += 1,
+        }
+        found.ok_or(if too_many { Refusal::TooManyUnproven } else { Refusal::TableFull })
+    }
+
     fn take_entry(&mut self) -> Option<u32> {
-        if self.free != NONE {
-            let place = self.free;
-            self.free = self.slab[place as usize].link;
+        if let Some(place) = self.free {
+            self.free = self.slab[place as usize].link();
+            if let Some(next) = self.free {
+                memory::prefetch(&self.slab[next as usize]);
+            }
             return Some(place);
         }
         if (self.fresh as usize) < self.slab.len() {
@@ -360,87 +473,122 @@ impl FlowTable {
         None
     }
 
-    /// Ends the first unproven flow that the hand comes to. The hand goes round in the order in which a flood fills the
-    /// slab, so it meets the oldest first.
-    fn evict(&mut self, now: Tick, ended: &mut impl FnMut(FlowIdx, &Flow)) -> Option<u32> {
-        let n = self.slab.len() as u32;
-        for _ in 0..EVICT_LOOKS.min(n) {
-            let place = self.hand;
-            self.hand = if place + 1 == n { 0 } else { place + 1 };
-            let flow = &self.slab[place as usize];
-            if flow.is_live() && !flow.is_proven() && now.since(flow.last_seen) > 0 {
-                ended(FlowIdx(place), flow);
-                let key = flow.key;
-                self.unindex(place, &key);
-                self.live -= 1;
-                self.evicted += 1;
-                return Some(place);
-            }
-        }
-        None
+    fn give_back(&mut self, place: u32) {
+        self.slab[place as usize].set_link(self.free);
+        self.free = Some(place);
     }
 
-    fn index(&mut self, place: u32, hash: u64) -> bool {
-        let homes = [self.first_bucket(hash), self.second_bucket(hash)];
-        for b in homes {
-            if let Some(way) = self.buckets[b].free_way() {
-                self.buckets[b].set(way, tag(hash), place);
-                return true;
-            }
-        }
-        for depth in 0..=MOVES {
-            for b in homes {
-                if let Some(way) = self.make_room(b, depth) {
-                    self.buckets[b].set(way, tag(hash), place);
-                    return true;
+    /// Ends the oldest flow that may make way, and gives its place and whether that still hangs somewhere. `unproven`: one that
+    /// is over will not do.
+    fn evict(
+        &mut self,
+        now: Tick,
+        unproven: bool,
+        ended: &mut impl FnMut(FlowIdx, &Flow),
+    ) -> Option<(u32, bool)> {
+        let mut oldest: Option<(usize, u32)> = None;
+        let mut passed_on = 0;
+        for queue in 0..QUEUES {
+            while let Some(place) = self.young.head(queue) {
+                let flow = &self.slab[place as usize];
+                let age = now.since(flow.created);
+                if flow.is_live() && makes_way(flow, unproven, now) && !is_kept_up(flow) {
+                    if oldest.is_none_or(|(_, most)| age > most) {
+                        oldest = Some((queue, age));
+                    }
+                    break;
                 }
+                // All behind it are as young, or others have been passed on enough for now.
+                if age == 0 || passed_on == PASSED_ON {
+                    break;
+                }
+                passed_on += 1;
+                self.young.pop(&self.slab, queue);
+                self.pass_on(place, now);
             }
         }
-        false
-    }
-
-    /// Moves one of a full bucket's flows to its other bucket, and there, `depth` deep, another one first. Gives the way
-    /// that is free now.
-    fn make_room(&mut self, b: usize, depth: u32) -> Option<usize> {
-        for way in 0..WAYS {
-            let neighbour = self.buckets[b].place(way);
-            let hash = self.slab[neighbour as usize].key.hash(&self.seed);
-            let (first, second) = (self.first_bucket(hash), self.second_bucket(hash));
-            let elsewhere = if first == b { second } else { first };
-            if elsewhere == b {
-                continue;
-            }
-            let free = match self.buckets[elsewhere].free_way() {
-                None if depth > 0 => self.make_room(elsewhere, depth - 1),
-                found => found,
-            };
-            // A deeper move may have come back here and taken the neighbour's way.
-            if let Some(free) = free
-                && self.buckets[b].place(way) == neighbour
-            {
-                self.buckets[elsewhere].set(free, tag(hash), neighbour);
-                self.buckets[b].clear(way);
-                return Some(way);
-            }
+        if let Some((queue, _)) = oldest {
+            let place = self.young.pop(&self.slab, queue)?;
+            self.end(place, ended);
+            return Some((place, false));
         }
-        None
+        let slab = &self.slab;
+        let place = self.marks.next(|p| makes_way(&slab[p as usize], unproven, now))?;
+        self.end(place, ended);
+        Some((place, true))
     }
 
-    fn unindex(&mut self, place: u32, key: &FlowKey) {
-        let hash = key.hash(&self.seed);
-        let (first, second) = (self.first_bucket(hash), self.second_bucket(hash));
-        let found = self.buckets[first].remove(place) || self.buckets[second].remove(place);
+    /// Ends a flow; its entry stays where it hangs.
+    fn end(&mut self, place: u32, ended: &mut impl FnMut(FlowIdx, &Flow)) {
+        let flow = &mut self.slab[place as usize];
+        ended(FlowIdx(place), flow);
+        let (hash, standing) = (flow.key.hash(&self.seed), flow.state().standing());
+        flow.retire();
+        self.live -= 1;
+        self.unproven -= u32::from(standing == Standing::Unproven);
+        self.marks.set(place, false);
+        let found = self.index.remove(place, hash);
         debug_assert!(found, "a live flow is in one of its two buckets");
     }
+
+    /// Takes the head off a queue if its time has come.
+    fn due(&mut self, queue: usize, now: Tick, looks: &mut usize) -> Option<u32> {
+        let stay = self.timeouts.of(STATES[queue]);
+        // Where an entry was taken over in the queue's middle, its flow is younger than those behind it.
+        for _ in 0..2 {
+            let place = self.young.head(queue)?;
+            *looks += 1;
+            let flow = &self.slab[place as usize];
+            let next = flow.link();
+            if let Some(next) = next {
+                memory::prefetch(&self.slab[next as usize]);
+            }
+            let age = now.since(flow.created);
+            if age >= stay || !flow.is_live() {
+                return self.young.pop(&self.slab, queue);
+            }
+            let older = next.is_some_and(|next| now.since(self.slab[next as usize].created) > age);
+            if !older {
+                return None;
+            }
+            self.young.rotate(&mut self.slab, queue);
+        }
+        None
+    }
+
+    /// Ends a flow that is off its list if it was silent for long enough, else hangs it up again.
+    fn look(&mut self, place: u32, now: Tick, ended: &mut impl FnMut(FlowIdx, &Flow)) {
+        let flow = &self.slab[place as usize];
+        if flow.is_live() {
+            if now.since(flow.last_seen) < self.timeouts.of(flow.state()) {
+                return self.pass_on(place, now);
+            }
+            self.end(place, ended);
+        }
+        self.give_back(place);
+    }
+
+    /// Hangs an entry on the wheel; one without a flow goes to the free ones.
+    fn pass_on(&mut self, place: u32, now: Tick) {
+        let flow = &mut self.slab[place as usize];
+        if !flow.is_live() {
+            return self.give_back(place);
+        }
+        let left = self.timeouts.of(flow.state()).saturating_sub(now.since(flow.last_seen));
+        let at = now.plus(left.min(FIRST_LOOK.max(now.since(flow.created))));
+        let link = self.wheel.hang(place, at);
+        flow.set_link(link);
+    }
 }
 
-/// When to look at a flow again that has `left` ticks to live.
-fn next_look(flow: &Flow, left: u32, now: Tick) -> Tick {
-    now.plus(left.min(FIRST_LOOK.max(now.since(flow.created()))))
+/// Whether a flow may end for another's sake.
+fn makes_way(flow: &Flow, unproven: bool, now: Tick) -> bool {
+    let standing = flow.state().standing();
+    let fits = if unproven { standing == Standing::Unproven } else { standing != Standing::Proven };
+    fits && now.since(flow.last_seen) > 0
 }
 
-/// Never 0, which means free.
-#[inline]
-fn tag(hash: u64) -> u16 {
-    (hash as u16).max(1)
+/// One-sided, but somebody has gone on sending for a second: what floods do not do.
+fn is_kept_up(flow: &Flow) -> bool {
+    flow.last_seen.since(flow.created) >= Tick::PER_SECOND
 }

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use super::entry::NONE;
 use super::tcp::L4State;
 
 /// Time in hundredths of a second since the worker's start. Wraps after 497 days; spans up to half of that compare right.
@@ -40,7 +39,7 @@ impl Tick {
 /// How long a flow may be idle, in ticks, by its L4 state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    by_state: [u32; 6],
+    by_state: [u32; L4State::COUNT],
 }
 
 impl Timeouts {
@@ -54,13 +53,15 @@ impl Timeouts {
     ) -> Self {
         let [opening, established, closing, udp, other] = [tcp_opening, tcp_established, tcp_closing, udp, other]
             .map(|d| (d.as_millis() / 10).clamp(1, 120 * 86_400 * u128::from(Tick::PER_SECOND)) as u32);
-        let mut by_state = [other; 6];
-        by_state[L4State::Udp as usize] = udp;
-        by_state[L4State::TcpOpening as usize] = opening;
-        by_state[L4State::TcpEstablished as usize] = established;
-        by_state[L4State::TcpHalfClosed as usize] = established;
-        by_state[L4State::TcpClosed as usize] = closing;
-        Self { by_state }
+        use L4State as S;
+        let of = |state| match state {
+            S::OtherOneSided | S::Other => other,
+            S::UdpOneSided | S::Udp => udp,
+            S::TcpOpening | S::TcpAnswered | S::TcpFound => opening,
+            S::TcpEstablished | S::TcpInitiatorDone | S::TcpResponderDone => established,
+            S::TcpClosing | S::TcpTimeWait | S::TcpClosed => closing,
+        };
+        Self { by_state: std::array::from_fn(|n| of(S::of(n as u8))) }
     }
 
     /// The same for every state.
@@ -89,34 +90,34 @@ const SLOTS: u32 = 256;
 /// A slot is 16 ticks, the whole wheel 41 s.
 const SHIFT: u32 = 4;
 
-/// The wheel: 256 singly linked lists. The links are the flows' own (`links(i)`).
+/// The wheel: 256 singly linked lists. The links are the flows' own.
 pub(super) struct Wheel {
-    heads: [u32; SLOTS as usize],
+    heads: [Option<u32>; SLOTS as usize],
     /// The last slot time that was taken from the wheel.
     cursor: u32,
     /// What of the slot at `cursor` is still to be looked at.
-    pending: u32,
+    pending: Option<u32>,
 }
 
 impl Wheel {
     pub(super) fn new(now: Tick) -> Self {
-        Self { heads: [NONE; SLOTS as usize], cursor: now.0 >> SHIFT, pending: NONE }
+        Self { heads: [None; SLOTS as usize], cursor: now.0 >> SHIFT, pending: None }
     }
 
-    /// Hangs an entry up so that it comes round at `at` or soon after, but within one turn of the wheel. `link` is the
-    /// entry's own.
-    pub(super) fn hang(&mut self, entry: u32, link: &mut u32, at: Tick) {
+    /// Hangs an entry up so that it comes round at `at` or soon after, but within one turn of the wheel. Gives the entry that
+    /// its link has to lead to.
+    #[must_use]
+    pub(super) fn hang(&mut self, entry: u32, at: Tick) -> Option<u32> {
         // +1: a slot is taken when its time is over, so that nothing comes early.
         let ahead = slot_distance((at.0 >> SHIFT).wrapping_add(1), self.cursor).clamp(1, SLOTS - 1);
         let slot = self.cursor.wrapping_add(ahead) % SLOTS;
-        *link = self.heads[slot as usize];
-        self.heads[slot as usize] = entry;
+        self.heads[slot as usize].replace(entry)
     }
 
     /// The next entry to look at, or `None` when all slots up to `now` are done. The entry is off the wheel then.
     /// `link_of` reads an entry's link.
-    pub(super) fn next_due(&mut self, now: Tick, link_of: impl Fn(u32) -> u32) -> Option<u32> {
-        while self.pending == NONE {
+    pub(super) fn next_due(&mut self, now: Tick, link_of: impl Fn(u32) -> Option<u32>) -> Option<u32> {
+        while self.pending.is_none() {
             let now_slot = now.0 >> SHIFT;
             let behind = slot_distance(now_slot, self.cursor);
             if behind == 0 {
@@ -127,9 +128,9 @@ impl Wheel {
                 self.cursor = now_slot.wrapping_sub(SLOTS) & SLOT_MASK;
             }
             self.cursor = self.cursor.wrapping_add(1) & SLOT_MASK;
-            self.pending = std::mem::replace(&mut self.heads[(self.cursor % SLOTS) as usize], NONE);
+            self.pending = self.heads[(self.cursor % SLOTS) as usize].take();
         }
-        let entry = self.pending;
+        let entry = self.pending?;
         self.pending = link_of(entry);
         Some(entry)
     }
@@ -157,9 +158,9 @@ mod tests {
                                steps in proptest::collection::vec(1u32..900, 1..40)) {
             let mut now = Tick(start);
             let mut wheel = Wheel::new(now);
-            let mut links = vec![NONE; entries.len()];
+            let mut links = vec![None; entries.len()];
             for (i, delay) in entries.iter().enumerate() {
-                wheel.hang(i as u32, &mut links[i], now.plus(*delay));
+                links[i] = wheel.hang(i as u32, now.plus(*delay));
             }
             let mut came = vec![None; entries.len()];
             for step in steps.iter().copied().chain(std::iter::repeat_n(100, 70)) {
@@ -186,6 +187,6 @@ mod tests {
         assert_eq!(Tick(5).since(Tick(9)), 0);
         assert_eq!(Tick(3).since(Tick(u32::MAX)), 4);
         let mut wheel = Wheel::new(Tick(1000));
-        assert_eq!(wheel.next_due(Tick(10), |_| NONE), None);
+        assert_eq!(wheel.next_due(Tick(10), |_| None), None);
     }
 }

@@ -9,6 +9,7 @@ use crate::io::pool::FramePool;
 use crate::l7::Inspector;
 use crate::plan::Plan;
 use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::export::Sink;
 use crate::tunnel::events::Events;
 use crate::tunnel::keys::{Keys, Seal, Way};
 use crate::wire::ip::{V4_HEADER, V6_HEADER, V6_MIN_MTU};
@@ -46,6 +47,8 @@ pub struct Cx<'a> {
     pub pool: &'a mut FramePool,
     pub flows: &'a mut FlowTable,
     pub inspector: &'a mut Inspector,
+    /// Where flows that end are told of.
+    pub export: &'a mut Option<Sink>,
     pub keys: &'a Keys,
     pub events: &'a Events,
     /// One list of frames per port, sent by the worker after the graph.

@@ -242,6 +242,7 @@ impl By {
             3 => Self::Protocol,
             4 => Self::Port,
             5 => Self::Dns,
+            HANDSHAKE_HOST_BY_DNS => Self::Handshake,
             _ => Self::Nothing,
         }
     }
@@ -306,24 +307,58 @@ impl Alpn {
     }
 }
 
+/// `Flow::l7_info`: ALPN in the low nibble, then three bits of [`By`], then [`SETTLED`].
+const BY: u8 = 4;
+const SETTLED: u8 = 0x80;
+/// Beside the numbers of [`By`]: by handshake, and the host's name by DNS.
+const HANDSHAKE_HOST_BY_DNS: u8 = 6;
+
 impl crate::flow::Flow {
     /// What the flow carries, as far as is known.
     pub fn class(&self) -> Class {
         Class::from_number(self.class)
     }
 
-    /// What [`Self::class`] rests on.
+    fn by_number(&self) -> u8 {
+        self.l7_info >> BY & 7
+    }
+
+    /// What [`Self::class`] rests on. `Dns`: there is no class, but a host name.
     pub fn by(&self) -> By {
-        By::from_number(self.l7_info >> 4)
+        By::from_number(self.by_number())
+    }
+
+    /// What the host name rests on.
+    pub fn host_by(&self) -> By {
+        match self.by_number() {
+            _ if self.host().is_none() => By::Nothing,
+            HANDSHAKE_HOST_BY_DNS => By::Dns,
+            n => By::from_number(n),
+        }
     }
 
     pub fn alpn(&self) -> Alpn {
         Alpn::from_number(self.l7_info & 0xf)
     }
 
+    /// Class and host will hardly change any more: rules may go by them. What is still to come are facts.
+    pub fn is_settled(&self) -> bool {
+        self.is_decided() || self.l7_info & SETTLED != 0
+    }
+
+    pub(super) fn set_settled(&mut self) {
+        self.l7_info |= SETTLED;
+    }
+
     pub(super) fn set_class(&mut self, class: Class, by: By, alpn: Alpn) {
         self.class = class.number();
-        self.l7_info = (by as u8) << 4 | alpn as u8;
+        self.l7_info = self.l7_info & SETTLED | (by as u8) << BY | alpn as u8;
+    }
+
+    /// Notes that the host name is one that a DNS answer gave the server's address.
+    pub(super) fn set_host_by_dns(&mut self) {
+        let by = if self.class() == Class::Unknown { By::Dns as u8 } else { HANDSHAKE_HOST_BY_DNS };
+        self.l7_info = self.l7_info & !(7 << BY) | by << BY;
     }
 }
 

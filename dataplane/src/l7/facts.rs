@@ -76,6 +76,12 @@ impl Default for Facts {
     }
 }
 
+impl std::fmt::Debug for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
 impl Facts {
     pub fn clear(&mut self) {
         self.len = 0;
@@ -100,10 +106,27 @@ impl Facts {
         self.len += 2 + value.len() as u16;
     }
 
-    /// Adds what `other` has and this has not.
+    /// Adds what `other` has and this has not. A version is replaced: of a client's offer and a server's choice the later
+    /// counts.
     pub fn merge(&mut self, other: &Self) {
         for (fact, value) in other.iter() {
+            if fact == Fact::Version {
+                self.remove(fact);
+            }
             self.put(fact, value.as_bytes());
+        }
+    }
+
+    fn remove(&mut self, fact: Fact) {
+        let (mut at, end) = (0, usize::from(self.len));
+        while at + 2 <= end {
+            let next = at + 2 + usize::from(self.bytes[at + 1]);
+            if self.bytes[at] == fact as u8 {
+                self.bytes.copy_within(next..end, at);
+                self.len -= (next - at) as u16;
+                return;
+            }
+            at = next;
         }
     }
 

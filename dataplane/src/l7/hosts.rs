@@ -21,6 +21,12 @@ impl Default for HostName {
     }
 }
 
+impl std::fmt::Debug for HostName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
 impl HostName {
     pub fn clear(&mut self) {
         self.len = 0;

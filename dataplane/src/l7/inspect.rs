@@ -5,6 +5,7 @@ use softdpu_ebpf_common::walk::{Fragment, Headers};
 use super::facts::{FactStore, Facts};
 use super::hosts::Hosts;
 use super::reassembly::{CAP, Pool};
+use super::web::pieces;
 use super::{Alpn, BEFORE, By, Class, Found, Look, Notes, Table, Verdict};
 use crate::flow::entry::NO_SLOT;
 use crate::flow::tcp::{SYN, TCP, UDP};
@@ -215,7 +216,7 @@ impl Inspector {
         let payload = frame.get(usize::from(h.payload_off)..end).unwrap_or(&[]);
         match h.proto {
             TCP => self.segment(idx, flow, dir, h, frame, payload, now),
-            UDP => self.datagram(idx, flow, dir, h, payload),
+            UDP => self.datagram(idx, flow, dir, h, payload, now),
             proto => match Class::of_ip_protocol(proto) {
                 Some(class) => {
                     self.scratch.clear();
@@ -227,24 +228,85 @@ impl Inspector {
         }
     }
 
-    fn datagram(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, h: &Headers, payload: &[u8]) -> Outcome {
+    fn datagram(
+        &mut self,
+        idx: FlowIdx,
+        flow: &mut Flow,
+        dir: Direction,
+        h: &Headers,
+        payload: &[u8],
+        now: Tick,
+    ) -> Outcome {
         if payload.is_empty() {
             return Outcome::NeedMore;
         }
         flow.l7_packets = flow.l7_packets.saturating_add(1);
         let before = self.before(idx, flow, dir, payload);
         let look = Look { before: before.bytes(), ..Look::whole(payload, dir, (h.sport, h.dport)) };
-        match self.table.udp.ask(&look, &mut self.scratch) {
+        let mut verdict = self.table.udp.ask(&look, &mut self.scratch);
+        if let Verdict::Class(found) = verdict
+            && !self.scratch.pieces.is_empty()
+        {
+            self.note(idx, flow, found);
+            match self.gather(idx, flow, dir, now) {
+                Ok(whole) => verdict = whole,
+                Err(reason) => return self.close(idx, flow, reason),
+            }
+        }
+        match verdict {
             Verdict::Done(found) => {
                 self.note(idx, flow, found);
                 self.close(idx, flow, Reason::NoMatch)
             }
+            Verdict::Settled(found) => {
+                self.note(idx, flow, found);
+                match self.settle_now(flow) {
+                    Outcome::NeedMore => self.at_most(idx, flow, most_datagrams(flow)),
+                    recognised => recognised,
+                }
+            }
             Verdict::Class(found) | Verdict::Other(found) => {
                 self.note(idx, flow, found);
-                self.at_most(idx, flow, MAX_DATAGRAMS)
+                self.at_most(idx, flow, most_datagrams(flow))
             }
-            Verdict::No | Verdict::More => self.at_most(idx, flow, MAX_DATAGRAMS),
+            Verdict::No | Verdict::More => self.at_most(idx, flow, most_datagrams(flow)),
         }
+    }
+
+    /// Puts pieces of a handshake, which the scratch notes hold, to those that came before.
+    ///
+    /// # Errors
+    /// Why they could not be.
+    fn gather(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, now: Tick) -> Result<Verdict, Reason> {
+        let Self { pool, scratch: Notes { host, facts, pieces }, .. } = self;
+        let held = pool.held(flow.l7_slot, idx);
+        if flow.l7_slot != NO_SLOT && held.is_none() {
+            flow.l7_slot = NO_SLOT;
+            return Err(Reason::NoBuffer);
+        }
+        let slot = match held {
+            Some((held_dir, id)) if (held_dir, id) == (dir, pieces.id) => flow.l7_slot,
+            // Another message, or the other side's: what was begun is given up for it.
+            _ => {
+                pool.give_back(flow.l7_slot, idx);
+                flow.l7_slot = pool.take(idx, dir, pieces.id, now).unwrap_or(NO_SLOT);
+                flow.l7_slot
+            }
+        };
+        if slot == NO_SLOT {
+            return Err(Reason::NoBuffer);
+        }
+        for (offset, bytes) in pieces.iter() {
+            pool.insert(slot, offset, bytes, now).map_err(|_| Reason::TooManyPieces)?;
+        }
+        let data = pool.insert(slot, 0, &[], now).map_err(|_| Reason::TooManyPieces)?;
+        host.clear();
+        facts.clear();
+        if data.is_empty() {
+            return Ok(Verdict::More);
+        }
+        let last = data.len() == CAP || flow.l7_packets >= MAX_PACKETS;
+        Ok(pieces::hello(data, pieces.carrier, last, host, facts))
     }
 
     #[allow(clippy::too_many_arguments)] // one packet, taken apart once
@@ -342,7 +404,8 @@ impl Inspector {
         let look = Look { data, last: look.last || full, ..look };
         let verdict = self.table.tcp.ask(&look, &mut self.scratch);
         if full {
-            if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) = verdict {
+            if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) | Verdict::Settled(found) = verdict
+            {
                 self.note(idx, flow, found);
             }
             return self.close(idx, flow, Reason::TooMuchData);
@@ -359,6 +422,18 @@ impl Inspector {
             }
             Verdict::Class(found) => self.note(idx, flow, found),
             Verdict::More => {}
+            Verdict::Settled(found) => {
+                self.note(idx, flow, found);
+                let outcome = self.settle_now(flow);
+                self.silence(idx, flow, dir);
+                if outcome != Outcome::NeedMore {
+                    // What both sides say has been read: nothing is left to be asked.
+                    if flow.is_silent(Direction::FromInitiator) && flow.is_silent(Direction::FromResponder) {
+                        flow.set_decided();
+                    }
+                    return outcome;
+                }
+            }
             Verdict::Other(found) => {
                 self.note(idx, flow, found);
                 self.silence(idx, flow, dir);
@@ -384,9 +459,17 @@ impl Inspector {
         flow.l7_slot = NO_SLOT;
     }
 
-    /// Writes what was found into the flow. A host name once known stays.
+    /// Writes what was found into the flow. A host name once known stays, and so does the class of a settled flow, unless
+    /// it turns out to be a special case of that.
     fn note(&mut self, idx: FlowIdx, flow: &mut Flow, found: Found) {
-        flow.set_class(found.class, found.by, found.alpn);
+        let known = flow.class();
+        if flow.is_settled() && !refines(known, found.class) {
+            return;
+        }
+        if !flow.is_settled() || known != found.class {
+            let alpn = if found.alpn == Alpn::None { flow.alpn() } else { found.alpn };
+            flow.set_class(found.class, found.by, alpn);
+        }
         self.facts.add(idx.0, born(flow), &self.scratch.facts);
         if flow.host().is_none()
             && let Some(name) = self.scratch.host.get()
@@ -396,6 +479,16 @@ impl Inspector {
         }
     }
 
+    /// Class and host stand from here on. Says so once.
+    fn settle_now(&mut self, flow: &mut Flow) -> Outcome {
+        if flow.is_settled() {
+            return Outcome::NeedMore;
+        }
+        flow.set_settled();
+        self.recognised += 1;
+        Outcome::Recognised { class: flow.class(), host: flow.host(), by: flow.by() }
+    }
+
     fn at_most(&mut self, idx: FlowIdx, flow: &mut Flow, packets: u8) -> Outcome {
         if flow.l7_packets >= packets { self.close(idx, flow, Reason::TooManyPackets) } else { Outcome::NeedMore }
     }
@@ -403,8 +496,11 @@ impl Inspector {
     /// Ends the search: with what is known, else for `reason`.
     fn close(&mut self, idx: FlowIdx, flow: &mut Flow, reason: Reason) -> Outcome {
         self.drop_buffer(idx, flow);
+        let said = flow.is_settled();
         flow.set_decided();
-        if flow.class() == Class::Unknown {
+        if said {
+            Outcome::NeedMore
+        } else if flow.class() == Class::Unknown {
             self.given_up[reason as usize] += 1;
             Outcome::GivenUp(reason)
         } else {
@@ -421,7 +517,12 @@ impl Inspector {
         if (place.flow, place.born) != (idx.0, born) {
             *place = Before { flow: idx.0, born, ..Before::NONE };
         }
-        std::mem::replace(&mut place.side[dir.index()], Beginning::of(payload))
+        let side = &mut place.side[dir.index()];
+        if flow.l7_slot != NO_SLOT && side.len != 0 {
+            // While a handshake is being put together, its first datagram is what the others are read by.
+            return *side;
+        }
+        std::mem::replace(side, Beginning::of(payload))
     }
 
     fn set_start(&mut self, idx: FlowIdx, flow: &Flow, dir: Direction, seq: u32) {
@@ -439,6 +540,21 @@ impl Inspector {
         let s = &self.starts[idx.0 as usize & (self.starts.len() - 1)];
         (s.flow == idx.0 && s.born == born(flow) && s.known & 1 << dir.index() != 0).then_some(s.seq[dir.index()])
     }
+}
+
+/// Datagrams after which a flow is left alone: more while a handshake is being put together.
+fn most_datagrams(flow: &Flow) -> u8 {
+    if flow.l7_slot == NO_SLOT { MAX_DATAGRAMS } else { MAX_PACKETS }
+}
+
+/// Whether a flow of the first class may turn out to be of the second.
+fn refines(from: Class, to: Class) -> bool {
+    from == to
+        || matches!(
+            (from, to),
+            (Class::Http, Class::Websocket | Class::Http2 | Class::Grpc | Class::Elasticsearch)
+                | (Class::Http2, Class::Grpc | Class::Etcd)
+        )
 }
 
 /// Birth time and ports: two flows that follow each other in one entry differ in one of them.

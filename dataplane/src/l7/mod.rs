@@ -5,6 +5,7 @@
 //! the [`Inspector`] collects the bytes, calls it again when there are more, and gives up after [`inspect::MAX_PACKETS`]
 //! packets or [`reassembly::CAP`] bytes. Ports alone never make a recognition.
 
+pub mod ber;
 pub mod class;
 pub mod facts;
 pub mod fuzz;
@@ -12,6 +13,8 @@ pub mod hosts;
 pub mod inspect;
 pub mod reassembly;
 pub mod table;
+pub mod text;
+pub mod upgrade;
 
 pub mod data;
 pub mod files;
@@ -30,6 +33,7 @@ pub use facts::{Fact, Facts};
 pub use hosts::{HostName, Hosts};
 pub use inspect::{Inspector, L7Config, Outcome, Reason};
 pub use table::{Recogniser, Starts, Table};
+pub use web::pieces::Pieces;
 
 use crate::flow::Direction;
 
@@ -99,12 +103,15 @@ impl<'a> Look<'a> {
 pub struct Notes {
     pub host: HostName,
     pub facts: Facts,
+    /// What has to be put together with what other datagrams bring: with `Verdict::Class` only.
+    pub pieces: Pieces,
 }
 
 impl Notes {
     pub fn clear(&mut self) {
         self.host.clear();
         self.facts.clear();
+        self.pieces.clear();
     }
 }
 
@@ -136,6 +143,8 @@ pub enum Verdict {
     Class(Found),
     /// Certainly this protocol; only the other direction may tell more of it.
     Other(Found),
+    /// Certainly this protocol, and class and host stay as they are said; the other direction may tell facts.
+    Settled(Found),
     /// Nothing more to learn.
     Done(Found),
 }
@@ -173,3 +182,5 @@ pub static FAMILIES: &[&[Recogniser]] = &[
 
 #[cfg(test)]
 mod inspect_tests;
+#[cfg(test)]
+pub mod told;

@@ -1,4 +1,4 @@
-//! The first bytes of a TCP stream in order, bounded per flow and in total.
+//! The first bytes of a TCP stream, or of a handshake that datagrams carry, in order: bounded per flow and in total.
 //!
 //! A worker has a fixed pool of buffers. A flow borrows one only while its first segment alone does not settle what it
 //! is. Where segments overlap, the byte that came first stays. A buffer whose flow fell silent can be taken over; the
@@ -10,7 +10,7 @@ use crate::flow::{Direction, FlowIdx, Tick};
 /// Bytes of a stream that are collected.
 pub const CAP: usize = 16 * 1024;
 /// Pieces with gaps between them that are kept track of.
-pub const MAX_PIECES: usize = 8;
+pub const MAX_PIECES: usize = 16;
 
 /// Ticks without a segment after which another flow may take a buffer over: 1 s.
 const IDLE: u32 = Tick::PER_SECOND;
@@ -91,7 +91,7 @@ impl Pieces {
 struct Slot {
     owner: u32,
     dir: Direction,
-    /// Sequence number of the buffer's first byte.
+    /// Sequence number of the buffer's first byte; of a handshake in datagrams, which message it is.
     base: u32,
     last: Tick,
     pieces: Pieces,

@@ -56,9 +56,9 @@ impl Run {
 #[cold]
 fn inspect(cx: &mut Cx<'_>, packet: &Packet, at: FlowIdx, now: Tick) {
     let flow = cx.flows.get_mut(at);
-    let before = flow.class;
+    let (before, settled) = (flow.class, flow.is_settled());
     cx.inspector.inspect(at, flow, packet.meta.direction, &packet.headers, packet.frame.bytes(), now);
-    if flow.is_decided() {
+    if flow.is_settled() && (!settled || flow.class != before) {
         // Rules over classes are asked again now that there is one.
         flow.plan_generation = 0;
     }

@@ -1,9 +1,10 @@
 //! `flow`: finds or opens the packet's flow and counts the packet into it. Hashes the whole batch first, so that the table's
 //! memory is on its way when it is looked up.
 
-use crate::flow::{Prepared, Refusal, Tick};
+use crate::flow::{Net, Prepared, Refusal, Tick};
 use crate::graph::packet::MAX_BATCH;
 use crate::graph::{Batch, Cx, Node, Packet};
+use crate::telemetry::export::EndReason;
 
 /// How many packets ahead of the look-up a flow's own cache lines are asked for.
 const AHEAD: usize = 4;
@@ -31,7 +32,7 @@ impl Node for Flow {
         for ((packet, prepared), keyed) in batch.packets.iter().zip(&mut self.prepared).zip(&mut self.keyed) {
             // A later fragment whose first was not seen has none: it is judged by itself, and rules over ports hold for it.
             let bytes = packet.frame.bytes();
-            *keyed = cx.flows.prepare_into(0, &packet.headers, bytes, now, prepared).is_ok();
+            *keyed = cx.flows.prepare_into(Net::OUTSIDE, &packet.headers, bytes, now, prepared).is_ok();
             if *keyed {
                 cx.flows.prefetch(prepared);
             }
@@ -54,15 +55,21 @@ impl Node for Flow {
 
 #[inline(always)]
 fn find(cx: &mut Cx<'_>, packet: &mut Packet, prepared: &Prepared, now: Tick) {
-    let inspector = &mut *cx.inspector;
-    match cx.flows.lookup_or_insert(prepared, now, |at, ended| inspector.release(at, ended)) {
+    let (inspector, export) = (&mut *cx.inspector, &mut *cx.export);
+    let end = |at, ended: &crate::flow::Flow| {
+        if let Some(sink) = export {
+            sink.ended(at, ended, inspector, now, EndReason::LackOfResources);
+        }
+        inspector.release(at, ended);
+    };
+    match cx.flows.lookup_or_insert(prepared, now, end) {
         Ok(hit) => {
             cx.flows.touch(hit, prepared, packet.frame.total_len() as u32, now);
             packet.meta.flow = hit.idx.0;
             packet.meta.direction = hit.dir;
         }
         // Without a flow the packet is judged by itself, each time: slower, and stricter where a rule waits for a class.
-        Err(Refusal::TableFull) => cx.counters.flows_refused.inc(),
+        Err(Refusal::TableFull | Refusal::TooManyUnproven) => cx.counters.flows_refused.inc(),
         Err(Refusal::OrphanFragment) => {}
     }
 }

@@ -138,7 +138,7 @@ fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let Some(flow) = flow else { return Known::default() };
     let flow = cx.flows.get(flow);
     let host = cx.inspector.host_of(flow);
-    Known { class: flow.is_decided().then_some(flow.class), host }
+    Known { class: flow.is_settled().then_some(flow.class), host }
 }
 
 /// What came out of one tunnel and belongs into another goes there, whichever rule its flow was settled under.

@@ -54,8 +54,7 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<u32> {
         return None;
     }
     let flow = cx.flows.get(FlowIdx(packet.meta.flow));
-    let adjacency = flow.next_hop[packet.meta.direction.index()];
-    (flow.fib_generation == cx.fib.generation() && adjacency != crate::flow::entry::NONE).then_some(adjacency)
+    flow.next_hop(packet.meta.direction, cx.fib.generation())
 }
 
 #[cold]
@@ -94,10 +93,6 @@ fn remember(cx: &mut Cx<'_>, packet: &Packet, adjacency: u32) {
         }
     } else if packet.meta.flow != NO_FLOW {
         let flow = cx.flows.get_mut(FlowIdx(packet.meta.flow));
-        if flow.fib_generation != generation {
-            flow.fib_generation = generation;
-            flow.next_hop = [crate::flow::entry::NONE; 2];
-        }
-        flow.next_hop[packet.meta.direction.index()] = adjacency;
+        flow.set_next_hop(packet.meta.direction, generation, adjacency);
     }
 }

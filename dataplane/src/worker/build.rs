@@ -11,6 +11,7 @@ use crate::io::pool::FramePool;
 use crate::l7::{Class, Inspector, L7Config};
 use crate::plan::{self, Plan};
 use crate::telemetry::counters::{Names, WorkerCounters};
+use crate::telemetry::export::{self, Sink};
 use crate::tunnel;
 use crate::tunnel::events::Events;
 use crate::tunnel::publisher::Publisher;
@@ -34,6 +35,8 @@ pub struct Blueprint {
     pub asks: Arc<AskQueue>,
     pub names: Arc<Names>,
     pub l7: L7Config,
+    /// From workers to the exporter, where the policy has one.
+    pub export: Option<Arc<export::Queue>>,
 }
 
 impl Blueprint {
@@ -50,6 +53,7 @@ impl Blueprint {
             };
         }
         let names = names(&plan);
+        let export = policy.export.as_ref().map(|_| export::Queue::new());
         let shared = Shared {
             plan: Arc::new(ArcSwap::from_pointee(plan)),
             keys: publisher.keys(),
@@ -64,6 +68,7 @@ impl Blueprint {
             asks: AskQueue::new(),
             names,
             l7: L7Config::default(),
+            export,
         })
     }
 
@@ -74,12 +79,22 @@ impl Blueprint {
         }
     }
 
+    /// What takes the workers' flow records, where the policy says where to.
+    ///
+    /// # Errors
+    /// The file cannot be written, or there is no socket to be had.
+    pub fn exporter(&self) -> Result<Option<export::Exporter>> {
+        let (Some(to), Some(queue)) = (&self.policy.export, &self.export) else { return Ok(None) };
+        export::Exporter::open(to, queue.clone()).map(Some)
+    }
+
     /// A worker over these ports, and the way to ask it things.
     pub fn worker(&self, pool: FramePool, ports: Vec<WorkerPort>, now: u64) -> (Worker, Sender<Question>) {
         let (ask, questions): (_, Receiver<Question>) = bounded(QUESTIONS);
         let flows = FlowConfig {
             capacity: u32::try_from(self.policy.flows.capacity).unwrap_or(u32::MAX),
             timeouts: timeouts(&self.policy.flows.timeouts),
+            ..FlowConfig::default()
         };
         let worker = Worker::new(Parts {
             shared: self.shared.clone(),
@@ -87,6 +102,12 @@ impl Blueprint {
             ports,
             flows: FlowTable::new(&flows, Seed::random(), Tick::from_nanos(now)),
             inspector: Inspector::new(&self.l7),
+            export: self
+                .policy
+                .export
+                .as_ref()
+                .zip(self.export.clone())
+                .map(|(to, queue)| Sink::new(queue, to.active_timeout)),
             events: self.events.clone(),
             counters: Arc::new(WorkerCounters::new(self.names.clone())),
             neighbours: Asks::new(self.asks.clone()),

@@ -7,13 +7,14 @@ use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
-    CipherStatus, ControlSource, DropCount, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status, SteerStatus,
-    TunnelStatus, WorkerStatus, XdpVerdict,
+    CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status,
+    SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
 use crate::flow::{Direction, Flow, Tick};
 use crate::graph::DropReason;
 use crate::plan::Plan;
 use crate::telemetry::counters::{Names, WorkerCounters};
+use crate::telemetry::export;
 use crate::telemetry::snapshot::{DropTraffic, Snapshot, TunnelTraffic};
 use crate::tunnel;
 use crate::tunnel::keys::{Keys, Seal};
@@ -22,6 +23,7 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use futures::future::BoxFuture;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -66,6 +68,7 @@ pub struct Instance {
     workers: Vec<WorkerHandle>,
     steering: Arc<Steering>,
     tunnels: Option<tunnel::control::Control>,
+    export: Option<Arc<export::Queue>>,
     /// The XDP program drops what it cannot walk.
     drops_malformed: bool,
     started: Instant,
@@ -90,6 +93,7 @@ impl Instance {
             workers,
             steering,
             tunnels,
+            export: blueprint.export.clone(),
             drops_malformed: protects(&blueprint.policy),
             started: Instant::now(),
         }
@@ -255,6 +259,20 @@ impl Instance {
         crate::crypto::aead::chosen().iter().map(status).collect()
     }
 
+    fn export_status(&self) -> Option<ExportStatus> {
+        let (to, queue) = (self.policy.export.as_ref()?, self.export.as_ref()?);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Some(ExportStatus {
+            ipfix: to.ipfix.map(|collector| collector.to_string()),
+            log: to.log.as_ref().map(|path| path.display().to_string()),
+            records: count(&queue.counts.records),
+            lost: count(&queue.counts.lost),
+            messages: count(&queue.counts.messages),
+            unsent: count(&queue.counts.unsent),
+            unwritten: count(&queue.counts.unwritten),
+        })
+    }
+
     /// All that can be said without waiting for anybody.
     fn status_now(&self) -> Status {
         let counters = self.counters();
@@ -277,6 +295,7 @@ impl Instance {
             drops,
             wireguard_messages: self.tunnels.iter().flat_map(|tunnels| tunnels.counts()).map(named).collect(),
             escaped_bytes: counters.escaped_bytes,
+            export: self.export_status(),
             ciphers: self.ciphers(),
         }
     }

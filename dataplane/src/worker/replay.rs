@@ -25,6 +25,7 @@ pub fn replay(policy: Policy, inputs: &[(usize, PathBuf)], outputs: &[(usize, Pa
     let began = Instant::now();
     let fib = wire_fib(&policy);
     let blueprint = Blueprint::new(policy, fib, |_, _| true)?;
+    let mut exporter = blueprint.exporter()?;
     let mut pool = FramePool::new(Umem::heap(blueprint.policy.workers.frames.max(256), 4096)?);
     let replay_clock = ReplayClock::new(&pool);
     let mut ports = Vec::new();
@@ -46,11 +47,17 @@ pub fn replay(policy: Policy, inputs: &[(usize, PathBuf)], outputs: &[(usize, Pa
         }
         now = start + replay_clock.now().saturating_sub(first);
         let got = worker.turn(now);
+        if let Some(exporter) = &mut exporter {
+            exporter.take(Instant::now());
+        }
         if got == 0 && worker.ports.iter().all(|port| port.io.exhausted()) {
             break;
         }
     }
     worker.finish();
+    if let Some(mut exporter) = exporter {
+        exporter.finish();
+    }
     worker.publish();
     let counters = Snapshot::take(&blueprint.names, [&*worker.counters]);
     for port in worker.ports.drain(..) {

@@ -23,6 +23,7 @@ use crate::io::socket::{BindMode, SocketSpec, ZeroCopy};
 use crate::io::steer::{AttachMode, LoadOptions, Steer};
 use crate::io::umem::Umem;
 use crate::io::xdp::{XdpSpec, open_ports};
+use crate::telemetry::export::Exporter;
 use crate::tunnel;
 use crate::tunnel::steering::Steering;
 use crate::tunnel::wireguard::uapi_server;
@@ -70,12 +71,14 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     // Bound first: its lock keeps two instances of one name apart before either touches an interface.
     let server = Server::bind(&policy.control)?;
     let mut host = Host::prepare(policy, options)?;
+    let exporter = host.blueprint.exporter()?;
     let workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
     let watcher = host.watch(&wakers).await?;
     let to_wake = wakers.clone();
     host.blueprint.on_new_keys(Box::new(move || to_wake.iter().for_each(Waker::wake)));
     let (handles, threads) = host.spawn(workers)?;
+    let exporter = exporter.map(Exporter::start).transpose()?;
     let steering = Arc::new(host.steering());
     let blueprint = &host.blueprint;
     let (publisher, events, fib) =
@@ -102,6 +105,9 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
         if thread.join().is_err() {
             tracing::error!("a worker had panicked");
         }
+    }
+    if let Some(exporter) = exporter {
+        exporter.stop();
     }
     Ok(())
 }

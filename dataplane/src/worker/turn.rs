@@ -15,6 +15,7 @@ use crate::l7::Inspector;
 use crate::plan::Plan;
 use crate::plan::rules::ip;
 use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::export::{EndReason, Sink};
 use crate::tunnel::events::Events;
 use crate::tunnel::keys::Keys;
 use arc_swap::{ArcSwap, Cache};
@@ -48,6 +49,7 @@ pub struct Worker {
     pub ports: Vec<WorkerPort>,
     pub flows: FlowTable,
     pub inspector: Inspector,
+    pub export: Option<Sink>,
     pub counters: Arc<WorkerCounters>,
     /// What rules and ways that flows remember were found in, as of the last batch.
     pub generation: u32,
@@ -87,6 +89,7 @@ pub struct Parts {
     pub ports: Vec<WorkerPort>,
     pub flows: FlowTable,
     pub inspector: Inspector,
+    pub export: Option<Sink>,
     pub events: Arc<Events>,
     pub counters: Arc<WorkerCounters>,
     pub neighbours: Asks,
@@ -104,6 +107,7 @@ impl Worker {
             ports: parts.ports,
             flows: parts.flows,
             inspector: parts.inspector,
+            export: parts.export,
             counters: parts.counters,
             generation: 0,
             events: parts.events,
@@ -190,6 +194,7 @@ impl Worker {
             pool: &mut self.pool,
             flows: &mut self.flows,
             inspector: &mut self.inspector,
+            export: &mut self.export,
             keys: self.keys.load(),
             events: &self.events,
             tx: &mut self.tx,
@@ -245,8 +250,16 @@ impl Worker {
                 self.pool.free(packet.frame);
             });
         }
-        let inspector = &mut self.inspector;
-        self.flows.expire(Tick::from_nanos(now), AGE_BUDGET, |at, ended| inspector.release(at, ended));
+        let (inspector, export, tick) = (&mut self.inspector, &mut self.export, Tick::from_nanos(now));
+        self.flows.expire(tick, AGE_BUDGET, |at, ended| {
+            if let Some(sink) = export {
+                sink.ended(at, ended, inspector, tick, EndReason::Idle);
+            }
+            inspector.release(at, ended);
+        });
+        if let Some(sink) = &mut self.export {
+            sink.sweep(&self.flows, &self.inspector, tick);
+        }
         if !self.held.is_empty() {
             self.retry_held(now);
         }
@@ -341,8 +354,11 @@ impl Worker {
     }
 
     /// Gives back every frame the worker itself still has (after a panic, those of the batch too); the ports keep theirs
-    /// until they are closed.
+    /// until they are closed. Flows are told of for the last time.
     pub fn finish(&mut self) {
+        if let Some(mut sink) = self.export.take() {
+            sink.finish(&self.flows, &self.inspector, self.flows.newest());
+        }
         for waiting in self.graph.waiting() {
             waiting.drain(|packet| {
                 self.counters.drop_packet(DropReason::Shutdown as usize);

@@ -15,7 +15,7 @@ macro_rules! plugin {
 }
 
 /// Program (or a file, where the path is absolute), Debian package, need, why.
-const PROGRAMS: [(&str, &str, Need, &str); 28] = [
+const PROGRAMS: [(&str, &str, Need, &str); 29] = [
     ("ip", "iproute2", Need::Run, "makes namespaces and links"),
     ("ethtool", "ethtool", Need::Run, "sets offloads of links"),
     ("bpftool", "bpftool", Need::Run, "finds XDP programs left behind"),
@@ -31,6 +31,7 @@ const PROGRAMS: [(&str, &str, Need, &str); 28] = [
     ("tshark", "tshark", Need::Test, "decrypts our ESP as a stranger"),
     ("/usr/lib/python3/dist-packages/scapy", "python3-scapy", Need::Test, "builds and opens ESP as a stranger"),
     ("/usr/bin/python3", "python3-minimal", Need::Test, "runs Scapy"),
+    ("nfcapd", "nfdump", Need::Test, "collects our flow records as a stranger"),
     ("nft", "nftables", Need::Test, "filters in tests"),
     ("g++", "g++", Need::Test, "builds libFuzzer"),
     ("wg", "wireguard-tools", Need::Peers, "configures WireGuard peers, and ours"),

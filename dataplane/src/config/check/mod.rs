@@ -9,12 +9,13 @@ mod tunnels;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::de::DeTable;
 
 use super::at::At;
 use super::places::Name;
-use super::policy::{Control, Cores, Flows, Policy, Timeouts, Workers};
+use super::policy::{Control, Cores, Export, Flows, Policy, Timeouts, Workers};
 use super::problem::{Code, Problem, Source};
 use super::schema::{self, File};
 use super::suggest::{listed, nearest};
@@ -121,6 +122,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         capacity: file.flows.capacity.as_ref().map_or(65_536, |c| **c as usize),
         timeouts: timeouts(&file.flows.timeouts),
     };
+    let export = export(&file.export, &mut check);
     let ports = ports::ports(&file.port, &workers, &mut check);
     let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
     let rules = rules::rules(&file.rule, &file.tunnel, &mut check);
@@ -130,7 +132,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         rules::reach(file, &steer, &rules, &mut check);
     }
     let source = Source::default();
-    Some(Policy { name, control, workers, flows, ports, steer, tunnels, rules, warnings: Vec::new(), source })
+    Some(Policy { name, control, workers, flows, export, ports, steer, tunnels, rules, warnings: Vec::new(), source })
 }
 
 fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control {
@@ -156,6 +158,32 @@ fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control 
         socket_mode: raw.socket_mode.as_ref().map_or(0o660, |m| m.0),
         metrics: raw.metrics.as_ref().map(|m| m.0),
     }
+}
+
+fn export(raw: &schema::Export, check: &mut Check<'_>) -> Option<Export> {
+    let or_minute = |at: &Option<At<Span>>| at.as_ref().map_or(Duration::from_secs(60), |span| span.0);
+    let export = Export {
+        ipfix: raw.ipfix.as_ref().map(|collector| collector.0),
+        observation_domain: raw.observation_domain.as_ref().map_or(1, |domain| **domain),
+        template_interval: or_minute(&raw.template_interval),
+        active_timeout: or_minute(&raw.active_timeout),
+        log: raw.log.as_ref().map(|path| check.path(&path.0)),
+    };
+    if export.ipfix.is_some() || export.log.is_some() {
+        return Some(export);
+    }
+    let spans = [&raw.template_interval, &raw.active_timeout].into_iter().flatten().map(At::span);
+    if let Some(span) = spans.chain(raw.observation_domain.as_ref().map(At::span)).next()
+        && !check.misfit("export")
+    {
+        check.error(
+            Code::MissingKey,
+            span,
+            "[export] does not say where to",
+            "add ipfix = \"ADDRESS:PORT\" of a collector, or log = \"FILE\"",
+        );
+    }
+    None
 }
 
 fn workers(raw: &schema::Workers, check: &mut Check<'_>) -> Workers {

@@ -2,6 +2,9 @@
 
 pub mod dns;
 pub mod http;
+pub mod pieces;
+pub mod quic;
+pub mod resolvers;
 pub mod tls;
 
 use super::{Recogniser, Starts};
@@ -9,5 +12,7 @@ use super::{Recogniser, Starts};
 pub static RECOGNISERS: &[Recogniser] = &[
     Recogniser::tcp("tls", Starts::Any, tls::look),
     Recogniser::tcp("http", Starts::Within(b'A', b'Z'), http::look),
+    Recogniser::udp("quic", Starts::Within(0x80, 0xff), quic::look),
+    Recogniser::udp("gquic", Starts::With(&[0x09, 0x0d, 0x19, 0x1d, 0x29, 0x2d, 0x39, 0x3d]), quic::google::short),
     Recogniser { name: "dns", tcp: Some((Starts::Any, dns::look_tcp)), udp: Some((Starts::Any, dns::look_udp)) },
 ];

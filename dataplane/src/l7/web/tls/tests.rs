@@ -39,6 +39,11 @@ pub(crate) fn client_hello_bytes(name: &str, alpn: &[&str], padding: usize, reco
     records_of(&message_with(&extensions), record)
 }
 
+/// The message alone, as QUIC carries it.
+pub(crate) fn hello_message(name: &str, alpn: &[&str], padding: usize) -> Vec<u8> {
+    message_with(&[extension(21, &vec![0; padding]), sni(name.as_bytes()), alpn_of(alpn)].concat())
+}
+
 fn see(data: &[u8], last: bool) -> (Verdict, Option<String>) {
     let mut notes = Notes::default();
     let v = look(&Look { last, ..Look::whole(data, Direction::FromInitiator, (40000, 443)) }, &mut notes);
@@ -46,7 +51,7 @@ fn see(data: &[u8], last: bool) -> (Verdict, Option<String>) {
 }
 
 fn tls(alpn: Alpn) -> Verdict {
-    Verdict::Done(Found::handshake(Class::Tls, alpn))
+    Verdict::Settled(Found::handshake(Class::Tls, alpn))
 }
 
 #[test]
@@ -79,9 +84,9 @@ fn a_hello_of_64_kib_gives_its_name_if_it_stands_within_the_cap() {
     let cut = &early[..16384];
     let found = Found::handshake(Class::Tls, Alpn::None);
     assert_eq!(see(cut, false), (Verdict::Class(found), Some("early.example".into())));
-    assert_eq!(see(cut, true), (Verdict::Done(found), Some("early.example".into())));
+    assert_eq!(see(cut, true), (Verdict::Settled(found), Some("early.example".into())));
     let late = records_of(&message_with(&[big, sni(b"late.example")].concat()), 16384);
-    assert_eq!(see(&late[..16384], true), (Verdict::Done(found), None));
+    assert_eq!(see(&late[..16384], true), (Verdict::Settled(found), None));
 }
 
 #[test]
@@ -138,7 +143,8 @@ fn mid_life_records_count_when_they_add_up() {
 fn old_framing_is_tls_without_a_name() {
     let mut hello = vec![0x80, 9 + 6 + 16, 1, 3, 1, 0, 6, 0, 0, 0, 16, 0, 0, 5, 0, 0, 10];
     hello.extend([3; 16]);
-    assert_eq!(see(&hello, false), (tls(Alpn::None), None));
+    let old = Verdict::Done(Found::handshake(Class::Tls, Alpn::None));
+    assert_eq!(see(&hello, false), (old, None));
     assert_eq!(see(&hello[..12], false).0, Verdict::More);
     hello[6] = 5;
     assert_eq!(see(&hello, false).0, Verdict::No);
