@@ -430,7 +430,9 @@ mod tests {
         assert_eq!(f.next_hop(Direction::FromInitiator, 6), None);
         f.set_next_hop(Direction::FromResponder, 6, 8);
         assert_eq!(f.next_hop(Direction::FromInitiator, 6), None);
-        for (host, kept) in [(Some(0), Some(0)), (Some(0xff_fffe), Some(0xff_fffe)), (Some(0xff_ffff), None), (None, None)] {
+        for (host, kept) in
+            [(Some(0), Some(0)), (Some(0xff_fffe), Some(0xff_fffe)), (Some(0xff_ffff), None), (None, None)]
+        {
             f.set_host(host);
             assert_eq!(f.host(), kept);
         }

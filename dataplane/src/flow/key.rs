@@ -91,8 +91,10 @@ impl FlowKey {
             pick(dst.1, src.1),
             pick(sport, dport) << 48 | pick(dport, sport) << 32 | net,
         ];
-        let tags =
-            family | u32::from(network.kind()) << 24 | u32::from(h.vlan[0] & 0xfff) << 12 | u32::from(h.vlan[1] & 0xfff);
+        let tags = family
+            | u32::from(network.kind()) << 24
+            | u32::from(h.vlan[0] & 0xfff) << 12
+            | u32::from(h.vlan[1] & 0xfff);
         (Self { words: words.map(u64::to_ne_bytes), tags: tags.to_ne_bytes() }, swapped)
     }
 

@@ -326,7 +326,10 @@ impl FlowTable {
             if next != state {
                 self.moved(hit.idx.0, state, next);
             }
-        } else if !state.is_proven() && flow.packets(Direction::FromInitiator) != 0 && hit.dir == Direction::FromResponder {
+        } else if !state.is_proven()
+            && flow.packets(Direction::FromInitiator) != 0
+            && hit.dir == Direction::FromResponder
+        {
             let next = if state == L4State::UdpOneSided { L4State::Udp } else { L4State::Other };
             self.moved(hit.idx.0, state, next);
         }
@@ -480,12 +483,7 @@ impl FlowTable {
 
     /// Ends the oldest flow that may make way, and gives its place and whether that still hangs somewhere. `unproven`: one that
     /// is over will not do.
-    fn evict(
-        &mut self,
-        now: Tick,
-        unproven: bool,
-        ended: &mut impl FnMut(FlowIdx, &Flow),
-    ) -> Option<(u32, bool)> {
+    fn evict(&mut self, now: Tick, unproven: bool, ended: &mut impl FnMut(FlowIdx, &Flow)) -> Option<(u32, bool)> {
         let mut oldest: Option<(usize, u32)> = None;
         let mut passed_on = 0;
         for queue in 0..QUEUES {

@@ -79,11 +79,15 @@ fn a_connection_opens_and_closes() {
 #[test]
 fn nobody_is_established_who_has_not_seen_the_answer() {
     let mut p = Play::new();
-    let blind = [(true, SYN, A, 0, 0), (true, ACK, A + 1, 77, 0), (false, SYN | ACK, B, A + 1, 0), (true, ACK, A + 1, 77, 0)];
+    let blind =
+        [(true, SYN, A, 0, 0), (true, ACK, A + 1, 77, 0), (false, SYN | ACK, B, A + 1, 0), (true, ACK, A + 1, 77, 0)];
     assert_eq!(p.run(&blind), [TcpOpening, TcpOpening, TcpAnswered, TcpAnswered]);
     // Nor does an answer to another SYN count.
     let mut p = Play::new();
-    assert_eq!(p.run(&[(true, SYN, A, 0, 0), (false, SYN | ACK, B, 5, 0), (true, ACK, A + 1, B + 1, 0)]), [TcpOpening; 3]);
+    assert_eq!(
+        p.run(&[(true, SYN, A, 0, 0), (false, SYN | ACK, B, 5, 0), (true, ACK, A + 1, B + 1, 0)]),
+        [TcpOpening; 3]
+    );
 }
 
 #[test]
@@ -109,7 +113,11 @@ fn an_rst_must_be_near_what_its_sender_sends() {
     // Also where the numbers wrap, and after many bytes.
     let mut p = Play::new();
     let a = u32::MAX - 5;
-    p.run(&[(true, SYN, a, 0, 0), (false, SYN | ACK, B, a.wrapping_add(1), 0), (true, ACK, a.wrapping_add(1), B + 1, 0)]);
+    p.run(&[
+        (true, SYN, a, 0, 0),
+        (false, SYN | ACK, B, a.wrapping_add(1), 0),
+        (true, ACK, a.wrapping_add(1), B + 1, 0),
+    ]);
     for n in 0..200u32 {
         p.step((false, ACK, B + 1 + n * 60_000, a.wrapping_add(1), 60_000));
     }

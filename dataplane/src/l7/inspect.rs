@@ -404,7 +404,8 @@ impl Inspector {
         let look = Look { data, last: look.last || full, ..look };
         let verdict = self.table.tcp.ask(&look, &mut self.scratch);
         if full {
-            if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) | Verdict::Settled(found) = verdict
+            if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) | Verdict::Settled(found) =
+                verdict
             {
                 self.note(idx, flow, found);
             }

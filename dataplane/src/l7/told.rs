@@ -14,6 +14,7 @@ fn class_of(verdict: Verdict) -> Option<Class> {
     match verdict {
         Verdict::Class(Found { class, .. })
         | Verdict::Other(Found { class, .. })
+        | Verdict::Settled(Found { class, .. })
         | Verdict::Done(Found { class, .. }) => Some(class),
         Verdict::No | Verdict::More => None,
     }

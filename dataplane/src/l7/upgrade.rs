@@ -13,7 +13,7 @@ pub fn tls(look: &Look, at: usize, found: Found, notes: &mut Notes) -> Verdict {
         Verdict::No => return Verdict::Done(found),
         Verdict::More => return Verdict::Class(found),
         Verdict::Class(known) => (known, false),
-        Verdict::Done(known) | Verdict::Other(known) => (known, true),
+        Verdict::Done(known) | Verdict::Other(known) | Verdict::Settled(known) => (known, true),
     };
     notes.facts.put(Fact::Upgrade, b"tls");
     notes.facts.merge(&of_tls.facts);

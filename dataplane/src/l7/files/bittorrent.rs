@@ -54,7 +54,10 @@ fn utp(look: &Look) -> bool {
     }
     let Some(before) = Header::read(look.before) else { return false };
     // The opening's number is one less than that of what its sender says later.
-    let same = h.connection == before.connection && before.kind != ST_SYN || before.kind == ST_SYN && (h.kind == ST_SYN && h.connection == before.connection || h.connection == before.connection.wrapping_add(1));
+    let same = h.connection == before.connection && before.kind != ST_SYN
+        || before.kind == ST_SYN
+            && (h.kind == ST_SYN && h.connection == before.connection
+                || h.connection == before.connection.wrapping_add(1));
     let next = h.sequence.wrapping_sub(before.sequence) <= 1;
     let pause = h.time.wrapping_sub(before.time);
     let room = h.kind == ST_SYN || d.len() > UTP_HEADER || matches!(h.kind, ST_STATE | ST_FIN);
@@ -75,7 +78,8 @@ impl Header {
         let h = d.first_chunk::<UTP_HEADER>()?;
         let (kind, extension) = (h[0] >> 4, h[1]);
         let window = u32::from_be_bytes([h[12], h[13], h[14], h[15]]);
-        let fits = h[0] & 0xf == 1 && matches!(kind, ST_DATA..=ST_SYN) && extension <= LAST_EXTENSION && window <= MAX_WINDOW;
+        let fits =
+            h[0] & 0xf == 1 && matches!(kind, ST_DATA..=ST_SYN) && extension <= LAST_EXTENSION && window <= MAX_WINDOW;
         fits.then(|| Self {
             kind,
             extension,

@@ -63,9 +63,12 @@ pub fn look(look: &Look, _: &mut Notes) -> Verdict {
 pub fn look_udp(look: &Look, _: &mut Notes) -> Verdict {
     let Some(h) = look.data.first_chunk::<DATAGRAM_HEADER>() else { return Verdict::No };
     let little = h[4] & 0x10 != 0;
-    let word = |at: usize| if little { u16::from_le_bytes([h[at], h[at + 1]]) } else { u16::from_be_bytes([h[at], h[at + 1]]) };
+    let word = |at: usize| {
+        if little { u16::from_le_bytes([h[at], h[at + 1]]) } else { u16::from_be_bytes([h[at], h[at + 1]]) }
+    };
     let kind = h[1] & 0x1f;
-    let fits = kind <= LAST_DATAGRAM_KIND && representation(h[4], h[5]) && h[6] == 0 && h[2] & 0x80 == 0 && h[3] & !0x02 == 0;
+    let fits =
+        kind <= LAST_DATAGRAM_KIND && representation(h[4], h[5]) && h[6] == 0 && h[2] & 0x80 == 0 && h[3] & !0x02 == 0;
     // Interface's version, authentication, and no object without an interface.
     let named = h[24..40] != [0; 16] && h[40..56] != [0; 16];
     let adds_up = DATAGRAM_HEADER + usize::from(word(74)) <= look.data.len();

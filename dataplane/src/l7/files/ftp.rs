@@ -10,9 +10,8 @@ const MAX_LINE: usize = 1000;
 /// What servers call themselves.
 const SERVERS: [&[u8]; 5] = [b"FTP", b"FileZilla", b"Serv-U", b"Pure-", b"Gene6"];
 /// Commands that only FTP has.
-const OWN: [&[u8]; 12] = [
-    b"SYST", b"PASV", b"EPSV", b"FEAT", b"TYPE", b"CWD", b"STOR", b"MDTM", b"PBSZ", b"PROT", b"OPTS", b"XPWD",
-];
+const OWN: [&[u8]; 12] =
+    [b"SYST", b"PASV", b"EPSV", b"FEAT", b"TYPE", b"CWD", b"STOR", b"MDTM", b"PBSZ", b"PROT", b"OPTS", b"XPWD"];
 const SHARED: [&[u8]; 15] = [
     b"USER", b"PASS", b"AUTH", b"ACCT", b"QUIT", b"PORT", b"EPRT", b"LIST", b"RETR", b"NOOP", b"PWD", b"HOST", b"CLNT",
     b"SITE", b"SIZE",
@@ -33,7 +32,11 @@ fn reply(look: &Look, notes: &mut Notes) -> Verdict {
         return Verdict::No;
     }
     let Some((first, _)) = line(d) else {
-        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) { Verdict::More } else { Verdict::No };
+        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) {
+            Verdict::More
+        } else {
+            Verdict::No
+        };
     };
     let named = SERVERS.iter().any(|s| has_ignoring_case(first, s)) && !has_ignoring_case(first, b"SMTP");
     let mail = look.has_port(25) || look.has_port(587);
@@ -74,7 +77,11 @@ fn commands(look: &Look, notes: &mut Notes) -> Verdict {
     let rest = &d[at..];
     let verb = &rest[..rest.len().min(4)];
     let begun = rest.is_empty() || could_be(word(verb).0, &OWN) || could_be(word(verb).0, &SHARED);
-    if begun && d.len() < MAX_LINE && printable(rest.strip_suffix(b"\r").unwrap_or(rest)) { Verdict::More } else { Verdict::No }
+    if begun && d.len() < MAX_LINE && printable(rest.strip_suffix(b"\r").unwrap_or(rest)) {
+        Verdict::More
+    } else {
+        Verdict::No
+    }
 }
 
 /// A listing as of `ls -l`, from the port that servers open data connections from.
@@ -86,10 +93,15 @@ pub fn look_data(look: &Look, _: &mut Notes) -> Verdict {
         return if look.data.len() < 512 { Verdict::More } else { Verdict::No };
     };
     let (mode, rest) = word(first);
-    let bits = mode.len() >= 10 && mode[1..10].iter().zip(b"rwxrwxrwx").all(|(b, is)| matches!(b, b'-' | b's' | b't' | b'S' | b'T') || b == is);
+    let bits = mode.len() >= 10
+        && mode[1..10].iter().zip(b"rwxrwxrwx").all(|(b, is)| matches!(b, b'-' | b's' | b't' | b'S' | b'T') || b == is);
     let links = word(rest.trim_ascii_start()).0;
     let total = mode == b"total" && number(rest).is_some();
-    if total || bits && number(links).is_some() && printable(first) { Verdict::payload(Class::FtpData) } else { Verdict::No }
+    if total || bits && number(links).is_some() && printable(first) {
+        Verdict::payload(Class::FtpData)
+    } else {
+        Verdict::No
+    }
 }
 
 #[cfg(test)]

@@ -33,7 +33,9 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
         line.len() == 10
     } else {
         // The first reference has the capabilities behind it.
-        line.len() > OBJECT + 1 && has(line, b"\0") && (has(line, b"multi_ack") || has(line, b"report-status") || has(line, b"ofs-delta"))
+        line.len() > OBJECT + 1
+            && has(line, b"\0")
+            && (has(line, b"multi_ack") || has(line, b"report-status") || has(line, b"ofs-delta"))
     };
     if told { Verdict::payload(Class::Git) } else { Verdict::No }
 }

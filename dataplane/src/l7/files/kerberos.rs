@@ -45,7 +45,10 @@ fn message(d: &[u8], len: usize, notes: &mut Notes) -> Option<bool> {
     let outer = Item::read(&mut rest)?;
     let mut inner = outer.value;
     let body = Item::read(&mut inner)?;
-    if body.tag != ber::SEQUENCE || outer.len + (d.len() - rest.len() - outer.value.len()) != len || body.len > outer.len {
+    if body.tag != ber::SEQUENCE
+        || outer.len + (d.len() - rest.len() - outer.value.len()) != len
+        || body.len > outer.len
+    {
         return Some(false);
     }
     let mut fields = body.value;

@@ -36,7 +36,9 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
 
 pub fn look_udp(look: &Look, notes: &mut Notes) -> Verdict {
     match message(look, look.data, notes) {
-        Some(Told::Yes) if Item::read(&mut { look.data }).is_some_and(|i| i.is_whole()) => Verdict::payload(Class::Ldap),
+        Some(Told::Yes) if Item::read(&mut { look.data }).is_some_and(|i| i.is_whole()) => {
+            Verdict::payload(Class::Ldap)
+        }
         _ => Verdict::No,
     }
 }
@@ -74,7 +76,9 @@ fn message(look: &Look, d: &[u8], notes: &mut Notes) -> Option<Told> {
         BIND => {
             let version = Item::number(&mut v, INTEGER)?;
             let name = Item::read(&mut v)?;
-            (2..=3).contains(&version) && name.tag == OCTETS && Item::read(&mut v).is_none_or(|a| matches!(a.tag, 0x80 | 0xa3 | 0x89..=0x8b))
+            (2..=3).contains(&version)
+                && name.tag == OCTETS
+                && Item::read(&mut v).is_none_or(|a| matches!(a.tag, 0x80 | 0xa3 | 0x89..=0x8b))
         }
         SEARCH => {
             let base = Item::read(&mut v)?;

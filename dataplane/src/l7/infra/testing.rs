@@ -7,7 +7,7 @@ use crate::l7::{Ask, Class, Fact, Look, Notes, Verdict};
 /// The class of a certain verdict.
 pub fn class(v: Verdict) -> Option<Class> {
     match v {
-        Verdict::Class(f) | Verdict::Other(f) | Verdict::Done(f) => Some(f.class),
+        Verdict::Class(f) | Verdict::Other(f) | Verdict::Settled(f) | Verdict::Done(f) => Some(f.class),
         Verdict::No | Verdict::More => None,
     }
 }

@@ -8,8 +8,24 @@ const MAX_LINE: usize = 1000;
 const MAX_TAG: usize = 12;
 /// Of the states before and after login.
 const COMMANDS: [&[u8]; 18] = [
-    b"CAPABILITY", b"LOGIN", b"STARTTLS", b"AUTHENTICATE", b"ID", b"ENABLE", b"SELECT", b"EXAMINE", b"LIST", b"LSUB",
-    b"NAMESPACE", b"STATUS", b"FETCH", b"UID", b"IDLE", b"NOOP", b"LOGOUT", b"COMPRESS",
+    b"CAPABILITY",
+    b"LOGIN",
+    b"STARTTLS",
+    b"AUTHENTICATE",
+    b"ID",
+    b"ENABLE",
+    b"SELECT",
+    b"EXAMINE",
+    b"LIST",
+    b"LSUB",
+    b"NAMESPACE",
+    b"STATUS",
+    b"FETCH",
+    b"UID",
+    b"IDLE",
+    b"NOOP",
+    b"LOGOUT",
+    b"COMPRESS",
 ];
 /// Certain behind a tag of letters and digits, whatever the port.
 const CERTAIN: [&[u8]; 5] = [b"CAPABILITY", b"STARTTLS", b"AUTHENTICATE", b"NAMESPACE", b"LOGOUT"];
@@ -30,7 +46,11 @@ fn greeting(look: &Look, notes: &mut Notes) -> Verdict {
         return Verdict::No;
     }
     let Some((first, _)) = line(d) else {
-        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) { Verdict::More } else { Verdict::No };
+        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) {
+            Verdict::More
+        } else {
+            Verdict::No
+        };
     };
     if !printable(first) || !(has_ignoring_case(first, b"IMAP") || look.has_port(PORT)) {
         return Verdict::No;
@@ -55,7 +75,9 @@ fn commands(look: &Look, notes: &mut Notes) -> Verdict {
         }
         // A tag has a digit in all clients known; a word of a language has none.
         let numbered = tag.iter().any(u8::is_ascii_digit);
-        told |= look.has_port(PORT) || numbered && is_one(verb, &CERTAIN) || numbered && verb == b"LOGIN" && arguments.contains(&b' ');
+        told |= look.has_port(PORT)
+            || numbered && is_one(verb, &CERTAIN)
+            || numbered && verb == b"LOGIN" && arguments.contains(&b' ');
         if !told {
             return Verdict::No;
         }
@@ -77,7 +99,8 @@ fn commands(look: &Look, notes: &mut Notes) -> Verdict {
 }
 
 fn is_tag(tag: &[u8]) -> bool {
-    (1..=MAX_TAG).contains(&tag.len()) && tag.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'$' | b'_' | b'-'))
+    (1..=MAX_TAG).contains(&tag.len())
+        && tag.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'$' | b'_' | b'-'))
 }
 
 #[cfg(test)]

@@ -49,7 +49,11 @@ fn client(look: &Look) -> Verdict {
     }
     let rest = &d[at..];
     let begun = rest.is_empty() || could_be(&rest[..rest.len().min(5)], &FIRST);
-    if begun && d.len() < MAX_LINE && printable(rest.strip_suffix(b"\r").unwrap_or(rest)) { Verdict::More } else { Verdict::No }
+    if begun && d.len() < MAX_LINE && printable(rest.strip_suffix(b"\r").unwrap_or(rest)) {
+        Verdict::More
+    } else {
+        Verdict::No
+    }
 }
 
 /// `name mode unused :real name`.
@@ -62,7 +66,9 @@ fn user(rest: &[u8]) -> bool {
 /// `:name NOTICE * :…`, `:name 001 nick :…`, `:nick!user@host PRIVMSG #channel :…`.
 fn server(d: &[u8], notes: &mut Notes) -> Verdict {
     let Some((first, _)) = line(d) else {
-        let begun = d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) && d.get(1).is_none_or(u8::is_ascii_alphanumeric);
+        let begun = d.len() < MAX_LINE
+            && printable(d.strip_suffix(b"\r").unwrap_or(d))
+            && d.get(1).is_none_or(u8::is_ascii_alphanumeric);
         return if begun { Verdict::More } else { Verdict::No };
     };
     let (prefix, rest) = word(&first[1..]);

@@ -6,10 +6,27 @@ use crate::l7::{Class, Fact, Found, Look, Notes, Verdict, upgrade};
 const PORT: u16 = 119;
 const MAX_LINE: usize = 512;
 /// First and second words.
-const CERTAIN: [&[u8]; 6] = [b"MODE READER", b"MODE STREAM", b"AUTHINFO USER", b"AUTHINFO SASL", b"LIST ACTIVE", b"LIST NEWSGROUPS"];
+const CERTAIN: [&[u8]; 6] =
+    [b"MODE READER", b"MODE STREAM", b"AUTHINFO USER", b"AUTHINFO SASL", b"LIST ACTIVE", b"LIST NEWSGROUPS"];
 const ON_PORT: [&[u8]; 18] = [
-    b"MODE", b"AUTHINFO", b"LIST", b"GROUP", b"ARTICLE", b"HEAD", b"BODY", b"STAT", b"NEXT", b"LAST", b"POST", b"HELP",
-    b"QUIT", b"XOVER", b"OVER", b"CAPABILITIES", b"STARTTLS", b"NEWGROUPS",
+    b"MODE",
+    b"AUTHINFO",
+    b"LIST",
+    b"GROUP",
+    b"ARTICLE",
+    b"HEAD",
+    b"BODY",
+    b"STAT",
+    b"NEXT",
+    b"LAST",
+    b"POST",
+    b"HELP",
+    b"QUIT",
+    b"XOVER",
+    b"OVER",
+    b"CAPABILITIES",
+    b"STARTTLS",
+    b"NEWGROUPS",
 ];
 
 pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
@@ -42,7 +59,10 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
 }
 
 fn begins(command: &[u8], on_port: bool) -> bool {
-    let certain = CERTAIN.iter().any(|c| command.get(..c.len()).is_some_and(|w| w.eq_ignore_ascii_case(c)) && command.get(c.len()).is_none_or(|b| *b == b' '));
+    let certain = CERTAIN.iter().any(|c| {
+        command.get(..c.len()).is_some_and(|w| w.eq_ignore_ascii_case(c))
+            && command.get(c.len()).is_none_or(|b| *b == b' ')
+    });
     certain || on_port && is_one(word(command).0, &ON_PORT)
 }
 
@@ -53,9 +73,15 @@ fn greeting(look: &Look, notes: &mut Notes) -> Verdict {
         return Verdict::No;
     }
     let Some((first, _)) = line(d) else {
-        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) { Verdict::More } else { Verdict::No };
+        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) {
+            Verdict::More
+        } else {
+            Verdict::No
+        };
     };
-    let news = has_ignoring_case(first, b"NNTP") || has_ignoring_case(first, b"InterNetNews") || has_ignoring_case(first, b"NNRP");
+    let news = has_ignoring_case(first, b"NNTP")
+        || has_ignoring_case(first, b"InterNetNews")
+        || has_ignoring_case(first, b"NNRP");
     if first.len() < 5 || !printable(first) || !(news || look.has_port(PORT)) {
         return Verdict::No;
     }

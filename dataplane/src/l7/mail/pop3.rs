@@ -23,7 +23,11 @@ fn answer(look: &Look, notes: &mut Notes) -> Verdict {
         return Verdict::No;
     }
     let Some((first, next)) = line(d) else {
-        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) { Verdict::More } else { Verdict::No };
+        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) {
+            Verdict::More
+        } else {
+            Verdict::No
+        };
     };
     let (status, said) = word(first);
     if !matches!(status, b"+OK" | b"-ERR") || !printable(said) {
@@ -35,7 +39,8 @@ fn answer(look: &Look, notes: &mut Notes) -> Verdict {
         let stamp = &said[at..];
         has(stamp, b"@") && has(stamp, b">") && has(stamp, b".") && status == b"+OK"
     });
-    let capabilities = ["TOP", "UIDL", "SASL", "USER"].iter().any(|c| word(&d[next..]).0.starts_with(c.as_bytes())) && has(d, b"\nUIDL\r\n");
+    let capabilities = ["TOP", "UIDL", "SASL", "USER"].iter().any(|c| word(&d[next..]).0.starts_with(c.as_bytes()))
+        && has(d, b"\nUIDL\r\n");
     if !(pop || stamp || capabilities || look.has_port(PORT)) {
         return Verdict::No;
     }

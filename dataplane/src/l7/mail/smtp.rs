@@ -26,7 +26,11 @@ fn greeting(look: &Look, notes: &mut Notes) -> Verdict {
         return Verdict::No;
     }
     let Some((first, _)) = line(d) else {
-        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) { Verdict::More } else { Verdict::No };
+        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) {
+            Verdict::More
+        } else {
+            Verdict::No
+        };
     };
     if !printable(first) || first.len() < 4 {
         return Verdict::No;
@@ -34,7 +38,10 @@ fn greeting(look: &Look, notes: &mut Notes) -> Verdict {
     let (name, said) = word(&first[4..]);
     let smtp = has_ignoring_case(first, b"SMTP") || has_ignoring_case(first, b"LMTP");
     // An answer to a hello, where the greeting was not seen.
-    let extensions = first.starts_with(b"250-") && [&b"\n250-PIPELINING"[..], b"\n250-STARTTLS", b"\n250-8BITMIME", b"\n250-SIZE"].iter().any(|e| has_ignoring_case(d, e));
+    let extensions = first.starts_with(b"250-")
+        && [&b"\n250-PIPELINING"[..], b"\n250-STARTTLS", b"\n250-8BITMIME", b"\n250-SIZE"]
+            .iter()
+            .any(|e| has_ignoring_case(d, e));
     if !(smtp && !first.starts_with(b"250") || extensions || on_port(look)) {
         return Verdict::No;
     }
@@ -51,10 +58,18 @@ fn commands(look: &Look, notes: &mut Notes) -> Verdict {
         return Verdict::No;
     }
     let Some((first, mut at)) = line(d) else {
-        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) { Verdict::More } else { Verdict::No };
+        return if d.len() < MAX_LINE && printable(d.strip_suffix(b"\r").unwrap_or(d)) {
+            Verdict::More
+        } else {
+            Verdict::No
+        };
     };
     let (hello, name) = word(first);
-    if !is_one(hello, &HELLOS) || name.is_empty() || !printable(name) || name.trim_ascii().contains(&b' ') && !on_port(look) {
+    if !is_one(hello, &HELLOS)
+        || name.is_empty()
+        || !printable(name)
+        || name.trim_ascii().contains(&b' ') && !on_port(look)
+    {
         return Verdict::No;
     }
     let found = Found::payload(Class::Smtp);

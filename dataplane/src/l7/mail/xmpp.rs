@@ -39,7 +39,8 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
         return if STANZAS.iter().any(|(s, _)| s.starts_with(d)) { Verdict::More } else { Verdict::No };
     };
     let tag = &d[..d.len().min(MAX_STANZA)];
-    let told = must.iter().any(|m| m.is_empty() || has(tag, m)) && std::str::from_utf8(&tag[..tag.len().min(64)]).is_ok();
+    let told =
+        must.iter().any(|m| m.is_empty() || has(tag, m)) && std::str::from_utf8(&tag[..tag.len().min(64)]).is_ok();
     match find(tag, b">") {
         _ if told => Verdict::payload(Class::Xmpp),
         None if d.len() < MAX_STANZA => Verdict::More,

@@ -77,7 +77,10 @@ fn frame_0_9(look: &Look) -> Verdict {
 /// Size, where the body begins, kind, channel; then a described list.
 fn frame_1_0(look: &Look) -> Verdict {
     let d = look.data;
-    if d.get(1).is_some_and(|b| *b != 0) || d.get(4).is_some_and(|offset| *offset != 2) || d.get(5).is_some_and(|k| *k > 1) {
+    if d.get(1).is_some_and(|b| *b != 0)
+        || d.get(4).is_some_and(|offset| *offset != 2)
+        || d.get(5).is_some_and(|k| *k > 1)
+    {
         return Verdict::No;
     }
     let (Some(size), Some(body)) = (look.u32(0), d.get(8..12)) else { return Verdict::More };

@@ -1,7 +1,6 @@
 //! etcd: gRPC, told by the package its services are in (etcd API reference, version 3).
 
-const PACKAGES: [&[u8]; 5] =
-    [b"/etcdserverpb.", b"/v3electionpb.", b"/v3lockpb.", b"/raftpb.", b"/membershippb."];
+const PACKAGES: [&[u8]; 5] = [b"/etcdserverpb.", b"/v3electionpb.", b"/v3lockpb.", b"/raftpb.", b"/membershippb."];
 
 /// Whether the `:path` of an HTTP/2 request is a call of etcd's.
 pub fn is(path: &[u8]) -> bool {

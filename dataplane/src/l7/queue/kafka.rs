@@ -43,7 +43,8 @@ fn request(look: &Look, size: u32, notes: &mut Notes) -> Option<bool> {
     }
     let name = look.data.get(14..14 + len)?;
     let whole = look.data.len() as u64 == u64::from(size) + 4;
-    let text = name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b' ' | b'@' | b':' | b'/'));
+    let text =
+        name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b' ' | b'@' | b':' | b'/'));
     notes.facts.put(Fact::UserAgent, name);
     Some(text && (opening && whole || look.has_port(PORT)) && len >= 2)
 }
@@ -68,7 +69,10 @@ fn versions(look: &Look, size: u32) -> Verdict {
     let Some(first) = d.get(at..at + 2 * each) else { return Verdict::More };
     let word = |i: usize| u16::from_be_bytes([first[i], first[i + 1]]);
     let ascending = word(0) < word(each) && word(each) <= MAX_KEY;
-    let ranges = word(2) <= word(4) && word(4) <= MAX_VERSION && word(each + 2) <= word(each + 4) && word(each + 4) <= MAX_VERSION;
+    let ranges = word(2) <= word(4)
+        && word(4) <= MAX_VERSION
+        && word(each + 2) <= word(each + 4)
+        && word(each + 4) <= MAX_VERSION;
     if ascending && ranges { Verdict::payload(Class::Kafka) } else { Verdict::No }
 }
 

@@ -105,7 +105,9 @@ fn filters(look: &Look, len: usize, at: usize) -> Verdict {
         }
         from == body.len() && n > 0
     };
-    exact(look.data, len, at, |b| b.len() > 5 && (b[0] != 0 || b[1] != 0) && (adds_up(b, 2) || adds_up(b, 3 + usize::from(b[2]))))
+    exact(look.data, len, at, |b| {
+        b.len() > 5 && (b[0] != 0 || b[1] != 0) && (adds_up(b, 2) || adds_up(b, 3 + usize::from(b[2])))
+    })
 }
 
 #[cfg(test)]

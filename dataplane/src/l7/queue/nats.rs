@@ -18,7 +18,11 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
         b"PUB" | b"pub" => sized(d, 1..=2),
         b"MSG" | b"msg" => sized(d, 2..=3),
         b"PING" | b"PONG" | b"+OK" if look.has_port(PORT) && d.len() <= 8 => {
-            if d.ends_with(b"\r\n") { Verdict::payload(Class::Nats) } else { Verdict::More }
+            if d.ends_with(b"\r\n") {
+                Verdict::payload(Class::Nats)
+            } else {
+                Verdict::More
+            }
         }
         _ => Verdict::No,
     }
@@ -58,7 +62,9 @@ fn value<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
 fn sized(d: &[u8], between: std::ops::RangeInclusive<usize>) -> Verdict {
     let Some((head, at)) = line(&d[..d.len().min(MAX_SUBJECT * 2)]) else { return Verdict::More };
     let mut words = head.split(|b| *b == b' ').skip(1);
-    let (Some(subject), Some(size)) = (words.next(), head.rsplit(|b| *b == b' ').next().and_then(number)) else { return Verdict::No };
+    let (Some(subject), Some(size)) = (words.next(), head.rsplit(|b| *b == b' ').next().and_then(number)) else {
+        return Verdict::No;
+    };
     // Subject included, the size not.
     let middle = words.count();
     let end = at + size as usize;

@@ -31,7 +31,13 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
     for _ in 0..MAX_HEADERS {
         let rest = &d[at..];
         let Some((header, next)) = line(&rest[..rest.len().min(MAX_LINE)]) else {
-            return if rest.len() >= MAX_LINE { Verdict::No } else if told { Verdict::Class(found()) } else { Verdict::More };
+            return if rest.len() >= MAX_LINE {
+                Verdict::No
+            } else if told {
+                Verdict::Class(found())
+            } else {
+                Verdict::More
+            };
         };
         at += next;
         if header.is_empty() {
@@ -68,7 +74,10 @@ mod tests {
         assert_eq!(client(1, b"STOMP\naccept-version:1.1\nhost:A.example\n\n\0", Class::Stomp).host, "a.example");
         client(61613, b"CONNECT\r\nlogin:a\r\npasscode:b\r\n\r\n\0", Class::Stomp);
         server(61613, b"CONNECTED\nversion:1.1\nheart-beat:100,100\n\n\0", Class::Stomp);
-        assert_eq!(client(1, b"SEND\ndestination:/queue/a\n\nx\0", Class::Stomp).facts.get(Fact::Object), Some("/queue/a"));
+        assert_eq!(
+            client(1, b"SEND\ndestination:/queue/a\n\nx\0", Class::Stomp).facts.get(Fact::Object),
+            Some("/queue/a")
+        );
         no_stream(61613, b"SEND\nsubject:a\n\n\0");
         no_stream(61613, b"CONNECT a:443 HTTP/1.2\r\n\r\n");
         no_stream(61613, b"ERROR\nno such thing\n");

@@ -12,8 +12,8 @@ const RESPONSE: u32 = 36;
 /// 12 hours in milliseconds.
 const MAX_TIMEOUT: u32 = 12 * 3_600_000;
 const WORDS: [&[u8]; 15] = [
-    b"conf", b"cons", b"crst", b"dump", b"envi", b"ruok", b"srst", b"srvr", b"stat", b"wchs", b"wchc", b"wchp", b"mntr",
-    b"isro", b"dirs",
+    b"conf", b"cons", b"crst", b"dump", b"envi", b"ruok", b"srst", b"srvr", b"stat", b"wchs", b"wchc", b"wchp",
+    b"mntr", b"isro", b"dirs",
 ];
 const OK: &[u8] = b"imok";
 
@@ -25,7 +25,9 @@ pub fn look(look: &Look, _: &mut Notes) -> Verdict {
         let told = look.has_port(PORT) && (WORDS.contains(&word) || word == OK);
         return if told { Verdict::payload(Class::Zookeeper) } else { Verdict::No };
     }
-    let Some(len) = look.u32(0) else { return if d[1..].iter().all(|b| *b == 0) { Verdict::More } else { Verdict::No } };
+    let Some(len) = look.u32(0) else {
+        return if d[1..].iter().all(|b| *b == 0) { Verdict::More } else { Verdict::No };
+    };
     let (timeout, password) = match len {
         REQUEST | 45 => (16, 28),
         RESPONSE | 37 => (8, 20),
@@ -53,7 +55,8 @@ mod tests {
         let mut request = hex("0000002d 00000000 0000000000000000 00007530 0000000000000000 00000010");
         request.resize(49, 0);
         client(1, &request, Class::Zookeeper);
-        let mut response = hex("00000025 00000000 00007530 0100000000000001 00000010 0102030405060708090a0b0c0d0e0f10 00");
+        let mut response =
+            hex("00000025 00000000 00007530 0100000000000001 00000010 0102030405060708090a0b0c0d0e0f10 00");
         server(1, &response, Class::Zookeeper);
         response[23] = 17;
         no_stream(2181, &response);

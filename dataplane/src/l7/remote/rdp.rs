@@ -41,12 +41,19 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
         // Of the oldest clients and servers nothing more came.
         (_, 0) if look.has_port(PORT) => Verdict::Class(found),
         (CONFIRM, NEGOTIATION) => {
-            let told = matches!(body[0], NEG_RSP | NEG_FAILURE) && body[2..4] == [8, 0] && body[5..8] == [0; 3] && body[4] <= 16;
+            let told = matches!(body[0], NEG_RSP | NEG_FAILURE)
+                && body[2..4] == [8, 0]
+                && body[5..8] == [0; 3]
+                && body[4] <= 16;
             if told { Verdict::Other(found) } else { Verdict::No }
         }
         (REQUEST, 1..) if asks(body) => {
             let at = usize::from(len);
-            if d.get(at).is_some_and(|b| *b != 22) { Verdict::Done(found) } else { upgrade::tls(look, at, found, notes) }
+            if d.get(at).is_some_and(|b| *b != 22) {
+                Verdict::Done(found)
+            } else {
+                upgrade::tls(look, at, found, notes)
+            }
         }
         _ => Verdict::No,
     }
@@ -60,7 +67,9 @@ fn asks(body: &[u8]) -> bool {
     let rest = if cookie { &body[line.len() + 1..] } else { body };
     match rest {
         [] => cookie,
-        [NEG_REQ, flags, 8, 0, a, b, c, d, ..] => flags & !0x0b == 0 && u32::from_le_bytes([*a, *b, *c, *d]) & !PROTOCOLS == 0,
+        [NEG_REQ, flags, 8, 0, a, b, c, d, ..] => {
+            flags & !0x0b == 0 && u32::from_le_bytes([*a, *b, *c, *d]) & !PROTOCOLS == 0
+        }
         _ => false,
     }
 }

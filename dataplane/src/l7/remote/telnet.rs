@@ -25,7 +25,11 @@ pub fn look(look: &Look, _: &mut Notes) -> Verdict {
             Step::Short => return Verdict::More,
             // Text may follow; on the port one command was enough.
             Step::Other if n > 0 && at < d.len() => {
-                return if look.has_port(PORT) || n > 1 && d[at].is_ascii() { Verdict::payload(Class::Telnet) } else { Verdict::No };
+                return if look.has_port(PORT) || n > 1 && d[at].is_ascii() {
+                    Verdict::payload(Class::Telnet)
+                } else {
+                    Verdict::No
+                };
             }
             Step::Other => return Verdict::No,
         }

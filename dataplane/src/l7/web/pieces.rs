@@ -53,11 +53,7 @@ impl Pieces {
 
     /// Copies `bytes` into the room and lets `open` work on them; what it finds stays, with the place of its bytes in the
     /// room. `None`: no room, or nothing found.
-    pub fn hold(
-        &mut self,
-        bytes: &[u8],
-        open: impl FnOnce(&mut [u8]) -> Option<Range<usize>>,
-    ) -> Option<Range<usize>> {
+    pub fn hold(&mut self, bytes: &[u8], open: impl FnOnce(&mut [u8]) -> Option<Range<usize>>) -> Option<Range<usize>> {
         let at = self.used;
         let room = self.room.get_mut(at..at + bytes.len())?;
         room.copy_from_slice(bytes);

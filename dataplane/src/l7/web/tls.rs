@@ -49,13 +49,7 @@ fn hello(look: &Look, notes: &mut Notes) -> Verdict {
 }
 
 /// The verdict on a ClientHello whose header has been read.
-pub fn client(
-    hs: &mut Handshake,
-    carrier: Carrier,
-    last: bool,
-    host: &mut HostName,
-    facts: &mut Facts,
-) -> Verdict {
+pub fn client(hs: &mut Handshake, carrier: Carrier, last: bool, host: &mut HostName, facts: &mut Facts) -> Verdict {
     let mut said = ClientHello::default();
     let read = client_hello(hs, carrier, &mut said, host);
     let found = Found::handshake(resolvers::class(carrier, said.alpn, host.get()), said.alpn);

@@ -67,7 +67,8 @@ pub struct FlowRecord {
     pub proto: u8,
     /// Outer and inner VID, 0 where there is none.
     pub vlan: [u16; 2],
-    pub vni: u32,
+    /// Of the overlay that carries it: VNI, key or TEID; 0 outside one.
+    pub network: u32,
     pub packets: [u64; 2],
     pub bytes: [u64; 2],
     pub class: Class,
@@ -138,7 +139,7 @@ mod tests {
             responder: Endpoint { addr: responder.parse().unwrap(), port: 443 },
             proto: 6,
             vlan: [0, 0],
-            vni: 0,
+            network: 0,
             packets: [3, 2],
             bytes: [700, 900],
             class: Class::Tls,

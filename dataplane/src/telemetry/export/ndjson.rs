@@ -17,7 +17,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "is_zero")]
     vlan: [u16; 2],
     #[serde(skip_serializing_if = "is_none")]
-    vni: u32,
+    network: u32,
     packets_ab: u64,
     bytes_ab: u64,
     packets_ba: u64,
@@ -41,8 +41,8 @@ fn is_zero(vlan: &[u16; 2]) -> bool {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's shape
-fn is_none(vni: &u32) -> bool {
-    *vni == 0
+fn is_none(network: &u32) -> bool {
+    *network == 0
 }
 
 /// Writes the line with its end.
@@ -57,7 +57,7 @@ pub fn write(r: &FlowRecord, out: &mut impl std::io::Write) -> std::io::Result<(
         a: r.initiator.to_string(),
         b: r.responder.to_string(),
         vlan: r.vlan,
-        vni: r.vni,
+        network: r.network,
         packets_ab: r.packets[0],
         bytes_ab: r.bytes[0],
         packets_ba: r.packets[1],

@@ -92,7 +92,7 @@ impl Sink {
             responder: flow.responder(),
             proto: flow.key().proto(),
             vlan: flow.key().vlan(),
-            vni: flow.key().vni(),
+            network: flow.key().net().id(),
             packets,
             bytes: less(bytes, told.bytes),
             class: flow.class(),
@@ -100,7 +100,7 @@ impl Sink {
             alpn: flow.alpn(),
             host,
             facts: inspector.facts_of(at, flow).cloned().unwrap_or_default(),
-            tier: "worker",
+            tier: flow.tier().name(),
             encrypted: flow.is_protected(),
             reason,
         });

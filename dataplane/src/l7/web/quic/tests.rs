@@ -116,14 +116,7 @@ fn negotiation_and_retry_are_no_harm() {
 
 #[test]
 fn googles_hello_is_read_in_clear() {
-    let chlo = [
-        &b"CHLO\x02\0\0\0"[..],
-        b"SNI\0\x0b\0\0\0",
-        b"UAID\x11\0\0\0",
-        b"dns.example",
-        b"Chrome",
-    ]
-    .concat();
+    let chlo = [&b"CHLO\x02\0\0\0"[..], b"SNI\0\x0b\0\0\0", b"UAID\x11\0\0\0", b"dns.example", b"Chrome"].concat();
     let q043 = [&[0x0d][..], &[5; 8], b"Q043", &[1], &[6; 12], &[0xa0, 1, 0, 4, 0], &chlo].concat();
     let q046 = [&[0xc3][..], b"Q046", &[0x50], &[5; 8], &[0, 0, 0, 1], &[6; 12], &[0xa0, 1, 0, 4, 0], &chlo].concat();
     for (i, (packet, f)) in [(q043, google::short as crate::l7::Ask), (q046, look)].into_iter().enumerate() {

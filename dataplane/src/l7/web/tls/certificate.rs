@@ -107,11 +107,11 @@ pub(super) mod tests {
 
     /// A certificate in shape only.
     pub(in crate::l7::web::tls) fn made(common: &str, alternative: Option<&str>) -> Vec<u8> {
-        let attribute = |oid: &[u8], value: &str| {
-            der(SET, &der(SEQUENCE, &[der(OID, oid), der(0x0c, value.as_bytes())].concat()))
-        };
+        let attribute =
+            |oid: &[u8], value: &str| der(SET, &der(SEQUENCE, &[der(OID, oid), der(0x0c, value.as_bytes())].concat()));
         let subject = der(SEQUENCE, &[attribute(&[0x55, 4, 6], "XX"), attribute(COMMON_NAME, common)].concat());
-        let key_usage = der(SEQUENCE, &[der(OID, &[0x55, 0x1d, 0x0f]), der(1, &[0xff]), der(4, &[3, 2, 5, 0xa0])].concat());
+        let key_usage =
+            der(SEQUENCE, &[der(OID, &[0x55, 0x1d, 0x0f]), der(1, &[0xff]), der(4, &[3, 2, 5, 0xa0])].concat());
         let names = |name: &str| {
             let names = der(SEQUENCE, &[der(0x87, &[10, 0, 0, 1]), der(DNS_NAME, name.as_bytes())].concat());
             der(SEQUENCE, &[der(OID, SUBJECT_ALT_NAME), der(OCTET_STRING, &names)].concat())
