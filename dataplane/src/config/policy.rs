@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::problem::{Problem, Source};
+use crate::offload::Setting;
 pub use super::schema::{
-    Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, SequenceMode,
+    Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, RuleOffload, SequenceMode,
     SteerAction, TunnelType, ZeroCopy,
 };
 pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
@@ -19,6 +20,8 @@ pub struct Policy {
     pub control: Control,
     pub workers: Workers,
     pub flows: Flows,
+    /// What goes down into the driver.
+    pub offload: Setting,
     /// `None`: flows are told of nowhere.
     pub export: Option<Export>,
     /// In the order of the file; other parts refer to ports by index. At least one.
@@ -296,6 +299,7 @@ pub struct Rule {
     pub encrypt: Option<usize>,
     pub compress: Compress,
     pub action: RuleAction,
+    pub offload: RuleOffload,
 }
 
 impl Policy {

@@ -194,6 +194,16 @@ fn of_quoted(cx: &mut Cx<'_>, packet: &Packet, own: (u16, Side)) -> (u16, Side) 
     }
 }
 
+/// Whether a rule, or that there is none, is settled for both directions of a flow.
+pub fn is_settled(flow: &Flow, generation: u32) -> bool {
+    flow.plan_generation == generation
+}
+
+/// Number of the rule that a flow was settled under last.
+pub fn rule_number(flow: &Flow) -> Option<u16> {
+    Some(flow.rule & !INITIATOR_IN).filter(|rule| *rule != NO_RULE)
+}
+
 /// The rule that a flow was settled under. `generation`: of the worker that has the flow.
 pub fn rule_of<'a>(flow: &Flow, plan: &'a Plan, generation: u32) -> Option<&'a rules::Rule> {
     let settled = flow.plan_generation == generation;

@@ -58,6 +58,10 @@ impl ActiveFlags {
     /// Packets whose headers cannot be walked are dropped, not passed: nothing a rule protects may leave as a malformed
     /// packet.
     pub const DROP_MALFORMED: u32 = 8;
+    /// The flow table holds only as long as the socket is there whose key is in the bits from [`Self::LEASE_SHIFT`] on. The
+    /// kernel takes a socket out when its process ends, however it ends: nothing stale is acted on.
+    pub const LEASE: u32 = 16;
+    pub const LEASE_SHIFT: u32 = 16;
 }
 
 /// What a rule does with a packet.

@@ -37,6 +37,7 @@ pub fn softdpu_steer(ctx: XdpContext) -> u32 {
     let frame = Frame::new(&ctx);
     let flags = ACTIVE.get(0).copied().unwrap_or(0);
     if flags & ActiveFlags::FLOWS != 0
+        && (flags & ActiveFlags::LEASE == 0 || SOCKETS.get(flags >> ActiveFlags::LEASE_SHIFT).is_some())
         && let Some((action, reason, bytes)) = flows::act(&frame)
     {
         count(&REASON_COUNTERS, reason as u32, bytes);

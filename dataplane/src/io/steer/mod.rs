@@ -339,14 +339,18 @@ impl Steer {
     }
 
     /// Sends the packets rules steer to the worker, of one queue of one interface, to this AF_XDP socket. The kernel takes
-    /// the entry out when the socket closes.
+    /// the entry out when the socket closes; with the first socket that was set the flow table ends too.
     ///
     /// # Errors
     /// Queue number too large, or the descriptor is no AF_XDP socket.
     pub fn set_socket(&mut self, ifindex: u32, queue: u32, socket: impl AsFd) -> Result<()> {
         let slot = self.slot(ifindex)?;
         let key = socket_of(slot, queue)?;
-        self.maps.sockets.set(key, socket.as_fd(), 0).map_err(SteerError::map(names::SOCKETS))
+        self.maps.sockets.set(key, socket.as_fd(), 0).map_err(SteerError::map(names::SOCKETS))?;
+        if self.active & ActiveFlags::LEASE == 0 {
+            self.activate(self.active | ActiveFlags::LEASE | key << ActiveFlags::LEASE_SHIFT)?;
+        }
+        Ok(())
     }
 
     /// Takes the socket of a queue out again: its packets then meet the rules' `on_loss`. Also where there is none.
