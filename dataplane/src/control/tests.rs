@@ -151,8 +151,8 @@ fn wrong_questions_get_an_answer_with_help() {
         ("/v1/flows?class=htpp", 400, "did you mean `http`?"),
         ("/v1/flows?host=a*b", 400, "whole first label"),
         ("/v1/flows?limit=0", 400, "from 1 to"),
-        ("/v1/flows?limit=-1", 400, "class, host and limit"),
-        ("/v1/flows?colour=red", 400, "class, host and limit"),
+        ("/v1/flows?limit=-1", 400, "prefix, flow and limit"),
+        ("/v1/flows?colour=red", 400, "prefix, flow and limit"),
         ("/v2/flows", 404, "/v1/status"),
         ("/v1/flows?limit=666", 504, "did not answer in time"),
     ] {

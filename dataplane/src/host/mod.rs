@@ -6,3 +6,4 @@ pub mod lpm;
 pub mod netlink;
 pub mod nic;
 pub mod watch;
+pub mod xdp_features;

@@ -56,6 +56,7 @@ reasons! {
     LinkDown = 25 "link_down" "The port it leaves by is down.",
     Driver = 26 "driver" "The driver's table could not be written; the log says why.",
     NoDeviceOffload = 27 "no_device_offload" "Tier `nic`: the driver has no XDP offload, or softdpu was built without the loader for it. The drivers of SmartNICs that run XDP in the device have it.",
+    NoTransmit = 28 "no_transmit" "The port it leaves by does not take frames that other ports redirect to it, as its driver says. A veth does once its peer polls: `ethtool -K PEER gro on`.",
 }
 
 impl Reason {

@@ -5,6 +5,7 @@ use super::candidate::Candidate;
 use super::lane::{FlowRef, Lane, Note, What};
 use super::reason::Reason;
 use crate::flow::Tick;
+use crate::host::xdp_features;
 use crate::host::fib::{Adjacency, Fib, Hop, PortId};
 use crate::io::steer::{EntryId, FlowCount, FlowKey, FlowVerdict, Steer, SteerError};
 use crate::plan::Plan;
@@ -39,6 +40,8 @@ pub(super) struct Table {
     /// While keys change: nothing gets in.
     closed: bool,
     fib_generation: u32,
+    /// By port: whether it takes redirected frames, as of the last look.
+    transmits: Vec<bool>,
 }
 
 /// What the thread and the others work with.
@@ -62,7 +65,7 @@ impl Gate {
         wakers: Vec<Waker>,
     ) -> Self {
         let table =
-            Table { records: HashMap::new(), leaving: Vec::new(), closed: false, fib_generation: fib.load().generation() };
+            Table { records: HashMap::new(), leaving: Vec::new(), closed: false, fib_generation: fib.load().generation(), transmits: Vec::new() };
         Self { table: Mutex::new(table), steering, plan, keys, fib, interfaces, lanes, wakers }
     }
 
@@ -149,6 +152,9 @@ impl Gate {
             if way.2.port != to {
                 return Err(Reason::Changing);
             }
+            if table.transmits.get(usize::from(to)) != Some(&true) {
+                return Err(Reason::NoTransmit);
+            }
             ways.push(way);
         }
         let [a, b] = candidate.ends;
@@ -223,6 +229,22 @@ impl Gate {
         }
     }
 
+    /// Asks the kernel which ports take redirected frames, and takes out what leaves by one that does not any more.
+    pub(super) fn look_at_ports(&self) {
+        let transmits: Vec<bool> = self.interfaces.iter().map(|index| *index != 0 && transmits(*index)).collect();
+        let mut table = self.table();
+        let lost = |record: &Record| {
+            let mut ways = record.ways.iter();
+            ways.any(|(_, _, adjacency, _)| transmits.get(usize::from(adjacency.port)) != Some(&true))
+        };
+        let stuck: std::collections::HashSet<(usize, u32)> =
+            table.records.iter().filter(|(_, record)| lost(record)).map(|(key, _)| *key).collect();
+        if !stuck.is_empty() {
+            self.take_out(&mut table, Reason::NoTransmit, |key| stuck.contains(key));
+        }
+        table.transmits = transmits;
+    }
+
     /// Neighbours whose addresses the kernel wants confirmed: nothing else would ask, as their packets pass it by.
     pub(super) fn to_confirm(&self) -> Vec<(PortId, IpAddr)> {
         let (table, fib) = (self.table(), self.fib.load());
@@ -273,7 +295,9 @@ impl Gate {
         // Entries of a half-placed flow are settled too; nobody asks for their counts, which are the driver's few packets
         // of a moment and are lost to the flow: there are none where nothing was inserted.
         let mut last = HashMap::new();
-        self.steering.ask_mut(|steer| steer.flows().settle(|entry, count| drop(last.insert(entry, count))));
+        self.steering.ask_mut(|steer| steer.flows().settle(|entry, count| {
+                last.insert(entry, count);
+            }));
         leaving.retain_mut(|(record, why)| {
             add(&mut record.pending, record.entries.map(|entry| last.remove(&entry).unwrap_or_default()));
             !self.tell(record.worker, record.flow, What::Left(*why, record.pending))
@@ -306,6 +330,14 @@ fn add(sum: &mut [FlowCount; 2], more: [FlowCount; 2]) {
     for (sum, more) in sum.iter_mut().zip(more) {
         sum.packets += more.packets;
         sum.bytes += more.bytes;
+    }
+}
+
+/// Kernels before 6.3 do not say; there it is the operator's to know, as `checksum = "trust"` is.
+fn transmits(ifindex: u32) -> bool {
+    match xdp_features::of(ifindex) {
+        Ok(features) => features.transmits(),
+        Err(error) => error.raw_os_error() == Some(libc::ENOENT),
     }
 }
 

@@ -127,9 +127,14 @@ impl Offload {
 
 fn run(gate: &Gate, stop: &AtomicBool, asks: &AskQueue) {
     let mut next = Instant::now() + ROUND;
+    let mut looked: Option<Instant> = None;
     while !stop.load(Ordering::Relaxed) {
         let mut more = false;
         gate.follow_routes();
+        if looked.is_none_or(|at| at.elapsed() >= ROUND) {
+            looked = Some(Instant::now());
+            gate.look_at_ports();
+        }
         for (worker, lane) in gate.lanes.iter().enumerate() {
             for _ in 0..IN_A_ROW {
                 let Some(ask) = lane.asks.pop() else { break };

@@ -216,7 +216,9 @@ fn a_full_table_finds_what_it_has() {
                     steer.flows().settle(|_, _| {});
                 }
                 match steer.flow_insert(&key(&frame(n)), FlowVerdict::Pass) {
-                    Ok(id) => drop(there.insert(n, id)),
+                    Ok(id) => {
+                        there.insert(n, id);
+                    }
                     Err(SteerError::Flow(FlowRefused::Full)) if there.len() == 64 => {}
                     Err(error) => panic!("{error}, {} entries", there.len()),
                 }
