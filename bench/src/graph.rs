@@ -52,7 +52,8 @@ action = "forward"
 /// Where the policy or memory fails.
 pub fn run(effort: Effort) -> Result<(Section, Vec<Target>)> {
     let mut section = Section::new("graph", "forwarding through the graph in memory, 64 B, per packet, one core", "ns");
-    let mut cases = vec![bare()?, graph("graph-and-ports", "graph and ports, 1 flow", 1)?];
+    let mut cases =
+        vec![ports("ports", "the in-memory ports alone", 60)?, graph("graph-and-ports", "graph and ports, 1 flow", 1)?];
     cases.push(graph("graph-and-ports-1k", "graph and ports, 1,000 flows", 1000)?);
     alternate(&mut section, &mut cases, effort);
     drop(cases);
@@ -64,14 +65,14 @@ pub fn run(effort: Effort) -> Result<(Section, Vec<Target>)> {
     Ok((section, vec![Target::new("graph forward in memory, ns per packet", Bound::AtMost, 80.0, seen)]))
 }
 
-fn packets(flows: u32) -> Vec<Vec<u8>> {
-    (0..BURST as u32).map(|n| packet(n % flows, 60)).collect()
+fn packets(flows: u32, length: usize) -> Vec<Vec<u8>> {
+    (0..BURST as u32).map(|n| packet(n % flows, length)).collect()
 }
 
 fn graph<'a>(name: &str, title: &str, flows: u32) -> Result<Case<'a>> {
     let policy = config::parse(POLICY, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")?;
     let mut harness = Harness::new(policy)?;
-    let packets = packets(flows);
+    let packets = packets(flows, 60);
     // Flows that nothing was recognised in are looked into for their first packets.
     for _ in 0..16 {
         fill(&packets, |p| harness.send(0, p));
@@ -109,7 +110,11 @@ struct Bare {
     outward: Wire,
 }
 
-fn bare<'a>() -> Result<Case<'a>> {
+/// Frames of `length` bytes from one wire to the other, as the graph's ports move them.
+///
+/// # Errors
+/// Where memory cannot be had.
+pub(crate) fn ports<'a>(name: &str, title: &str, length: usize) -> Result<Case<'a>> {
     let [inward, outward, unused_in, unused_out] = [4096, 4096, 1, 1].map(Wire::new);
     let bare = Bare {
         pool: FramePool::new(Umem::heap(4096, 4096)?),
@@ -119,7 +124,7 @@ fn bare<'a>() -> Result<Case<'a>> {
         inward,
         outward,
     };
-    let packets = packets(1);
+    let packets = packets(1, length);
     let prepare = move |b: &mut Bare| {
         while b.outward.take_with(|_| {}) {}
         fill(&packets, |p| b.inward.push(p));
@@ -132,7 +137,7 @@ fn bare<'a>() -> Result<Case<'a>> {
             b.far.send(&mut b.pool, &mut b.frames);
         }
     };
-    Ok(Case::batches("ports", "the in-memory ports alone", BURST, bare, prepare, run))
+    Ok(Case::batches(name, title, BURST, bare, prepare, run))
 }
 
 #[cfg(test)]

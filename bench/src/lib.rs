@@ -22,3 +22,4 @@ pub mod stop;
 pub mod tunnels;
 pub mod veth;
 pub mod wg;
+pub mod wg_many;

@@ -11,7 +11,9 @@ use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
-use softdpu_bench::{aead, esp, esp_many, graph, idle, memory, offload, session, steer, stop, tunnels, veth, wg};
+use softdpu_bench::{
+    aead, esp, esp_many, graph, idle, memory, offload, session, steer, stop, tunnels, veth, wg, wg_many,
+};
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
 #[derive(Parser)]
@@ -160,6 +162,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     if wanted(What::Wg) && !stop::asked() {
         let (sections, targets) = wg::run(effort)?;
         report.sections.extend(sections);
+        report.targets.extend(targets);
+        let (section, targets) = wg_many::run(effort, 10_000)?;
+        report.sections.push(section);
         report.targets.extend(targets);
     }
     if wanted(What::Graph) && !stop::asked() {

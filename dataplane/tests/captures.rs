@@ -24,6 +24,11 @@ fn folder() -> Option<PathBuf> {
     named.or(Some(beside)).filter(|p| p.join("labels.csv").is_file())
 }
 
+/// The labels shorten one group of zeros in an IPv6 address; RFC 5952 §4.2.2 does not.
+fn end(label: &str) -> String {
+    label.parse::<std::net::SocketAddr>().map_or_else(|_| label.to_owned(), |end| end.to_string())
+}
+
 fn labels(folder: &Path) -> Vec<Label> {
     let text = std::fs::read_to_string(folder.join("labels.csv")).unwrap();
     let row = |line: &str| {
@@ -31,7 +36,7 @@ fn labels(folder: &Path) -> Vec<Label> {
         Label {
             file: f[0].to_owned(),
             l4: f[1].to_owned(),
-            ends: [f[2].to_owned(), f[3].to_owned()],
+            ends: [end(f[2]), end(f[3])],
             protocol: f[4].to_lowercase(),
             // A damaged name may hold commas.
             host: f[5..f.len() - 1].join(",").to_lowercase(),

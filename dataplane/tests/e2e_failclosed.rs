@@ -13,7 +13,11 @@ use std::{
 };
 
 use common::{At, World};
-use failclosed::{Kind, Load, Trial, alone, assert_no_canary, canaries, escaped, under_load, watch};
+use failclosed::{
+    Kind, Load, Trial, alone, assert_no_canary, canaries, escaped,
+    hub::{Hub, LEFT, LEFT_NET, RIGHT_NET},
+    under_load, watch, watch_link,
+};
 use softdpu_testbed::{
     bpf,
     process::eventually,
@@ -346,4 +350,66 @@ fn icmp_errors_about_flows_that_are_encrypted_by_port() {
     let seen = watch(&trial.world);
     assert_eq!(knock(&trial.world), [true, true]);
     assert!(!escaped(&seen.stop().unwrap()).is_empty(), "the test would not see an escape");
+}
+
+/// Two peers of a hub reach each other through it, wherever its kernel would route their nets, and neither the wire nor the LAN
+/// sees any of it: the rule names no nets, so all that comes out of the tunnel may by it.
+#[test]
+fn a_hub_between_two_wireguard_peers() {
+    let _alone = alone();
+    let Some(mut hub) = Hub::running("fc-hub") else { return };
+    hub.route("route replace NET via VIA dev apps");
+    let (wire, lan) = (watch(&hub.world), watch_link(&hub.world, &hub.world.topology.client, "eth0"));
+    let load = hub.load();
+    load.flows("the nets are routed to the LAN");
+    hub.route("route del NET");
+    load.flows("there is no route");
+    hub.world.topology.edge_a.ip("route add default via 10.1.0.2 dev apps").unwrap();
+    hub.world.topology.edge_a.ip("-6 route add default via fd01::2 dev apps").unwrap();
+    load.flows("by default to the LAN");
+    hub.route("route add NET dev uplink");
+    load.flows("the nets are routed to the wire");
+    let wg = |words: &[&str]| {
+        let mut command = std::process::Command::new("wg");
+        command.arg("set").arg(&hub.name).arg("peer").arg(&hub.keys[1]).args(words);
+        softdpu_testbed::process::run(&mut command, common::PATIENCE).unwrap().ok().unwrap();
+    };
+    // No peer's: by the port that it came by it must not leave in clear.
+    wg(&["allowed-ips", "10.9.0.0/24"]);
+    pause(100);
+    assert_eq!(load.arriving(), 0, "neither allowed to send nor to receive");
+    wg(&["allowed-ips", &RIGHT_NET.join(",")]);
+    load.flows("allowed again");
+    hub.route("route replace NET via VIA dev apps");
+    for _ in 0..5 {
+        hub.world.edge(At::A).verb(&["rekey", &hub.name]).unwrap();
+        pause(200);
+    }
+    load.flows("rekeyed");
+    let drops = hub.world.figures(At::A).drops_by_reason;
+    assert!(drops.get("same_port").is_some_and(|count| *count > 0), "{drops:?}");
+    hub.world.take(At::A).kill();
+    pause(300);
+    assert_eq!(load.arriving(), 0, "what passes while the hub is dead?");
+    hub.world.start(At::A);
+    load.flows("started again");
+    hub.world.topology.reachable(LEFT[0], common::PATIENCE).unwrap();
+    drop(load);
+    assert_no_canary(&wire.stop().unwrap(), 1000);
+    assert_no_canary(&lan.stop().unwrap(), 2);
+    let status = hub.world.edge(At::A).status().unwrap();
+    assert_eq!(status["escaped_bytes"], 0);
+    let drops = hub.world.figures(At::A).drops_by_reason;
+    assert_eq!(drops.get("same_port"), None, "{drops:?}");
+
+    // A longer prefix is the operator's word that part of the net is here: then it shows.
+    let lan = watch_link(&hub.world, &hub.world.topology.client, "eth0");
+    let load = hub.load();
+    load.flows("as before");
+    for net in [LEFT_NET[0], RIGHT_NET[0]].map(|net| net.replace("/24", "/25")) {
+        hub.world.topology.edge_a.ip(&format!("route add {net} via 10.1.0.2 dev apps")).unwrap();
+    }
+    pause(500);
+    drop(load);
+    assert!(escaped(&lan.stop().unwrap()).len() > 10, "the test would not see an escape");
 }

@@ -67,7 +67,7 @@ fn nothing_is_allocated_per_packet() {
         frames.push(frame(true, i, 5001, 0, 0, b"noise"));
     }
     let mut table = FlowTable::new(&FlowConfig { capacity: 512, ..FlowConfig::default() }, Seed::random(), Tick(0));
-    let mut inspector = Inspector::new(&L7Config { buffers: 8, hosts: 1024, starts: 512, facts: 64 });
+    let mut inspector = Inspector::new(&L7Config { buffers: 8, hosts: 1024, starts: 512, facts: 64, addresses: 64 });
     let mut named = 0;
     let before = ALLOCATIONS.with(Cell::get);
     for (i, f) in frames.iter().enumerate() {

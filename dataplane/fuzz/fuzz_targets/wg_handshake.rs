@@ -96,7 +96,10 @@ fuzz_target!(|input: Input| {
             }
             let proof = s.checker.check(&s.b, &bytes, from, now);
             assert_eq!(proof, if stamp && bytes.len() >= 32 { Proof::Key } else { Proof::None });
-            assert!(!receive(s, &bytes));
+            // The fuzzer sees what bytes are compared with, and so comes to write the true messages themselves.
+            let true_one =
+                bytes.starts_with(&s.initiation.to_bytes()[..116]) || bytes.starts_with(&s.response.to_bytes()[..60]);
+            assert!(true_one || !receive(s, &bytes));
         }
         Input::Peer { index, ephemeral, time, last } => {
             let (time, last) = (Tai64n::from_bytes(time), last.map(Tai64n::from_bytes));

@@ -2,6 +2,7 @@
 
 mod capture;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +32,14 @@ pub struct FlowRow {
     pub packets: u64,
     /// Bytes on the wire with link-layer headers, both directions together.
     pub bytes: u64,
+    /// What the protocol rests on: `payload`, `handshake`, `protocol`; `dns` where only the address has a name; `nothing`.
+    pub by: String,
+    /// What the host name rests on, likewise; empty without one.
+    pub host_by: String,
+    /// First protocol that a TLS client offers; empty where it offers none.
+    pub alpn: String,
+    /// What else is known, by name.
+    pub facts: BTreeMap<&'static str, String>,
 }
 
 /// What was gone through.
@@ -119,6 +128,7 @@ impl Run {
                 hosts: (capacity as usize).min(1 << 17),
                 starts: capacity as usize,
                 facts: capacity as usize,
+                addresses: (capacity as usize).min(1 << 16),
             }),
             rows: Vec::new(),
             row_of: vec![NO_ROW; capacity as usize],
@@ -135,7 +145,7 @@ impl Run {
         let Self { table, inspector, rows, row_of, file, .. } = self;
         let mut end = |idx: FlowIdx, flow: &Flow, inspector: &mut Inspector| {
             if let Some(row) = rows.get_mut(row_of[idx.0 as usize] as usize) {
-                *row = describe(file, flow, inspector);
+                *row = describe(file, idx, flow, inspector);
             }
             row_of[idx.0 as usize] = NO_ROW;
             inspector.release(idx, flow);
@@ -157,7 +167,7 @@ impl Run {
         let flow = table.get_mut(idx);
         if new {
             row_of[idx.0 as usize] = rows.len() as u32;
-            rows.push(describe(file, flow, inspector));
+            rows.push(describe(file, idx, flow, inspector));
         }
         inspector.inspect(idx, flow, dir, &h, p.data, now);
     }
@@ -165,7 +175,7 @@ impl Run {
     fn finish(mut self) -> (Vec<FlowRow>, Summary) {
         for (idx, flow) in self.table.iter() {
             if let Some(row) = self.rows.get_mut(self.row_of[idx.0 as usize] as usize) {
-                *row = describe(&self.file, flow, &self.inspector);
+                *row = describe(&self.file, idx, flow, &self.inspector);
             }
         }
         self.summary.flows = self.rows.len();
@@ -173,7 +183,7 @@ impl Run {
     }
 }
 
-fn describe(file: &str, flow: &Flow, inspector: &Inspector) -> FlowRow {
+fn describe(file: &str, idx: FlowIdx, flow: &Flow, inspector: &Inspector) -> FlowRow {
     let proto = flow.key().proto();
     // What stands for ports in an ICMP echo's key is its identifier.
     let end = |mut e: crate::flow::key::Endpoint| {
@@ -192,6 +202,13 @@ fn describe(file: &str, flow: &Flow, inspector: &Inspector) -> FlowRow {
         host: inspector.host_of(flow).unwrap_or_default().to_owned(),
         packets: both(Flow::packets),
         bytes: both(Flow::bytes),
+        by: flow.by().name().to_owned(),
+        host_by: if flow.host().is_some() { flow.host_by().name().to_owned() } else { String::new() },
+        alpn: flow.alpn().name().to_owned(),
+        facts: inspector
+            .facts_of(idx, flow)
+            .map(|facts| facts.iter().map(|(fact, value)| (fact.name(), value.to_owned())).collect())
+            .unwrap_or_default(),
     }
 }
 

@@ -80,7 +80,11 @@ pub struct InboundStats {
 }
 
 /// An inbound security association, shared by all workers.
+///
+/// There may be thousands, and each packet may be another one's, so what a packet needs is in as few cache lines as can be: the
+/// first, which is read, and two that are written.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct InboundSa {
     aead: AeadKey,
     spi: u32,
@@ -88,14 +92,20 @@ pub struct InboundSa {
     sequence: Sequence,
     mode: Mode,
     exit: Exit,
-    nat: NatFix,
-    key_id: KeyId,
     /// Whether the window's verdict counts.
     anti_replay: bool,
     window: ReplayWindow,
     account: Account,
     refused: Refused,
+    key_id: KeyId,
+    nat: NatFix,
 }
+
+#[cfg(not(any(feature = "aws-lc-rs", feature = "ipsec-mb")))]
+const _: () = {
+    use std::mem::offset_of;
+    assert!(offset_of!(InboundSa, window) == 64 && offset_of!(InboundSa, account) == 128 && size_of::<Account>() <= 64);
+};
 
 /// Packets not opened; as in [`InboundStats`].
 #[derive(Debug, Default)]
@@ -202,13 +212,15 @@ impl InboundSa {
 
     /// Bytes it takes in memory, beside what its key has in the secret pages.
     pub fn footprint(&self) -> usize {
-        size_of::<Self>() + self.window.heap()
+        size_of::<Self>() + self.window.heap() + self.account.heap()
     }
 
-    /// Asks for the cache lines of the association itself. For all of a batch, before the first packet is opened.
+    /// Asks for the cache lines of the association itself.
     #[inline]
     pub fn prefetch(&self) {
-        super::prefetch(self);
+        super::prefetch_line(&self.aead);
+        super::prefetch_line(&self.window);
+        super::prefetch_line(&self.account);
     }
 
     /// Asks for what the association points at: the key, and the window's line. Once [`Self::prefetch`] has had its time.

@@ -58,17 +58,19 @@ const HARD: u8 = 2;
 /// Shifts a flag to the one that says it was taken notice of.
 const TOLD: u8 = 2;
 
-/// The account of one association. On a cache line of its own, since every run writes it.
+const UNLIMITED: &Lifetime = &Lifetime { soft: Limits::NONE, hard: Limits::NONE };
+
+/// The account of one association: less than a cache line, since every run writes it.
 #[derive(Debug)]
-#[repr(align(64))]
 pub(super) struct Account {
     packets: AtomicU64,
     bytes: AtomicU64,
     first_ns: AtomicU64,
     last_ns: AtomicU64,
-    flags: AtomicU8,
     added_ns: u64,
-    lifetime: Lifetime,
+    /// Where there are any limits, which a packet has to look at then.
+    lifetime: Option<Box<Lifetime>>,
+    flags: AtomicU8,
 }
 
 /// What a run may still carry.
@@ -85,9 +87,9 @@ impl Account {
             bytes: AtomicU64::new(used.bytes),
             first_ns: AtomicU64::new(used.first_ns),
             last_ns: AtomicU64::new(used.last_ns),
-            flags: AtomicU8::new(0),
             added_ns,
-            lifetime,
+            lifetime: (lifetime != *UNLIMITED).then(|| Box::new(lifetime)),
+            flags: AtomicU8::new(0),
         };
         account.compare(used.packets, used.bytes);
         account
@@ -96,12 +98,12 @@ impl Account {
     /// A run begins at `now` (0: not known). Nothing may be carried where the association has expired.
     #[inline]
     pub(super) fn begin(&self, now: u64) -> Budget {
-        if self.flags.load(Ordering::Relaxed) & HARD != 0 || self.past(&self.lifetime.hard, now) {
+        let hard = &self.lifetime().hard;
+        if self.flags.load(Ordering::Relaxed) & HARD != 0 || self.past(hard, now) {
             self.raise(HARD);
             return Budget { packets: 0, bytes: 0 };
         }
-        let hard = &self.lifetime.hard;
-        if hard.packets == u64::MAX && hard.bytes == u64::MAX {
+        if self.lifetime.is_none() || hard.packets == u64::MAX && hard.bytes == u64::MAX {
             return Budget { packets: u64::MAX, bytes: u64::MAX };
         }
         Budget {
@@ -131,11 +133,12 @@ impl Account {
     /// Sets the flags of what has been reached.
     #[inline]
     fn compare(&self, packets: u64, bytes: u64) {
+        let Some(lifetime) = &self.lifetime else { return };
         let over = |limits: &Limits| packets >= limits.packets || bytes >= limits.bytes;
-        if over(&self.lifetime.soft) {
+        if over(&lifetime.soft) {
             self.raise(SOFT);
         }
-        if over(&self.lifetime.hard) {
+        if over(&lifetime.hard) {
             self.raise(HARD);
         }
     }
@@ -154,7 +157,7 @@ impl Account {
 
     #[inline]
     fn past(&self, limits: &Limits, now: u64) -> bool {
-        if now == 0 || limits.age_ns == u64::MAX && limits.use_ns == u64::MAX {
+        if now == 0 || self.lifetime.is_none() || limits.age_ns == u64::MAX && limits.use_ns == u64::MAX {
             return false;
         }
         let first = self.first_ns.load(Ordering::Relaxed);
@@ -163,9 +166,9 @@ impl Account {
 
     pub(super) fn expired(&self, now: u64) -> Option<Expiry> {
         let flags = self.flags.load(Ordering::Relaxed);
-        if flags & HARD != 0 || self.past(&self.lifetime.hard, now) {
+        if flags & HARD != 0 || self.past(&self.lifetime().hard, now) {
             Some(Expiry::Hard)
-        } else if flags & SOFT != 0 || self.past(&self.lifetime.soft, now) {
+        } else if flags & SOFT != 0 || self.past(&self.lifetime().soft, now) {
             Some(Expiry::Soft)
         } else {
             None
@@ -192,8 +195,14 @@ impl Account {
         }
     }
 
+    #[inline]
     pub(super) fn lifetime(&self) -> &Lifetime {
-        &self.lifetime
+        self.lifetime.as_deref().unwrap_or(UNLIMITED)
+    }
+
+    /// Bytes it takes beside itself.
+    pub(super) fn heap(&self) -> usize {
+        self.lifetime.as_deref().map_or(0, size_of_val)
     }
 
     pub(super) fn added_ns(&self) -> u64 {

@@ -31,9 +31,9 @@ pub use esp::{Inner, OpenError, Opened, SealError};
 pub use inbound::{InboundConfig, InboundOptions, InboundSa};
 pub use outbound::{OutboundConfig, OutboundOptions, OutboundSa};
 
-/// Asks for the cache lines that `value` itself is in.
+/// Asks for the cache lines that `value` itself is in; of values that begin a line all of them, of others perhaps not the last.
 #[inline]
-fn prefetch<T>(value: &T) {
+pub(crate) fn prefetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     for line in 0..size_of::<T>().div_ceil(64) {
         // SAFETY: a prefetch within `value`; it reads nothing.
@@ -42,4 +42,19 @@ fn prefetch<T>(value: &T) {
             _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast::<i8>().add(line * 64));
         }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
+/// Asks for the cache line that `value` begins in.
+#[inline]
+pub(crate) fn prefetch_line<T: ?Sized>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of memory that `value` is in; it reads nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast::<i8>());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }

@@ -47,32 +47,45 @@ pub struct OutboundOptions {
 }
 
 /// An outbound security association. Shared by all workers: the key is only read, the numbers are one atomic.
+///
+/// There may be thousands, and each packet may be another one's, so what a packet needs is in as few cache lines as can be: two
+/// that are read, and one that is written.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct OutboundSa {
     aead: AeadKey,
-    outer: Outer,
-    spi: u32,
-    salt: Salt,
-    extended: bool,
-    mode: Mode,
-    entry: Entry,
-    df: Df,
     /// Added to the sequence number to make the IV.
     iv_offset: u64,
     /// Last number that may ever be used.
     end: u64,
     /// Last number that may be used now: within the lease, where there is one.
     last: AtomicU64,
+    spi: u32,
+    salt: Salt,
+    extended: bool,
+    mode: Mode,
+    entry: Entry,
+    df: Df,
+    outer: Outer,
+    written: Written,
     key_id: KeyId,
-    /// Next number to hand out; `last + 1` (0 past the 64-bit end) when all are used. On a cache line of its own: it is
-    /// written all the time.
-    next: Counter,
+}
+
+/// What every run writes, on a cache line of its own.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Written {
+    /// Next number to hand out; `last + 1` (0 past the 64-bit end) when all are used.
+    next: AtomicU64,
     account: Account,
 }
 
-#[derive(Debug)]
-#[repr(align(64))]
-struct Counter(AtomicU64);
+const _: () = assert!(size_of::<Written>() == 64);
+#[cfg(not(any(feature = "aws-lc-rs", feature = "ipsec-mb")))]
+const _: () = {
+    use std::mem::offset_of;
+    assert!(offset_of!(OutboundSa, outer) + Outer::V4_NEEDS <= 128 && offset_of!(OutboundSa, written) == 128);
+};
 
 impl OutboundSa {
     /// # Errors
@@ -101,8 +114,10 @@ impl OutboundSa {
             end: last,
             last: AtomicU64::new(last),
             key_id: config.material.id(),
-            next: Counter(AtomicU64::new(first)),
-            account: Account::new(options.lifetime, options.added_ns, options.used),
+            written: Written {
+                next: AtomicU64::new(first),
+                account: Account::new(options.lifetime, options.added_ns, options.used),
+            },
         })
     }
 
@@ -120,14 +135,14 @@ impl OutboundSa {
 
     /// The last sequence number handed out.
     pub fn sequence(&self) -> u64 {
-        self.next.0.load(Ordering::Relaxed).wrapping_sub(1)
+        self.written.next.load(Ordering::Relaxed).wrapping_sub(1)
     }
 
     /// Goes on behind `seq`, where another that has the same key got to; never back. Skips one number more, so that no
     /// sealer of the moment can give numbers back to before it.
     pub fn skip_to(&self, seq: u64) {
         let next = |now: u64| (now != 0).then(|| now.max(seq.saturating_add(1)).wrapping_add(1));
-        let _ = self.next.0.try_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let _ = self.written.next.try_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
     /// Numbers up to `last` may be used from now on, and none beyond: for an association whose numbers another shares, and has
@@ -138,32 +153,32 @@ impl OutboundSa {
 
     /// How many numbers may still be handed out.
     pub fn left(&self) -> u64 {
-        let next = self.next.0.load(Ordering::Relaxed);
+        let next = self.written.next.load(Ordering::Relaxed);
         if next == 0 { 0 } else { self.last.load(Ordering::Relaxed).wrapping_add(1).saturating_sub(next) }
     }
 
     /// What it has carried, its runs of the moment not included.
     pub fn used(&self) -> Used {
-        self.account.used()
+        self.written.account.used()
     }
 
     pub fn lifetime(&self) -> &Lifetime {
-        self.account.lifetime()
+        self.written.account.lifetime()
     }
 
     pub fn added_ns(&self) -> u64 {
-        self.account.added_ns()
+        self.written.account.added_ns()
     }
 
     /// Which limit has been reached by `now` (0: those of time are not looked at). Running out of sequence numbers is a
     /// hard limit.
     pub fn expired(&self, now: u64) -> Option<Expiry> {
-        self.account.expired(now)
+        self.written.account.expired(now)
     }
 
     /// As [`Self::expired`], but says each only once: for whoever has to tell somebody.
     pub fn take_expiry(&self, now: u64) -> Option<Expiry> {
-        self.account.take_expiry(now)
+        self.written.account.take_expiry(now)
     }
 
     /// Bytes that a packet of `inner` bytes grows by, from its IP header to the end of the outer packet.
@@ -195,19 +210,21 @@ impl OutboundSa {
 
     /// Bytes it takes in memory, beside what its key has in the secret pages.
     pub fn footprint(&self) -> usize {
-        size_of::<Self>()
+        size_of::<Self>() + self.written.account.heap()
     }
 
-    /// Asks for the cache lines of the association itself. For all of a batch, before the first packet is sealed.
+    /// Asks for the cache lines that say where a packet goes and what is put around it.
     #[inline]
     pub fn prefetch(&self) {
-        super::prefetch(self);
+        super::prefetch_line(&self.aead);
+        super::prefetch_line(self.outer.end());
     }
 
-    /// Asks for the key. Once [`Self::prefetch`] has had its time.
+    /// Asks for the key, and what is written. Once [`Self::prefetch`] has had its time.
     #[inline]
     pub fn prefetch_deep(&self) {
         self.aead.prefetch();
+        super::prefetch_line(&self.written);
     }
 
     /// Numbers for a batch of `packets`, taken in one step. Those not used go back where no other worker has taken any
@@ -220,7 +237,7 @@ impl OutboundSa {
     /// association knows when it was used.
     #[inline]
     pub fn sealer_at(&self, packets: u64, now: u64) -> Sealer<'_> {
-        let budget = self.account.begin(now);
+        let budget = self.written.account.begin(now);
         let (next, left) = if budget.packets == 0 { (0, 0) } else { self.take(packets) };
         Sealer { sa: self, outer: &self.outer, next, left, budget, now, packets: 0, bytes: 0 }
     }
@@ -236,7 +253,7 @@ impl OutboundSa {
     /// Up to `wanted` numbers: the first, and how many. Never beyond the last, so never one twice.
     #[inline]
     fn take(&self, wanted: u64) -> (u64, u64) {
-        let mut next = self.next.0.load(Ordering::Relaxed);
+        let mut next = self.written.next.load(Ordering::Relaxed);
         loop {
             // `next` is 0 only when the 64-bit numbers have run out: the first is 1.
             let last = self.last.load(Ordering::Relaxed);
@@ -247,7 +264,7 @@ impl OutboundSa {
             }
             // Relaxed: the number is all that is shared; no other memory hangs on it.
             let after = next.wrapping_add(granted);
-            match self.next.0.compare_exchange_weak(next, after, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.written.next.compare_exchange_weak(next, after, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return (next, granted),
                 Err(now) => next = now,
             }
@@ -396,7 +413,7 @@ impl<'a> Sealer<'a> {
             self.take_one()?;
         }
         if self.bytes.saturating_add(bytes) > self.budget.bytes {
-            self.sa.account.end();
+            self.sa.written.account.end();
             return Err(SealError::Expired);
         }
         // Used from here on, whatever happens: it never goes back.
@@ -422,7 +439,7 @@ impl<'a> Sealer<'a> {
         if self.sa.last.load(Ordering::Relaxed) < self.sa.end {
             return Err(SealError::Expired); // till the lease is renewed
         }
-        self.sa.account.end();
+        self.sa.written.account.end();
         let all = if self.sa.extended { u64::MAX } else { u32::MAX.into() };
         Err(if self.sa.end < all { SealError::Expired } else { SealError::SeqExhausted })
     }
@@ -434,9 +451,9 @@ impl Drop for Sealer<'_> {
         if self.left > 0 {
             let end = self.next.wrapping_add(self.left);
             // Fails where another worker has taken numbers since: then these are skipped.
-            let _ = self.sa.next.0.compare_exchange(end, self.next, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = self.sa.written.next.compare_exchange(end, self.next, Ordering::Relaxed, Ordering::Relaxed);
         }
-        self.sa.account.add(self.packets, self.bytes, self.now);
+        self.sa.written.account.add(self.packets, self.bytes, self.now);
     }
 }
 

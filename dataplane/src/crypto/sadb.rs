@@ -44,6 +44,14 @@ impl SpiIndex {
         (mixed >> 32) as usize
     }
 
+    /// Asks for the cache line that [`Self::find`] begins with.
+    #[inline]
+    pub fn prefetch(&self, spi: u32) {
+        if let Some(slot) = self.slots.get(self.slot(spi)) {
+            super::prefetch_line(slot);
+        }
+    }
+
     #[inline]
     /// Where this SPI was in the list. A few slots in a row are looked at, whatever is asked for.
     pub fn find(&self, spi: u32) -> Option<usize> {

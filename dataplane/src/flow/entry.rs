@@ -10,6 +10,10 @@ pub struct FlowIdx(pub u32);
 
 /// No next hop cached, no way chosen.
 pub const NONE: u32 = u32::MAX;
+/// No next hop.
+const NO_HOP: u16 = u16::MAX;
+/// In place of a next hop: what comes this way out of its tunnel goes back into it, to another peer.
+const RELAYED: u16 = u16::MAX - 1;
 /// No reassembly buffer.
 pub const NO_SLOT: u16 = u16::MAX;
 
@@ -142,7 +146,7 @@ impl Flow {
             class: 0,
             plan_generation: 0,
             rule: 0,
-            next_hop: [u16::MAX; 2],
+            next_hop: [NO_HOP; 2],
             fib_generation: U24::new(0),
             l7_info: 0,
             l7_slot: NO_SLOT,
@@ -374,17 +378,39 @@ impl Flow {
     #[inline]
     pub fn next_hop(&self, dir: Direction, fib_generation: u32) -> Option<u32> {
         let hop = self.next_hop[dir.index()];
-        (hop != u16::MAX && self.fib_generation == U24::new(fib_generation)).then_some(u32::from(hop))
+        (hop < RELAYED && self.fib_generation == U24::new(fib_generation)).then_some(u32::from(hop))
     }
 
-    /// Remembers a next hop, and forgets the other direction's if that is of another FIB state. One beyond 65,534 is not
+    /// Whether [`Self::set_relayed`] was said of this direction in this FIB state.
+    #[inline]
+    pub fn is_relayed(&self, dir: Direction, fib_generation: u32) -> bool {
+        self.next_hop[dir.index()] == RELAYED && self.fib_generation == U24::new(fib_generation)
+    }
+
+    /// Remembers a next hop, and forgets the other direction's if that is of another FIB state. One beyond 65,533 is not
     /// remembered but looked up each time. Of the generation 24 bits are kept: no flow is silent for 16 million of them.
     pub fn set_next_hop(&mut self, dir: Direction, fib_generation: u32, hop: u32) {
+        let hop = u16::try_from(hop).ok().filter(|hop| *hop < RELAYED);
+        self.remember_hop(dir, fib_generation, hop.unwrap_or(NO_HOP));
+    }
+
+    /// What travels this way comes out of a tunnel and goes back into it, to another peer: it has no next hop of its own.
+    pub fn set_relayed(&mut self, dir: Direction, fib_generation: u32) {
+        self.remember_hop(dir, fib_generation, RELAYED);
+    }
+
+    fn remember_hop(&mut self, dir: Direction, fib_generation: u32, hop: u16) {
         let generation = U24::new(fib_generation);
         if self.fib_generation != generation {
-            (self.fib_generation, self.next_hop) = (generation, [u16::MAX; 2]);
+            self.fib_generation = generation;
+            self.forget_hops();
         }
-        self.next_hop[dir.index()] = u16::try_from(hop).unwrap_or(u16::MAX);
+        self.next_hop[dir.index()] = hop;
+    }
+
+    /// Both directions are asked about anew.
+    pub fn forget_hops(&mut self) {
+        self.next_hop = [NO_HOP; 2];
     }
 }
 
@@ -433,6 +459,10 @@ mod tests {
         assert_eq!(f.next_hop(Direction::FromInitiator, 5), Some(7));
         assert_eq!(f.next_hop(Direction::FromResponder, 5), None);
         assert_eq!(f.next_hop(Direction::FromInitiator, 6), None);
+        f.set_relayed(Direction::FromResponder, 5);
+        assert!(f.is_relayed(Direction::FromResponder, 5) && f.next_hop(Direction::FromResponder, 5).is_none());
+        f.set_next_hop(Direction::FromResponder, 5, 65_534);
+        assert!(!f.is_relayed(Direction::FromResponder, 5), "an adjacency of that number is none");
         f.set_next_hop(Direction::FromResponder, 6, 8);
         assert_eq!(f.next_hop(Direction::FromInitiator, 6), None);
         for (host, kept) in

@@ -92,6 +92,7 @@ reasons! {
         Martian "martian" "From or to an address that no router forwards: unspecified, loopback, multicast, broadcast or IPv6 link-local (RFC 1812 §5.3.7, RFC 4291 §2.5.6).",
         SelectorMismatch "selector_mismatch" "Out of an association that the kernel's IPsec policies do not let this packet come by (RFC 4301 §5.2).",
         KernelOnly "kernel_only" "The kernel's IPsec policies want what only the kernel does (a cipher, several transforms); a steering rule takes it to the worker.",
+        BackToPeer "back_to_peer" "Out of a tunnel, for an address that lies behind the same peer: its allowed IPs, or the `to` of the tunnel's rule, have it by a prefix at least as long as the route's. In clear it must not go; see the operator's guide on hubs.",
         WrongTunnel "wrong_tunnel" "From a tunnel that no rule allows this flow to come by (RFC 4301 §5.2).",
     }
     "icmp" {

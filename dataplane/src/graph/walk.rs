@@ -17,6 +17,7 @@ use crate::nodes::outer_fragment::OuterFragment;
 use crate::nodes::parse::Parse;
 use crate::nodes::policy::Policy;
 use crate::nodes::reassemble::{Gather, Join, Reassemble, Waiting};
+use crate::nodes::relay;
 use crate::nodes::rewrite::Rewrite;
 use crate::nodes::route::Route;
 use crate::nodes::seal::SealNode;
@@ -99,6 +100,7 @@ impl Graph {
             cx.seen.to_seal |= packet.meta.tunnel_out != NONE;
             cx.seen.to_compress |= packet.meta.compress;
         }
+        relay::again(cx, batch);
         self.go_out(cx, batch);
     }
 

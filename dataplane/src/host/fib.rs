@@ -205,6 +205,15 @@ impl Fib {
         }
     }
 
+    /// Length of the prefix by which the route to `dst` was found: how exactly it is known where that is. `None`: there is no
+    /// route. This host's own addresses are longer than any prefix.
+    pub fn prefix_len(&self, dst: IpAddr) -> Option<u8> {
+        if self.locals.contains(&dst) {
+            return Some(u8::MAX);
+        }
+        self.routes.get_with_len(dst).map(|(_, len)| len)
+    }
+
     fn route(&self, dst: IpAddr, from: PortId) -> Option<Route> {
         match self.routes.get(dst) {
             Some((route, _)) => Some(*route),
@@ -261,6 +270,13 @@ mod tests {
         assert_eq!(fib.look_up(ip("10.1.0.1"), 1), Hop::Local);
         assert_eq!(fib.look_up(ip("10.9.1.1"), 1), Hop::Refused);
         assert_eq!(fib.look_up(ip("2001:db8::1"), 1), Hop::NoRoute);
+    }
+
+    #[test]
+    fn how_exactly_a_route_knows_its_destination() {
+        let fib = fib();
+        let lens = ["10.1.0.1", "10.1.0.2", "10.9.1.1", "8.8.8.8", "2001:db8::1"].map(|a| fib.prefix_len(ip(a)));
+        assert_eq!(lens, [Some(u8::MAX), Some(24), Some(16), Some(0), None]);
     }
 
     #[test]

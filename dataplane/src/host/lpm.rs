@@ -59,9 +59,14 @@ impl<T> Lpm<T> {
     }
 
     pub fn get(&self, addr: IpAddr) -> Option<&T> {
+        self.get_with_len(addr).map(|(value, _)| value)
+    }
+
+    /// The value, and the length of the prefix that has it.
+    pub fn get_with_len(&self, addr: IpAddr) -> Option<(&T, u8)> {
         let tables = if addr.is_ipv4() { &self.v4 } else { &self.v6 };
         let (bits, width) = (bits(addr), width(addr));
-        tables.iter().find_map(|(len, table)| table.get(&masked(bits, *len, width)))
+        tables.iter().find_map(|(len, table)| Some((table.get(&masked(bits, *len, width))?, *len)))
     }
 }
 
@@ -90,6 +95,7 @@ mod tests {
                 let addr = probe.addr();
                 let want = prefixes.iter().filter(|p| p.contains(addr)).max_by_key(|p| p.prefix_len());
                 prop_assert_eq!(lpm.get(addr), want);
+                prop_assert_eq!(lpm.get_with_len(addr).map(|(_, len)| len), want.map(Prefix::prefix_len));
             }
         }
     }

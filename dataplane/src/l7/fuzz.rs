@@ -69,7 +69,7 @@ pub fn others(data: &[u8]) {
 pub fn frames(data: &[u8]) {
     let config = FlowConfig { capacity: 16, ..FlowConfig::default() };
     let mut table = FlowTable::new(&config, Seed::fixed(1), Tick(0));
-    let mut inspector = Inspector::new(&L7Config { buffers: 2, hosts: 4, starts: 16, facts: 16 });
+    let mut inspector = Inspector::new(&L7Config { buffers: 2, hosts: 4, starts: 16, facts: 16, addresses: 16 });
     let (mut rest, mut now) = (data, Tick(0));
     while let Some((head, tail)) = rest.split_first_chunk::<2>() {
         let len = usize::from(u16::from_be_bytes(*head) & 0x7ff).min(tail.len());

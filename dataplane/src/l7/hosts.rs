@@ -140,6 +140,13 @@ impl Hosts {
         Some(id)
     }
 
+    /// One more reference to a name that has one.
+    pub fn share(&mut self, id: u32) {
+        if let Some(e) = self.entries.get_mut(id as usize) {
+            e.refs += 1;
+        }
+    }
+
     /// Takes one reference back.
     pub fn release(&mut self, id: u32) {
         if let Some(e) = self.entries.get_mut(id as usize) {

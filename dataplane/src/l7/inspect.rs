@@ -2,6 +2,7 @@
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
+use super::addresses::Addresses;
 use super::facts::{FactStore, Facts};
 use super::hosts::Hosts;
 use super::reassembly::{CAP, Pool};
@@ -27,12 +28,14 @@ pub struct L7Config {
     pub starts: usize,
     /// Flows whose facts are remembered, about 400 bytes each.
     pub facts: usize,
+    /// Addresses whose names DNS answers told, 24 bytes each.
+    pub addresses: usize,
 }
 
 impl Default for L7Config {
-    /// 2 MiB of buffers, 4 MiB of names, 1.6 MiB of starts, 1.6 MiB of facts.
+    /// 2 MiB of buffers, 4 MiB of names, 1.6 MiB of starts, 1.6 MiB of facts, 200 KiB of addresses.
     fn default() -> Self {
-        Self { buffers: 128, hosts: 16 * 1024, starts: 16 * 1024, facts: 4 * 1024 }
+        Self { buffers: 128, hosts: 16 * 1024, starts: 16 * 1024, facts: 4 * 1024, addresses: 8 * 1024 }
     }
 }
 
@@ -137,6 +140,8 @@ pub struct Inspector {
     scratch: Notes,
     facts: FactStore,
     befores: Box<[Before]>,
+    addresses: Addresses,
+    now: Tick,
     table: &'static Table,
     given_up: [u64; Reason::ALL.len()],
     recognised: u64,
@@ -153,6 +158,8 @@ impl Inspector {
             scratch: Notes::default(),
             facts: FactStore::new(config.facts),
             befores: vec![Before::NONE; config.starts.clamp(16, 1 << 24).next_power_of_two()].into_boxed_slice(),
+            addresses: Addresses::new(config.addresses),
+            now: Tick(0),
             table: Table::get(),
             given_up: [0; Reason::ALL.len()],
             recognised: 0,
@@ -212,6 +219,7 @@ impl Inspector {
         if h.fragment == Fragment::Later {
             return Outcome::NeedMore;
         }
+        self.now = now;
         let end = usize::from(h.end).min(frame.len());
         let payload = frame.get(usize::from(h.payload_off)..end).unwrap_or(&[]);
         match h.proto {
@@ -249,7 +257,12 @@ impl Inspector {
         {
             self.note(idx, flow, found);
             match self.gather(idx, flow, dir, now) {
-                Ok(whole) => verdict = whole,
+                Ok(whole) => {
+                    verdict = whole;
+                    if !matches!(whole, Verdict::More | Verdict::Class(_)) {
+                        self.drop_buffer(idx, flow);
+                    }
+                }
                 Err(reason) => return self.close(idx, flow, reason),
             }
         }
@@ -260,6 +273,7 @@ impl Inspector {
             }
             Verdict::Settled(found) => {
                 self.note(idx, flow, found);
+                self.hear(idx, flow, dir);
                 match self.settle_now(flow) {
                     Outcome::NeedMore => self.at_most(idx, flow, most_datagrams(flow)),
                     recognised => recognised,
@@ -278,7 +292,7 @@ impl Inspector {
     /// # Errors
     /// Why they could not be.
     fn gather(&mut self, idx: FlowIdx, flow: &mut Flow, dir: Direction, now: Tick) -> Result<Verdict, Reason> {
-        let Self { pool, scratch: Notes { host, facts, pieces }, .. } = self;
+        let Self { pool, scratch: Notes { host, facts, pieces, .. }, .. } = self;
         let held = pool.held(flow.l7_slot, idx);
         if flow.l7_slot != NO_SLOT && held.is_none() {
             flow.l7_slot = NO_SLOT;
@@ -425,6 +439,7 @@ impl Inspector {
             Verdict::More => {}
             Verdict::Settled(found) => {
                 self.note(idx, flow, found);
+                self.hear(idx, flow, dir);
                 let outcome = self.settle_now(flow);
                 self.silence(idx, flow, dir);
                 if outcome != Outcome::NeedMore {
@@ -467,6 +482,8 @@ impl Inspector {
         if flow.is_settled() && !refines(known, found.class) {
             return;
         }
+        // A reply seen first may have told more than the request does.
+        let found = if refines(found.class, known) { Found { class: known, ..found } } else { found };
         if !flow.is_settled() || known != found.class {
             let alpn = if found.alpn == Alpn::None { flow.alpn() } else { found.alpn };
             flow.set_class(found.class, found.by, alpn);
@@ -480,11 +497,36 @@ impl Inspector {
         }
     }
 
+    /// Hands what a DNS message said to the cache of names.
+    fn hear(&mut self, idx: FlowIdx, flow: &Flow, dir: Direction) {
+        let Notes { host, dns, .. } = &self.scratch;
+        if dns.there
+            && let Some(name) = host.get()
+        {
+            let client =
+                if dns.response == (dir == Direction::FromResponder) { flow.initiator() } else { flow.responder() };
+            self.addresses.hear(dns, name, (idx, born(flow)), dir, client.addr, &mut self.hosts, self.now);
+        }
+    }
+
+    /// Where a flow's own bytes name no host: the name its client learnt for the server's address.
+    fn name_by_dns(&mut self, flow: &mut Flow) {
+        if flow.host().is_none()
+            && matches!(flow.class(), Class::Unknown | Class::Tls | Class::Quic)
+            && let Some(name) = self.addresses.name(flow.initiator().addr, flow.responder().addr, self.now)
+        {
+            self.hosts.share(name);
+            flow.set_host(Some(name));
+            flow.set_host_by_dns();
+        }
+    }
+
     /// Class and host stand from here on. Says so once.
     fn settle_now(&mut self, flow: &mut Flow) -> Outcome {
         if flow.is_settled() {
             return Outcome::NeedMore;
         }
+        self.name_by_dns(flow);
         flow.set_settled();
         self.recognised += 1;
         Outcome::Recognised { class: flow.class(), host: flow.host(), by: flow.by() }
@@ -498,6 +540,9 @@ impl Inspector {
     fn close(&mut self, idx: FlowIdx, flow: &mut Flow, reason: Reason) -> Outcome {
         self.drop_buffer(idx, flow);
         let said = flow.is_settled();
+        if !said {
+            self.name_by_dns(flow);
+        }
         flow.set_decided();
         if said {
             Outcome::NeedMore

@@ -23,7 +23,7 @@ const SERVER: Ends = (2, 443, 1, 40_000);
 
 impl Bench {
     fn new() -> Self {
-        Self::with(&L7Config { buffers: 4, hosts: 64, starts: 64, facts: 64 })
+        Self::with(&L7Config { buffers: 4, hosts: 64, starts: 64, facts: 64, addresses: 64 })
     }
 
     fn with(config: &L7Config) -> Self {
@@ -216,7 +216,7 @@ fn a_stream_of_holes_is_given_up() {
 
 #[test]
 fn half_open_hellos_cannot_keep_the_buffers() {
-    let mut b = Bench::with(&L7Config { buffers: 2, hosts: 8, starts: 64, facts: 64 });
+    let mut b = Bench::with(&L7Config { buffers: 2, hosts: 8, starts: 64, facts: 64, addresses: 64 });
     let hello = client_hello_bytes("www.example.com", &[], 0, 9999);
     for i in 0..20u16 {
         let ends = (1, 1000 + i, 2, 443);
@@ -269,7 +269,7 @@ fn a_one_sided_stranger_and_a_chatty_datagram_flow_have_budgets() {
 
 #[test]
 fn hosts_are_released_with_their_flows() {
-    let mut b = Bench::with(&L7Config { buffers: 1, hosts: 1, starts: 16, facts: 64 });
+    let mut b = Bench::with(&L7Config { buffers: 1, hosts: 1, starts: 16, facts: 64, addresses: 64 });
     let get = |n: u32| format!("GET / HTTP/1.1\r\nHost: h{n}.example\r\n\r\n");
     for n in 0..5u32 {
         b.tcp(CLIENT, SYN, 999, b"");
@@ -284,4 +284,82 @@ fn hosts_are_released_with_their_flows() {
     assert_eq!(b.inspector.hosts().refused(), 1);
     assert_eq!(b.table.get(idx).initiator().port, 9);
     assert_eq!(b.table.get(idx).packets(Direction::FromInitiator), 1);
+}
+
+/// However a hello is scattered over frames and datagrams, one name comes out; pieces of one kept for another are not mixed.
+#[test]
+fn a_quic_hello_over_datagrams_gives_its_name() {
+    use super::web::quic::tests::{initial, later};
+    let message = super::web::tls::tests::hello_message("quic.example", &["h3"], 900);
+    let n = message.len();
+    let first = initial(&message, &[(200, 300), (0, 100), (500, 600), (400, 450)]);
+    // The second goes to the name the server chose, and so do those after it.
+    let rest = [later(&message, 100, 200), later(&message, 600, n), later(&message, 300, 500)];
+    let mut b = Bench::new();
+    assert_eq!(b.udp(CLIENT, &first).0, Outcome::NeedMore);
+    b.udp(SERVER, b"\x40short header of the server");
+    assert_eq!(b.udp(CLIENT, &rest[0]).0, Outcome::NeedMore);
+    assert_eq!(b.udp(CLIENT, &rest[1]).0, Outcome::NeedMore);
+    let (outcome, idx) = b.udp(CLIENT, &rest[2]);
+    assert_eq!((done(outcome), b.host(idx)), (Some(Class::Quic), Some("quic.example")));
+    assert_eq!((b.table.get(idx).alpn(), b.inspector.pool().in_use()), (Alpn::H3, 0));
+    assert!(b.inspector.facts_of(idx, b.table.get(idx)).unwrap().get(Fact::Ja4).is_some());
+}
+
+#[test]
+fn a_quic_hello_that_never_ends_has_a_budget() {
+    use super::web::quic::tests::initial;
+    let message = super::web::tls::tests::hello_message("quic.example", &["h3"], 60_000);
+    let mut b = Bench::new();
+    let mut outcome = Outcome::NeedMore;
+    let mut sent = 0;
+    while outcome == Outcome::NeedMore && sent < 60 {
+        outcome = b.udp(CLIENT, &initial(&message, &[(sent * 1000, sent * 1000 + 1000)])).0;
+        sent += 1;
+    }
+    assert_eq!((done(outcome), b.inspector.pool().in_use()), (Some(Class::Quic), 0), "after {sent}");
+    assert!(sent <= 17, "{sent}");
+}
+
+/// A name counts for the client that asked, in the answer to its query, as long as the answer lasts.
+#[test]
+fn an_address_is_named_by_the_answer_that_its_client_asked_for() {
+    use super::web::dns::tests::{a_query, an_answer};
+    const RESOLVER: (u8, u16) = (53, 53);
+    let noise = b"\x01strange and long enough";
+    let flow = |b: &mut Bench, client: u8, port: u16| {
+        let (mut outcome, mut idx) = (Outcome::NeedMore, FlowIdx(0));
+        while outcome == Outcome::NeedMore {
+            (outcome, idx) = b.udp((client, port, 77, 9999), noise);
+        }
+        let f = b.table.get(idx);
+        (b.host(idx).map(str::to_owned), f.by(), f.class())
+    };
+    let unnamed = (None, By::Nothing, Class::Unknown);
+    let ask = |b: &mut Bench, client: u8, id: u16, name: &str| {
+        b.udp((client, 5000, RESOLVER.0, RESOLVER.1), &a_query(id, name)).1
+    };
+    let answer = |b: &mut Bench, client: u8, id: u16, name: &str| {
+        b.udp((RESOLVER.0, RESOLVER.1, client, 5000), &an_answer(id, name, [10, 0, 0, 77])).1
+    };
+    let mut b = Bench::new();
+    answer(&mut b, 1, 7, "nobody.asked");
+    ask(&mut b, 1, 7, "a.example");
+    answer(&mut b, 1, 8, "a.example");
+    answer(&mut b, 1, 7, "b.example");
+    assert_eq!(flow(&mut b, 1, 1001), unnamed, "neither number nor name may differ");
+    let idx = answer(&mut b, 1, 7, "a.example");
+    let dns = b.table.get(idx);
+    assert_eq!((dns.class(), b.host(idx), dns.host_by()), (Class::Dns, Some("nobody.asked"), By::Payload));
+    assert_eq!(flow(&mut b, 1, 1002), (Some("a.example".into()), By::Dns, Class::Unknown));
+    assert_eq!(flow(&mut b, 2, 1003), unnamed, "another client has not asked");
+    // TLS without a server name keeps its own reason for the class.
+    let hello = client_hello_bytes("", &["h2"], 0, 9999);
+    b.tcp((1, 1004, 77, 443), SYN, 0, b"");
+    let (outcome, idx) = b.tcp((1, 1004, 77, 443), ACK, 1, &hello);
+    let f = b.table.get(idx);
+    assert_eq!((done(outcome), f.by(), f.host_by()), (Some(Class::Tls), By::Handshake, By::Dns));
+    assert_eq!((b.host(idx), f.alpn()), (Some("a.example"), Alpn::H2));
+    b.now = b.now.plus(61 * Tick::PER_SECOND);
+    assert_eq!(flow(&mut b, 1, 1005), unnamed, "the answer is over");
 }

@@ -5,6 +5,7 @@
 //! the [`Inspector`] collects the bytes, calls it again when there are more, and gives up after [`inspect::MAX_PACKETS`]
 //! packets or [`reassembly::CAP`] bytes. Ports alone never make a recognition.
 
+pub mod addresses;
 pub mod ber;
 pub mod class;
 pub mod facts;
@@ -105,6 +106,8 @@ pub struct Notes {
     pub facts: Facts,
     /// What has to be put together with what other datagrams bring: with `Verdict::Class` only.
     pub pieces: Pieces,
+    /// What a DNS message said.
+    pub dns: web::dns::said::Said,
 }
 
 impl Notes {
@@ -112,6 +115,7 @@ impl Notes {
         self.host.clear();
         self.facts.clear();
         self.pieces.clear();
+        self.dns.clear();
     }
 }
 

@@ -69,14 +69,18 @@ fn complain(cx: &mut Cx<'_>, packet: &mut Packet, complaint: Complaint) -> Fate 
         return Fate::Drop(reason);
     }
     cx.pool_drop_continuation(&mut packet.frame);
-    let (came_by, secret) = (packet.meta.port_in, packet.meta.tunnel_out != NONE && packet.meta.tunnel_in == NONE);
+    let sealed = packet.meta.tunnel_out != NONE;
+    let (came_by, secret) = (packet.meta.port_in, sealed && packet.meta.tunnel_in == NONE);
     // Where two ports are simply each other's way out, the answer's way out is the port it came by.
     packet.meta.port_in = packet.meta.port_out;
     packet.meta.flow = NO_FLOW;
     packet.meta.compress = false;
     packet.meta.tunnel_out = packet.meta.tunnel_in;
     cx.seen.to_seal |= packet.meta.tunnel_out != NONE;
-    packet.meta.tunnel_in = NONE;
+    // About what went from one tunnel to the next it crosses to no clear side, whatever the port.
+    if !sealed {
+        packet.meta.tunnel_in = NONE;
+    }
     let way = if packet.meta.tunnel_out == NONE { Fate::Go } else { select(cx, packet) };
     let fate = if way == Fate::Go { route(cx, packet) } else { way };
     match fate {
@@ -97,12 +101,22 @@ fn waits_at(cx: &Cx<'_>, packet: &Packet, port: PortId) -> bool {
 }
 
 /// An address of the side that the sender knows us by: the port it sent to or, for what came out of a tunnel, the port
-/// that the packet was to leave by, which is on the protected side as the sender is.
+/// that the packet was to leave by, which is on the protected side as the sender is. What goes on into a tunnel leaves by
+/// neither: then one of a port that sealed packets neither came nor go by.
 fn source(cx: &Cx<'_>, packet: &Packet) -> Option<IpAddr> {
     let like = ip(packet.headers.l3, &packet.headers.src);
-    let port = if packet.meta.tunnel_in == NONE { packet.meta.port_in } else { packet.meta.port_out };
+    let meta = &packet.meta;
     let links = cx.fib.links();
-    links[usize::from(port)].address(like).or_else(|| links.iter().find_map(|link| link.address(like)))
+    let best = match (meta.tunnel_in, meta.tunnel_out) {
+        (NONE, _) => links[usize::from(meta.port_in)].address(like),
+        (_, NONE) => links[usize::from(meta.port_out)].address(like),
+        _ => {
+            let others =
+                links.iter().enumerate().filter(|(at, _)| ![meta.port_in, meta.port_out].contains(&(*at as u8)));
+            others.map(|(_, link)| link).find_map(|link| link.address(like))
+        }
+    };
+    best.or_else(|| links.iter().find_map(|link| link.address(like)))
 }
 
 /// Makes the error around the start of the packet. `false`: no room for its headers.

@@ -1,5 +1,6 @@
 //! The work, one file per node, in the order a batch meets them.
 
+mod ahead;
 pub mod classify;
 pub mod compress;
 pub mod decompress;
@@ -15,6 +16,7 @@ pub mod outer_fragment;
 pub mod parse;
 pub mod policy;
 pub mod reassemble;
+pub mod relay;
 pub mod rewrite;
 pub mod route;
 pub mod seal;

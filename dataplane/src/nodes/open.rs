@@ -1,19 +1,17 @@
 //! `open`: what is sealed and for this host comes out of its tunnel, in place; everything else goes by.
 
+use super::ahead::{AHEAD, Ahead};
 use super::open_wg;
 use crate::crypto::esp::{LINK_LEN, NEXT_IPCOMP, OpenError};
 use crate::crypto::inbound;
 use crate::crypto::wg::session;
 use crate::graph::packet::NO_WAY;
-use crate::graph::{Batch, Cx, DropReason, Node, Packet, each};
+use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, each, sweep};
 use crate::plan::rules::ip;
 use crate::tunnel::events::Event;
 use crate::tunnel::keys::{EspIn, Keys, WgIn};
 use softdpu_ebpf_common::walk::{self, ESP_IN_UDP_PORT, Fragment, Headers, proto};
 use std::net::SocketAddr;
-
-/// With more associations than this their memory does not stay in the cache, and is asked for ahead.
-pub(super) const FEW: usize = 64;
 
 #[derive(Debug, Default)]
 pub struct Open;
@@ -26,11 +24,25 @@ impl Node for Open {
             return;
         }
         let keys = cx.keys;
-        if keys.inbound().len() > FEW {
-            prefetch(keys, batch);
-        }
         let mut run = Openers::default();
-        each(cx, batch, |cx, packet| open(cx, packet, &mut run, keys));
+        if !keys.many_inbound() {
+            return each(cx, batch, |cx, packet| open(cx, packet, &mut run, keys));
+        }
+        let mut ahead = Ahead::default();
+        (0..AHEAD).for_each(|t| ahead.step(keys, &batch.packets, t));
+        let mut refused = false;
+        for at in 0..batch.packets.len() {
+            ahead.step(keys, &batch.packets, at + AHEAD);
+            let packet = &mut batch.packets[at];
+            if let Err(reason) = open(cx, packet, &mut run, keys) {
+                packet.meta.fate = Fate::Drop(reason);
+                refused = true;
+            }
+        }
+        drop(run);
+        if refused {
+            sweep(cx, batch);
+        }
     }
 }
 
@@ -64,13 +76,6 @@ impl<'k> Openers<'k> {
     pub(super) fn flush(&mut self) {
         self.wireguard = None;
     }
-}
-
-#[cold]
-fn prefetch(keys: &Keys, batch: &Batch) {
-    let found = || batch.packets.iter().filter_map(|packet| keys.esp(packet.headers.spi));
-    found().for_each(|esp| esp.sa.prefetch());
-    found().for_each(|esp| esp.sa.prefetch_deep());
 }
 
 /// ESP, bare or in UDP, what else comes to its UDP port, and what comes to a WireGuard tunnel's.
@@ -137,7 +142,10 @@ fn open_esp<'k>(cx: &mut Cx<'_>, packet: &mut Packet, run: &mut Openers<'k>, key
         packet.meta.esp_in = keys.esp_number(spi).unwrap_or(NO_WAY);
     }
     // Only with the newest packet: one that was late, or held back by somebody, says where the peer was (RFC 7296 §2.23).
-    if moved && seq >= esp.sa.window().top() {
+    if moved
+        && seq >= esp.sa.window().top()
+        && keys.way(esp.tunnel, esp.way).is_none_or(|way| way.state.tell_move(cx.now))
+    {
         let _ = cx.events.push(Event::Moved { tunnel: esp.tunnel, way: esp.way, from });
     }
     if packet.meta.next_header == NEXT_IPCOMP {

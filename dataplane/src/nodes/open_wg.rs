@@ -13,6 +13,14 @@ use std::ops::Range;
 
 const TRANSPORT: u32 = 4;
 
+/// The receiver index of a transport message.
+#[inline]
+pub(super) fn receiver(packet: &Packet) -> Option<u32> {
+    let start = usize::from(packet.headers.payload_off);
+    let (kind, rest) = packet.frame.bytes().get(start..start + 8)?.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*kind) == TRANSPORT { Some(u32::from_le_bytes(*rest.first_chunk()?)) } else { None }
+}
+
 /// A packet to a UDP port that a WireGuard tunnel listens on.
 #[inline]
 pub(super) fn open<'k>(
@@ -23,11 +31,7 @@ pub(super) fn open<'k>(
     keys: &'k Keys,
 ) -> Result<(), DropReason> {
     let payload = usize::from(packet.headers.payload_off)..usize::from(packet.headers.end);
-    let head = packet.frame.bytes().get(payload.start..payload.start + 8);
-    let words = head
-        .and_then(|head| head.split_first_chunk::<4>())
-        .and_then(|(kind, rest)| Some((u32::from_le_bytes(*kind), u32::from_le_bytes(*rest.first_chunk::<4>()?))));
-    let Some((TRANSPORT, receiver)) = words else { return other(cx, packet, listen, payload) };
+    let Some(receiver) = receiver(packet) else { return other(cx, packet, listen, payload) };
     // What a session knows is ours, and its authentication says so; only what none knows may be for another host.
     let Some(wg) = keys.session(receiver).filter(|wg| wg.tunnel == listen.tunnel) else {
         return if is_local(cx, packet, listen) { Err(DropReason::NoSa) } else { Ok(()) };
@@ -48,7 +52,7 @@ pub(super) fn open<'k>(
             run.flush();
             let _ = cx.events.push(Event::Confirmed { tunnel: wg.tunnel, index: receiver });
         }
-        if keys.way(wg.tunnel, wg.way).is_some_and(|way| way.remote != from) {
+        if keys.way(wg.tunnel, wg.way).is_some_and(|way| way.remote != from && way.state.tell_move(cx.now)) {
             let _ = cx.events.push(Event::Roamed { tunnel: wg.tunnel, index: receiver, from, local });
         }
     }
@@ -57,7 +61,7 @@ pub(super) fn open<'k>(
     walk_inner(packet)?;
     let src = ip(packet.headers.l3, &packet.headers.src);
     match keys.tunnel(wg.tunnel).map(|tunnel| &tunnel.selector) {
-        Some(Selector::Allowed(table)) if table.look_up(src) == Some(wg.way) => Ok(()),
+        Some(Selector::Allowed(table)) if table.is_of(src, wg.way) => Ok(()),
         _ => Err(DropReason::NotAllowed),
     }
 }

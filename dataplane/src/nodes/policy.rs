@@ -1,5 +1,6 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
+use super::relay;
 use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
@@ -7,14 +8,12 @@ use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
 use crate::plan::Plan;
 use crate::plan::rules::{self, Known, Match, Side};
 use crate::wire::{icmp, ip};
-use softdpu_ebpf_common::walk::{Fragment, proto};
+use softdpu_ebpf_common::walk::{Fragment, Headers, proto};
 
 /// In [`Flow::rule`]: the initiator's packets are on the rule's `In` side.
 const INITIATOR_IN: u16 = 1 << 15;
 /// No rule, in the 15 bits that [`Flow::rule`] has for it.
 const NO_RULE: u16 = INITIATOR_IN - 1;
-/// In [`Flow::esp_in`], of flows that no association is remembered for: what comes out of their tunnel goes into no other.
-const ENDS_HERE: u32 = NO_WAY - 1;
 const _: () = assert!(rules::MAX_RULES <= NO_RULE as usize);
 
 #[derive(Debug, Default)]
@@ -50,19 +49,20 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         return Err(DropReason::PolicyDrop);
     }
     let tunnel = plan.tunnel.unwrap_or(NONE);
-    if tunnel == packet.meta.tunnel_in && (tunnel == NONE || side == Side::In || plan.lets_in(&packet.headers)) {
-        if packet.meta.esp_in != NO_WAY {
-            xfrm::admit(cx, packet)?;
+    if tunnel == packet.meta.tunnel_in {
+        if tunnel == NONE {
+            return Ok(());
         }
-        if cx.plan.relays && tunnel != NONE {
-            go_on(cx, packet, tunnel);
+        let comes_in = side == Side::In || plan.lets_in(&with_ports(cx, packet));
+        if comes_in && packet.meta.esp_in != NO_WAY {
+            xfrm::admit(cx, packet, side)?;
         }
-        return Ok(());
+        return relay::onward(cx, packet, rule, comes_in);
     }
     match side {
         Side::In if packet.meta.tunnel_in == NONE => Err(DropReason::ClearOnProtected),
         Side::In => Err(DropReason::WrongTunnel),
-        Side::Out if tunnel == NONE || tunnel == packet.meta.tunnel_in => Err(DropReason::WrongTunnel),
+        Side::Out if tunnel == NONE => Err(DropReason::WrongTunnel),
         // From one tunnel into another is forwarding between two protected links.
         Side::Out => {
             packet.meta.tunnel_out = tunnel;
@@ -96,22 +96,13 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<(u16, Side)> {
 /// Once per flow, so this is also where addresses are refused that are not to be forwarded.
 #[cold]
 fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> {
-    let mut headers = packet.headers;
+    let headers = with_ports(cx, packet);
     let martian = ip::is_martian(headers.l3, &headers.src) || ip::is_martian(headers.l3, &headers.dst);
     // A port without neighbours is a wire, and forwards what it is given.
     if martian && !cx.fib.links()[usize::from(packet.meta.port_in)].neighbourless {
         return Err(DropReason::Martian);
     }
     let flow = (packet.meta.flow != NO_FLOW).then_some(FlowIdx(packet.meta.flow));
-    if let Some(flow) = flow.filter(|_| headers.fragment == Fragment::Later) {
-        // The flow knows the ports that the fragment itself does not have.
-        let flow = cx.flows.get(flow);
-        let (src, dst) = match packet.meta.direction {
-            Direction::FromInitiator => (flow.initiator(), flow.responder()),
-            Direction::FromResponder => (flow.responder(), flow.initiator()),
-        };
-        (headers.sport, headers.dport, headers.fragment) = (src.port, dst.port, Fragment::First);
-    }
     let Match { rule, side, provisional } = match xfrm::side(cx, packet, &headers)? {
         Verdict::Rule(rule, side) => Match { rule, side, provisional: false },
         Verdict::Clear { both } => {
@@ -130,48 +121,30 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
     Ok((rule, side))
 }
 
+/// The packet's headers; of a later fragment with the ports that its flow knows and itself does not have.
+#[inline]
+pub(super) fn with_ports(cx: &Cx<'_>, packet: &Packet) -> Headers {
+    let mut headers = packet.headers;
+    if headers.fragment == Fragment::Later && packet.meta.flow != NO_FLOW {
+        let flow = cx.flows.get(FlowIdx(packet.meta.flow));
+        let (src, dst) = match packet.meta.direction {
+            Direction::FromInitiator => (flow.initiator(), flow.responder()),
+            Direction::FromResponder => (flow.responder(), flow.initiator()),
+        };
+        (headers.sport, headers.dport, headers.fragment) = (src.port, dst.port, Fragment::First);
+    }
+    headers
+}
+
 fn tunnel_in(packet: &Packet) -> Option<u16> {
     (packet.meta.tunnel_in != NONE).then_some(packet.meta.tunnel_in)
 }
 
-fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
+pub(super) fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let Some(flow) = flow else { return Known::default() };
     let flow = cx.flows.get(flow);
     let host = cx.inspector.host_of(flow);
     Known { class: flow.is_settled().then_some(flow.class), host }
-}
-
-/// What came out of one tunnel and belongs into another goes there, whichever rule its flow was settled under.
-fn go_on(cx: &mut Cx<'_>, packet: &mut Packet, tunnel_in: u16) {
-    let flow = (packet.meta.flow != NO_FLOW).then_some(FlowIdx(packet.meta.flow));
-    let generation = cx.generation();
-    if let Some(flow) = flow {
-        let flow = cx.flows.get(flow);
-        if flow.plan_generation == generation && flow.esp_in == ENDS_HERE {
-            return;
-        }
-    }
-    match rules::onward(&cx.plan.rules, &packet.headers, &known(cx, flow), tunnel_in) {
-        Some(rule) => {
-            let found = &cx.plan.rules[usize::from(rule)];
-            (packet.meta.rule, packet.meta.tunnel_out) = (rule, found.tunnel.unwrap_or(NONE));
-            packet.meta.compress = found.compress;
-            // The way that the flow remembers is that of its other direction.
-            packet.meta.flow = NO_FLOW;
-            cx.seen.to_seal = true;
-            cx.seen.to_compress |= found.compress;
-        }
-        None => {
-            if let Some(flow) =
-                flow.filter(|_| packet.meta.esp_in == NO_WAY && packet.headers.fragment != Fragment::Later)
-            {
-                let flow = cx.flows.get_mut(flow);
-                if flow.plan_generation == generation {
-                    flow.esp_in = ENDS_HERE;
-                }
-            }
-        }
-    }
 }
 
 /// An ICMP error quotes packets of another flow: where that one is protected, so is the error (RFC 4301 §6.2), whatever
@@ -199,15 +172,21 @@ pub fn is_settled(flow: &Flow, generation: u32) -> bool {
     flow.plan_generation == generation
 }
 
-/// Number of the rule that a flow was settled under last.
-pub fn rule_number(flow: &Flow) -> Option<u16> {
-    Some(flow.rule & !INITIATOR_IN).filter(|rule| *rule != NO_RULE)
+/// The rule that a flow was settled under last, whenever that was.
+pub fn last_rule(flow: &Flow) -> Option<u16> {
+    Some(rule_number(flow)).filter(|rule| *rule != NO_RULE)
+}
+
+/// The number of the rule that a flow was settled under.
+#[inline]
+pub(super) fn rule_number(flow: &Flow) -> u16 {
+    flow.rule & !INITIATOR_IN
 }
 
 /// The rule that a flow was settled under. `generation`: of the worker that has the flow.
 pub fn rule_of<'a>(flow: &Flow, plan: &'a Plan, generation: u32) -> Option<&'a rules::Rule> {
     let settled = flow.plan_generation == generation;
-    plan.rules.get(usize::from(flow.rule & !INITIATOR_IN)).filter(|_| settled)
+    plan.rules.get(usize::from(rule_number(flow))).filter(|_| settled)
 }
 
 fn remember(flow: &mut Flow, generation: u32, rule: u16, side: Side, direction: Direction) {
@@ -215,5 +194,6 @@ fn remember(flow: &mut Flow, generation: u32, rule: u16, side: Side, direction: 
     flow.plan_generation = generation;
     flow.way = NO_WAY;
     flow.esp_in = NO_WAY;
+    flow.forget_hops();
     flow.rule = rule.min(NO_RULE) | if initiator_in { INITIATOR_IN } else { 0 };
 }

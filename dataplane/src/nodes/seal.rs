@@ -1,7 +1,6 @@
 //! `seal`: packets of protected flows go into their tunnel, in place. Packets in a row of one way are one run: their
 //! sequence numbers are taken, and the association told, once for all of them.
 
-use super::open::FEW;
 use crate::crypto::esp::{Inner, LINK_LEN, NEXT_IPV4, NEXT_IPV6, SealError};
 use crate::crypto::outbound;
 use crate::crypto::outer::Outer;
@@ -13,6 +12,9 @@ use crate::wire::ip::V6_HEADER;
 use softdpu_ebpf_common::walk::L3;
 use std::ops::Range;
 
+/// How many packets ahead a key is asked for.
+const AHEAD: usize = 4;
+
 #[derive(Debug, Default)]
 pub struct SealNode;
 
@@ -23,36 +25,28 @@ impl Node for SealNode {
         if !cx.seen.to_seal {
             return;
         }
-        if cx.keys.inbound().len() > FEW {
-            prefetch(cx, batch);
-        }
+        let many = cx.keys.many_ways();
         let mut refused = false;
-        let mut rest = &mut batch.packets[..];
-        while let Some(first) = rest.first() {
+        let mut at = 0;
+        while let Some(first) = batch.packets.get(at) {
             let of = (first.meta.tunnel_out, first.meta.way);
+            let rest = &batch.packets[at..];
             let same = rest.iter().take_while(|packet| (packet.meta.tunnel_out, packet.meta.way) == of).count();
-            let (run, later) = std::mem::take(&mut rest).split_at_mut(same);
-            rest = later;
-            if of.0 != NONE {
-                refused |= seal_run(cx, run);
+            if many {
+                // The first packets ask for their own too, late as it is: all of them at once.
+                let ahead = if at == 0 { 0 } else { at + AHEAD };
+                let keys = batch.packets.iter().take(at + same + AHEAD).skip(ahead);
+                keys.filter_map(|packet| cx.way(packet)).for_each(|way| way.prefetch_keys(cx.now));
             }
+            if of.0 != NONE {
+                refused |= seal_run(cx, &mut batch.packets[at..at + same]);
+            }
+            at += same;
         }
         if refused {
             sweep(cx, batch);
         }
     }
-}
-
-#[cold]
-fn prefetch(cx: &Cx<'_>, batch: &Batch) {
-    let associations = || {
-        batch.packets.iter().filter_map(|packet| match cx.way(packet).map(|way| &way.seal) {
-            Some(Seal::Esp(out)) => Some(&out.sa),
-            _ => None,
-        })
-    };
-    associations().for_each(|sa| sa.prefetch());
-    associations().for_each(|sa| sa.prefetch_deep());
 }
 
 /// One run of a way's packets. Says whether any was refused.

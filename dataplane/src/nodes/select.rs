@@ -6,7 +6,7 @@ use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, DropReason, Fate, Node, Packet, sweep};
 use crate::plan::rules::ip;
 use crate::tunnel::events::Event;
-use crate::tunnel::keys::{Seal, Selector};
+use crate::tunnel::keys::{Seal, Selector, Way};
 use crate::tunnel::xfrm::selector::{NO_STATE, flow_of};
 
 #[derive(Debug, Default)]
@@ -19,6 +19,9 @@ impl Node for Select {
         if !cx.seen.to_seal {
             return;
         }
+        if cx.keys.many_ways() {
+            prefetch(cx, batch);
+        }
         let mut stopped = false;
         for packet in &mut batch.packets {
             if packet.meta.tunnel_out != NONE {
@@ -30,6 +33,24 @@ impl Node for Select {
             sweep(cx, batch);
         }
     }
+}
+
+/// Asks for the ways of the whole batch, one step after the other: each step is over the batch before the next one needs it.
+/// The nodes from here to `seal` find them in the cache.
+#[inline(never)]
+fn prefetch(cx: &Cx<'_>, batch: &mut Batch) {
+    for packet in &mut batch.packets {
+        if packet.meta.tunnel_out != NONE
+            && let Some(way) = cached(cx, packet)
+        {
+            packet.meta.way = way;
+            cx.keys.prefetch_way(packet.meta.tunnel_out, way);
+        }
+    }
+    let ways = || batch.packets.iter().filter_map(|packet| cx.way(packet));
+    ways().for_each(Way::prefetch);
+    ways().for_each(Way::prefetch_seal);
+    ways().for_each(Way::prefetch_session);
 }
 
 /// Finds the packet's way; also for packets made on the way (ICMP errors).

@@ -70,10 +70,21 @@ fn goes_in_clear(selector: &XfrmSelector, flow: &Flow) -> bool {
     matches!(selector.spd.out(flow), Out::Clear(_) | Out::NoPolicy(Action::Allow))
 }
 
-/// Whether the policies let in what this association opened (RFC 4301 §5.2). Remembered per flow and association.
+/// Whether a packet that waited to go on in clear may do so still.
+pub(super) fn still_clear(cx: &Cx<'_>, packet: &Packet) -> Result<(), DropReason> {
+    if cx.plan.xfrm.is_none() {
+        return Ok(());
+    }
+    let (_, _, selector) = selector(cx).ok_or(DropReason::NoSelector)?;
+    let flow = flow_of(&packet.headers, packet.frame.bytes());
+    if goes_in_clear(selector, &flow) { Ok(()) } else { Err(DropReason::KernelOnly) }
+}
+
+/// Whether the policies let in what this association opened (RFC 4301 §5.2). Remembered per flow and association, for the side
+/// that comes in; what goes the other way is asked about each time.
 #[inline]
-pub(super) fn admit(cx: &mut Cx<'_>, packet: &Packet) -> Result<(), DropReason> {
-    let (number, flow) = (packet.meta.esp_in, packet.meta.flow);
+pub(super) fn admit(cx: &mut Cx<'_>, packet: &Packet, side: Side) -> Result<(), DropReason> {
+    let (number, flow) = (packet.meta.esp_in, if side == Side::In { packet.meta.flow } else { NO_FLOW });
     let generation = cx.generation();
     if flow != NO_FLOW {
         let flow = cx.flows.get(FlowIdx(flow));
@@ -98,6 +109,6 @@ fn check(cx: &Cx<'_>, packet: &Packet) -> Result<(), DropReason> {
     let state = opened.ok_or(DropReason::SelectorMismatch)?;
     let flow = flow_of(&packet.headers, packet.frame.bytes());
     selector.spd.check(Direction::Forward, &flow, &[state]).map_err(|_| DropReason::SelectorMismatch)?;
-    // The way on may be by another association (a hub between two peers). We do not do that; in clear it must not go.
+    // The way on may be by another association (a hub between two of the kernel's peers). We do not do that; in clear it must not go.
     if goes_in_clear(selector, &flow) { Ok(()) } else { Err(DropReason::KernelOnly) }
 }

@@ -5,7 +5,7 @@ use super::reason::Reason;
 use crate::flow::{Direction, FlowIdx, FlowKey, FlowTable, L4State, Tick, Tier};
 use crate::io::steer::FlowCount;
 use crate::l7::Class;
-use crate::nodes::policy::rule_number;
+use crate::nodes::policy::last_rule;
 use crate::telemetry::counters::WorkerCounters;
 use crossbeam::queue::ArrayQueue;
 use std::sync::{Arc, OnceLock};
@@ -121,7 +121,7 @@ impl Client {
                 counts
             }
         };
-        let (rule, class) = (rule_number(flow), Class::place(flow.class));
+        let (rule, class) = (last_rule(flow), Class::place(flow.class));
         for (direction, count) in [Direction::FromInitiator, Direction::FromResponder].into_iter().zip(counts) {
             if count.packets == 0 {
                 continue;

@@ -178,18 +178,30 @@ pub fn look_up(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: 
     Match { provisional: open, ..Match::NOTHING }
 }
 
-/// The rule that wants what came out of `tunnel_in` in another tunnel: one that goes `from → to` for this packet, and not the
-/// other way too. What a flow remembers is one rule, whose answers are let in by it and may have to go on by another.
-pub fn onward(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: u16) -> Option<u16> {
+/// A rule that could mean what came out of a tunnel for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Onward {
+    /// Index of the rule.
+    pub rule: u16,
+    /// It holds for this packet the other way too, and so could mean as well that such packets come out of its tunnel.
+    pub both_ways: bool,
+}
+
+/// The rules that want what came out of `tunnel_in` in another tunnel, in order. What a flow remembers is one rule, whose
+/// answers are let in by it and may have to go on by another.
+pub fn onward(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: u16) -> impl Iterator<Item = Onward> {
     let ends = Ends::of(headers);
-    let wants = |rule: &Rule| {
-        rule.tunnel.is_some_and(|tunnel| tunnel != tunnel_in)
-            && !rule.mirrored
-            && rule.side(&ends, None) == Some(Side::Out)
-            && !rule.fits(ends.dst, ends.src, ends.dport, ends.sport)
-            && rule.payload_terms_hold(known) != Some(false)
+    let wants = move |(at, rule): (usize, &Rule)| {
+        let other = rule.tunnel.is_some_and(|tunnel| tunnel != tunnel_in) && !rule.mirrored;
+        (other && rule.side(&ends, None) == Some(Side::Out) && rule.payload_terms_hold(known) != Some(false))
+            .then(|| Onward { rule: at as u16, both_ways: rule.fits(ends.dst, ends.src, ends.dport, ends.sport) })
     };
-    rules.iter().position(wants).map(|at| at as u16)
+    rules.iter().enumerate().filter_map(wants)
+}
+
+/// Length of the longest of these prefixes that an address is in.
+pub fn longest(prefixes: &[Prefix], address: IpAddr) -> Option<u8> {
+    prefixes.iter().filter(|prefix| prefix.contains(address)).map(Prefix::prefix_len).max()
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ impl StaticEsp {
     pub fn move_to(&mut self, seen: SocketAddr) -> bool {
         // Only the newest packet was told of, and which of the two sides has the NAT, nobody told us.
         let Some(remote) = natt::moved(self.remote, seen, true, false) else { return false };
-        (self.remote, self.moved, self.state) = (remote, true, Arc::default());
+        (self.remote, self.moved, self.state) = (remote, true, Arc::new(self.state.elsewhere()));
         true
     }
 

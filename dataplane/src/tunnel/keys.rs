@@ -5,7 +5,7 @@ use crate::crypto::esp::{Mode, SaError};
 use crate::crypto::outer::Outer;
 use crate::crypto::sadb::SpiIndex;
 use crate::crypto::wg::session::{self, Session};
-use crate::crypto::{InboundSa, OutboundSa};
+use crate::crypto::{self, InboundSa, OutboundSa};
 use crate::tunnel::wireguard::allowed::AllowedTable;
 use crate::tunnel::xfrm::model::State;
 use crate::tunnel::xfrm::selector::XfrmSelector;
@@ -17,6 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A way whose packets wait asks for a session once in this time (nanoseconds).
 const ASK_AGAIN: u64 = 1_000_000_000;
+
+/// That a peer sends from elsewhere is told once in this time (nanoseconds): each telling makes a new snapshot, and a peer that
+/// sends from two addresses in turns, or somebody on its path, would have one made for every packet.
+const MOVE_AGAIN: u64 = 250_000_000;
+/// With more associations, sessions or ways than this their memory does not stay in the cache, and is asked for ahead.
+const FEW: usize = 64;
 
 /// Everything that workers need of the tunnels, at one time.
 #[derive(Debug, Default)]
@@ -33,6 +39,8 @@ pub struct Keys {
     tunnels: Vec<TunnelKeys>,
     /// Addresses that ESP is for us at, in order.
     locals: Vec<IpAddr>,
+    many_inbound: bool,
+    many_ways: bool,
 }
 
 /// An inbound association and what it belongs to.
@@ -90,14 +98,17 @@ pub enum Selector {
     Xfrm(Arc<XfrmSelector>),
 }
 
-/// A peer's way out: what seals for it, and where it is.
+/// A peer's way out: what seals for it, and where it is. One cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Way {
     /// Outer destination.
     pub remote: SocketAddr,
     pub seal: Seal,
     pub state: Arc<WayState>,
 }
+
+const _: () = assert!(size_of::<Way>() == 64 && size_of::<WayState>() == 64);
 
 /// What seals the packets of a way.
 #[derive(Clone, Debug)]
@@ -116,14 +127,17 @@ pub struct EspOut {
     pub via: Option<Box<Outer>>,
 }
 
-/// A WireGuard peer's sessions to send with.
+/// A WireGuard peer's sessions to send with. Over IPv4 all that is needed is in the first cache line.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub struct WgOut {
     /// Made as responder: used as soon as the peer has.
     pub next: Option<Arc<Session>>,
     pub current: Option<Arc<Session>>,
     pub outer: Outer,
 }
+
+const _: () = assert!(std::mem::offset_of!(WgOut, outer) + Outer::V4_NEEDS <= 64);
 
 impl WgOut {
     /// What to send with now. `now`: monotonic nanoseconds.
@@ -139,6 +153,7 @@ impl WgOut {
 
 /// What workers remember of a way from one snapshot to the next.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct WayState {
     /// FIB generation and adjacency of the next hop towards the peer; generation 0: not looked up.
     hop: AtomicU64,
@@ -146,6 +161,8 @@ pub struct WayState {
     pub path_mtu: PathMtu,
     /// When a packet last asked for a session and the control side was told, monotonic nanoseconds; 0: none did.
     wanted: AtomicU64,
+    /// When the control side was last told that the peer has moved, likewise.
+    moved: AtomicU64,
 }
 
 impl WayState {
@@ -171,9 +188,65 @@ impl WayState {
     pub fn answer(&self) {
         self.wanted.store(0, Ordering::Relaxed);
     }
+
+    /// Whether a packet from elsewhere is the one to tell of it: the first in [`MOVE_AGAIN`]. The next ones come again.
+    pub fn tell_move(&self, now: u64) -> bool {
+        let before = self.moved.load(Ordering::Relaxed);
+        let due = before == 0 || now.saturating_sub(before) >= MOVE_AGAIN;
+        due && self.moved.compare_exchange(before, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Of the same peer at another place: of what is known only when it moved.
+    pub fn elsewhere(&self) -> Self {
+        Self { moved: AtomicU64::new(self.moved.load(Ordering::Relaxed)), ..Self::default() }
+    }
 }
 
 impl Way {
+    /// Asks for its own cache lines.
+    #[inline]
+    pub fn prefetch(&self) {
+        crypto::prefetch_line(self);
+    }
+
+    /// Asks for what it points at. Once [`Self::prefetch`] has had its time.
+    #[inline]
+    pub fn prefetch_seal(&self) {
+        crypto::prefetch_line(&*self.state);
+        match &self.seal {
+            Seal::Nothing => {}
+            Seal::Esp(out) => out.sa.prefetch(),
+            Seal::WireGuard(out) => {
+                crypto::prefetch_line(&**out);
+                if self.remote.is_ipv6() {
+                    crypto::prefetch_line(out.outer.end());
+                }
+            }
+        }
+    }
+
+    /// Asks for the session, where there is one. Once [`Self::prefetch_seal`] has had its time.
+    #[inline]
+    pub fn prefetch_session(&self) {
+        if let Seal::WireGuard(out) = &self.seal {
+            [&out.next, &out.current].into_iter().flatten().for_each(|session| session.prefetch_sealing());
+        }
+    }
+
+    /// Asks for the keys. Once all of the above have had their time.
+    #[inline]
+    pub fn prefetch_keys(&self, now: u64) {
+        match &self.seal {
+            Seal::Nothing => {}
+            Seal::Esp(out) => out.sa.prefetch_deep(),
+            Seal::WireGuard(out) => {
+                if let Some(session) = out.session(now) {
+                    session.prefetch_sealing_deep();
+                }
+            }
+        }
+    }
+
     /// Seals what packets carry, behind their own headers: a fragment cannot be sealed so (RFC 4303 §3.1.1).
     #[inline]
     pub fn is_transport(&self) -> bool {
@@ -221,6 +294,8 @@ impl Keys {
         Ok(Self {
             generation,
             selection,
+            many_inbound: inbound.len() + sessions.len() > FEW,
+            many_ways: tunnels.iter().map(|tunnel| tunnel.ways.len()).sum::<usize>() > FEW,
             by_spi: SpiIndex::new(&spis)?,
             inbound,
             by_receiver: SpiIndex::new(&receivers)?,
@@ -289,6 +364,50 @@ impl Keys {
         })
     }
 
+    /// Whether what opens is so much that it is worth while to ask for it ahead.
+    #[inline]
+    pub fn many_inbound(&self) -> bool {
+        self.many_inbound
+    }
+
+    /// The same of what seals.
+    #[inline]
+    pub fn many_ways(&self) -> bool {
+        self.many_ways
+    }
+
+    /// Asks for what [`Self::esp`] looks at first.
+    #[inline]
+    pub fn prefetch_esp(&self, spi: u32) {
+        self.by_spi.prefetch(spi);
+    }
+
+    /// Asks for what [`Self::session`] looks at first.
+    #[inline]
+    pub fn prefetch_session(&self, receiver: u32) {
+        self.by_receiver.prefetch(receiver);
+    }
+
+    /// Asks for what [`Self::way`] looks at first.
+    #[inline]
+    pub fn prefetch_way(&self, tunnel: u16, way: u32) {
+        if let Some(way) = self.tunnel(tunnel).and_then(|tunnel| tunnel.ways.get(way as usize)) {
+            crypto::prefetch_line(way);
+        }
+    }
+
+    /// Asks for what a packet's source is held against once `wg` has opened it. After [`Self::prefetch_way`] has had its time.
+    #[inline]
+    pub fn prefetch_source(&self, wg: &WgIn) {
+        let Some(tunnel) = self.tunnel(wg.tunnel) else { return };
+        if let Some(Some(way)) = tunnel.ways.get(wg.way as usize) {
+            crypto::prefetch_line(&way.remote);
+        }
+        if let Selector::Allowed(table) = &tunnel.selector {
+            table.prefetch(wg.way);
+        }
+    }
+
     pub fn inbound(&self) -> &[EspIn] {
         &self.inbound
     }
@@ -306,5 +425,16 @@ mod tests {
         assert!(way.want(5 + ASK_AGAIN), "an attempt that came to nothing is not the last");
         way.answer();
         assert!(way.want(6 + ASK_AGAIN));
+    }
+
+    #[test]
+    fn a_peer_that_moves_all_the_time_is_told_of_now_and_then() {
+        let way = WayState::default();
+        assert!(way.tell_move(5), "the first at once");
+        assert!(!way.tell_move(6));
+        let way = way.elsewhere();
+        assert!(!way.tell_move(4 + MOVE_AGAIN), "wherever it is now");
+        assert!(way.tell_move(5 + MOVE_AGAIN));
+        assert!(way.want(6) && way.hop(1).is_none());
     }
 }

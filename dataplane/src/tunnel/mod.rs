@@ -8,6 +8,7 @@ pub mod esp;
 pub mod events;
 pub mod keepalive;
 pub mod keys;
+pub mod large_pages;
 pub mod lifetimes;
 pub mod pmtu;
 pub mod publisher;

@@ -1,6 +1,7 @@
 //! Puts the tunnels' parts together and hands the whole to the workers.
 
 use super::keys::{EspIn, Keys, Listen, TunnelKeys, WgIn};
+use super::large_pages;
 use crate::crypto::esp::SaError;
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
@@ -101,6 +102,8 @@ impl Publisher {
 }
 
 fn assemble(numbers: (u32, u32), parts: &[Part]) -> Result<Keys, SaError> {
+    let count = |part: &Part| part.inbound.len() + part.sessions.len() + part.keys.ways.len();
+    large_pages::for_heap_of(parts.iter().map(count).sum());
     let inbound = parts.iter().flat_map(|part| part.inbound.iter().cloned()).collect();
     let sessions = parts.iter().flat_map(|part| part.sessions.iter().cloned()).collect();
     let listen = parts.iter().filter_map(|part| part.listen).collect();

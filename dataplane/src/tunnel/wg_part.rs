@@ -1,55 +1,81 @@
 //! A WireGuard device as the workers' part of the keys.
 
-use super::keys::{Listen, Seal, Selector, TunnelKeys, Way, WayState, WgIn, WgOut};
+use super::keys::{Listen, Seal, Selector, TunnelKeys, Way, WgIn, WgOut};
 use super::publisher::Part;
 use super::wireguard::device::Device;
-use super::wireguard::peer::PeerView;
+use super::wireguard::peer::{Endpoint, PeerView};
 use crate::crypto::outer::{Encapsulation, Outer};
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-/// Builds the parts of one tunnel's device, and remembers what stays the same from one to the next.
+/// Builds the parts of one tunnel's device, and remembers what stays the same from one to the next: of ten thousand peers a
+/// rekeying changes one, and the others' ways stay the very same.
 #[derive(Debug)]
 pub struct WgParts {
     tunnel: u16,
     local: Option<IpAddr>,
-    /// What workers remember of each peer's way, while the peer stays where it is.
-    states: HashMap<u32, (SocketAddr, Arc<WayState>)>,
+    /// By slot, as last built.
+    peers: Vec<Option<Built>>,
+    listen_port: u16,
     /// Of the part before: another table or another set of peers is another selection.
     selector: Option<Selector>,
-    slots: usize,
+}
+
+/// A peer, and its way.
+#[derive(Debug)]
+struct Built {
+    of: Arc<PeerView>,
+    way: Arc<Way>,
+}
+
+impl Built {
+    /// Whether it still holds. What the routing table was asked for may have another answer now.
+    fn is_of(&self, peer: &Arc<PeerView>, local: Option<IpAddr>) -> bool {
+        let from = peer.endpoint.and_then(|endpoint| endpoint.from).or(local);
+        Arc::ptr_eq(&self.of, peer) && (from.is_some() || peer.sessions.is_empty())
+    }
 }
 
 impl WgParts {
     pub fn new(tunnel: u16, local: Option<IpAddr>) -> Self {
-        Self { tunnel, local, states: HashMap::new(), selector: None, slots: 0 }
+        Self { tunnel, local, peers: Vec::new(), listen_port: 0, selector: None }
     }
 
     /// The part, and whether flows may now belong to other peers.
     pub fn build(&mut self, device: &mut Device) -> (Part, bool) {
         let table = device.allowed();
-        let peers: Vec<Arc<PeerView>> = device.peers().collect();
         let slots = device.slots();
+        let listen_port = device.listen_port();
+        // It is in every packet.
+        let same_port = std::mem::replace(&mut self.listen_port, listen_port) == listen_port;
+        let same = matches!(&self.selector, Some(Selector::Allowed(old)) if Arc::ptr_eq(old, &table));
+        let selection = !same || self.peers.len() != slots;
+        let mut before = std::mem::take(&mut self.peers);
+        self.peers.resize_with(slots, || None);
         let mut ways: Vec<Option<Arc<Way>>> = vec![None; slots];
-        let mut sessions = Vec::new();
-        for peer in &peers {
+        let mut sessions = Vec::with_capacity(2 * device.peer_count());
+        for peer in device.peers() {
+            let at = peer.slot as usize;
             sessions.extend(peer.sessions.all().map(|session| WgIn {
                 session: session.clone(),
                 tunnel: self.tunnel,
                 way: peer.slot,
             }));
-            if let Some(place) = ways.get_mut(peer.slot as usize) {
-                *place = Some(Arc::new(self.way(peer, device.listen_port())));
+            let built = match before.get_mut(at).and_then(Option::take) {
+                Some(built) if same_port && built.is_of(&peer, self.local) => built,
+                old => {
+                    let way = Arc::new(self.way(&peer, old.as_ref()));
+                    Built { of: peer, way }
+                }
+            };
+            if let (Some(way), Some(place)) = (ways.get_mut(at), self.peers.get_mut(at)) {
+                *way = Some(built.way.clone());
+                *place = Some(built);
             }
         }
-        self.states.retain(|slot, _| ways.get(*slot as usize).is_some_and(Option::is_some));
-        let same = matches!(&self.selector, Some(Selector::Allowed(old)) if Arc::ptr_eq(old, &table));
-        let selection = !same || self.slots != slots;
-        self.slots = slots;
         let selector = Selector::Allowed(table);
         self.selector = Some(selector.clone());
-        let listen = Listen { port: device.listen_port(), tunnel: self.tunnel, local: self.local };
+        let listen = Listen { port: listen_port, tunnel: self.tunnel, local: self.local };
         let part = Part {
             sessions,
             listen: (listen.port != 0).then_some(listen),
@@ -59,29 +85,36 @@ impl WgParts {
         (part, selection)
     }
 
-    fn way(&mut self, peer: &PeerView, listen_port: u16) -> Way {
+    /// The way of a peer that has changed. `old`: what was built for its slot before.
+    fn way(&self, peer: &PeerView, old: Option<&Built>) -> Way {
         let nowhere = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
         let remote = peer.endpoint.map_or(nowhere, |endpoint| endpoint.to);
-        let state = match self.states.get(&peer.slot) {
-            Some((at, state)) if *at == remote => state.clone(),
-            _ => Arc::default(),
+        let old = old.filter(|old| old.of.public_key == peer.public_key);
+        // What workers remember of the way holds while the peer stays where it is.
+        let state = match old {
+            Some(old) if old.way.remote == remote => old.way.state.clone(),
+            Some(old) => Arc::new(old.way.state.elsewhere()),
+            None => Arc::default(),
         };
-        self.states.insert(peer.slot, (remote, state.clone()));
         // Whoever waited has an answer now, or asks again.
         state.answer();
-        let from = peer.endpoint.and_then(|endpoint| endpoint.from).or(self.local).or_else(|| source_for(remote));
-        let outer = from.and_then(|from| super::esp::endpoints(from, remote.ip())).map(|endpoints| {
-            Outer::new(endpoints, Encapsulation::Udp { source: listen_port, destination: remote.port() })
-        });
-        let seal = match outer {
-            Some(outer) if peer.endpoint.is_some() && !peer.sessions.is_empty() => Seal::WireGuard(Box::new(WgOut {
+        // A peer without sessions is not worth asking the routing table for.
+        let seal = match (!peer.sessions.is_empty()).then(|| self.outer(peer)).flatten() {
+            Some(outer) => Seal::WireGuard(Box::new(WgOut {
                 next: peer.sessions.next.clone(),
                 current: peer.sessions.current.clone(),
                 outer,
             })),
-            _ => Seal::Nothing,
+            None => Seal::Nothing,
         };
         Way { remote, seal, state }
+    }
+
+    fn outer(&self, peer: &PeerView) -> Option<Outer> {
+        let Endpoint { to, from } = peer.endpoint?;
+        let from = from.or(self.local).or_else(|| source_for(to))?;
+        let udp = Encapsulation::Udp { source: self.listen_port, destination: to.port() };
+        super::esp::endpoints(from, to.ip()).map(|endpoints| Outer::new(endpoints, udp))
     }
 }
 
@@ -97,4 +130,126 @@ fn source_for(remote: SocketAddr) -> Option<IpAddr> {
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(remote).ok()?;
     Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::crypto::secret::Secret;
+    use crate::crypto::wg::cookie::Jar;
+    use crate::crypto::wg::{Identity, Initiator, PrivateKey, Psk, PublicKey, Remote, Tai64n};
+    use crate::tunnel::wireguard::uapi::{SetDevice, SetPeer};
+    use crate::tunnel::wireguard::{Limits, Now};
+    use std::time::Duration;
+
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn clock(now: u64) -> Now {
+        Now { mono: now, wall: Duration::from_secs(1_700_000_000) + Duration::from_nanos(now) }
+    }
+
+    fn identity(n: u8) -> Identity {
+        Identity::new(PrivateKey::from_bytes(&[n + 1; 32]))
+    }
+
+    fn address(n: u8) -> SocketAddr {
+        SocketAddr::from(([198, 51, 100, n], 5000))
+    }
+
+    /// A device, its public key, and this many peers.
+    fn device(peers: u8) -> (Device, PublicKey) {
+        let mut device = Device::new(Limits::default(), clock(1)).unwrap();
+        let own = identity(200);
+        let peer = |n| SetPeer {
+            public_key: *identity(n).public().as_bytes(),
+            endpoint: Some(address(n)),
+            ..SetPeer::default()
+        };
+        let set = SetDevice {
+            private_key: Some(Secret::new(own.secret().expose())),
+            listen_port: Some(51_820),
+            peers: (0..peers).map(peer).collect(),
+            ..SetDevice::default()
+        };
+        device.set(&set, clock(1), &mut Vec::new()).unwrap();
+        (device, *own.public())
+    }
+
+    /// Peer `n` makes a new session.
+    fn shake(device: &mut Device, gateway: PublicKey, n: u8, now: u64) {
+        let own = identity(n);
+        let remote = Remote::new(&own, gateway, Psk::default());
+        let ephemeral = PrivateKey::generate().unwrap();
+        let (_, message) = Initiator::start(&own, &remote, 1, ephemeral, Tai64n::since_1970(clock(now).wall)).unwrap();
+        let mut bytes = message.to_bytes();
+        Jar::default().stamp(&remote, &mut bytes, now);
+        device.receive(clock(now), address(n), Some(LOCAL), &mut bytes, &mut Vec::new()).unwrap();
+    }
+
+    fn changed(before: &Part, after: &Part) -> Vec<usize> {
+        let pairs = before.keys.ways.iter().zip(&after.keys.ways);
+        let same = |(a, b): (&Option<Arc<Way>>, &Option<Arc<Way>>)| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() == b.is_none(),
+        };
+        pairs.enumerate().filter(|(_, pair)| !same(*pair)).map(|(at, _)| at).collect()
+    }
+
+    #[test]
+    fn only_the_way_of_a_peer_that_changed_is_another() {
+        let (mut device, key) = device(20);
+        let mut parts = WgParts::new(0, Some(LOCAL));
+        let (mut before, selection) = parts.build(&mut device);
+        assert!(selection);
+        for n in 0..20 {
+            shake(&mut device, key, n, 1_000_000_000 + u64::from(n));
+        }
+        (before, _) = {
+            let (after, selection) = parts.build(&mut device);
+            assert_eq!((changed(&before, &after).len(), selection), (20, false));
+            (after, ())
+        };
+        for n in [7, 19, 7] {
+            let now = 3_000_000_000 + before.sessions.len() as u64 * 1_000_000_000;
+            shake(&mut device, key, n, now);
+            let (after, selection) = parts.build(&mut device);
+            let slot = device.slot_of(identity(n).public()).unwrap() as usize;
+            assert_eq!((changed(&before, &after), selection), (vec![slot], false));
+            let state = |part: &Part| part.keys.ways[slot].as_ref().map(|way| way.state.clone()).unwrap();
+            assert!(Arc::ptr_eq(&state(&before), &state(&after)), "what is known of the path is kept");
+            assert_eq!(after.sessions.len(), before.sessions.len() + 1);
+            before = after;
+        }
+        let (after, selection) = parts.build(&mut device);
+        assert_eq!((changed(&before, &after), selection), (vec![], false));
+    }
+
+    #[test]
+    fn another_port_is_in_every_way_and_a_slots_new_owner_inherits_nothing() {
+        let (mut device, key) = device(3);
+        (0..3).for_each(|n| shake(&mut device, key, n, 1_000_000_000 + u64::from(n)));
+        let mut parts = WgParts::new(0, Some(LOCAL));
+        let (before, _) = parts.build(&mut device);
+        device.set_listen_port(4242);
+        let (after, selection) = parts.build(&mut device);
+        assert_eq!((changed(&before, &after), selection), (vec![0, 1, 2], false));
+        let Some(Seal::WireGuard(out)) = after.keys.ways[1].as_ref().map(|way| &way.seal) else { panic!() };
+        assert_eq!(out.outer.ports(), Some((4242, 5000)));
+
+        let slot = device.slot_of(identity(1).public()).unwrap() as usize;
+        let remove = SetPeer { public_key: *identity(1).public().as_bytes(), remove: true, ..SetPeer::default() };
+        device.set(&SetDevice { peers: vec![remove], ..SetDevice::default() }, clock(9), &mut Vec::new()).unwrap();
+        let (gone, _) = parts.build(&mut device);
+        assert!(gone.keys.ways[slot].is_none());
+        device.published();
+        let add =
+            SetPeer { public_key: *identity(50).public().as_bytes(), endpoint: Some(address(1)), ..SetPeer::default() };
+        device.set(&SetDevice { peers: vec![add], ..SetDevice::default() }, clock(9), &mut Vec::new()).unwrap();
+        assert_eq!(device.slot_of(identity(50).public()), Some(slot as u32));
+        let (fresh, _) = parts.build(&mut device);
+        let way = fresh.keys.ways[slot].as_ref().unwrap();
+        assert!(matches!(way.seal, Seal::Nothing));
+        assert!(!Arc::ptr_eq(&way.state, &after.keys.ways[slot].as_ref().unwrap().state));
+    }
 }

@@ -9,8 +9,10 @@ use crate::io::loopback::{LoopbackPort, Wire};
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::io::umem::Umem;
+use crate::tunnel::events::Events;
+use crate::tunnel::publisher::Publisher;
 use anyhow::Result;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Packets that a port's wire holds in each direction.
 const WIRE: usize = 4096;
@@ -18,6 +20,10 @@ const WIRE: usize = 4096;
 pub struct Harness {
     pub worker: Worker,
     pub shared: Shared,
+    /// Where the control side, which tests play, puts keys.
+    pub publisher: Arc<Mutex<Publisher>>,
+    /// What the worker tells it.
+    pub events: Arc<Events>,
     /// Per port: the far ends, into the worker and out of it.
     wires: Vec<(Wire, Wire)>,
     /// Monotonic nanoseconds; tests move it.
@@ -51,7 +57,8 @@ impl Harness {
         }
         let now = 2_000_000_000;
         let (worker, _questions) = blueprint.worker(pool, ports, now);
-        Ok(Self { worker, shared: blueprint.shared, wires, now })
+        let Blueprint { shared, publisher, events, .. } = blueprint;
+        Ok(Self { worker, shared, publisher, events, wires, now })
     }
 
     /// Puts a frame on a port's wire. `false` where the wire is full.

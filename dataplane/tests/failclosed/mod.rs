@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used)]
 
+pub mod hub;
+
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, UdpSocket},
@@ -19,6 +21,7 @@ use std::{
 
 use softdpu_testbed::{
     capture::{Capture, Seen, describe},
+    netns::NetNs,
     peers::{
         ours,
         wireguard::{Config, KeyPair, PORT, write_secret},
@@ -83,7 +86,12 @@ impl Load {
             (client, server, SERVER[1]),
             (server, client, CLIENT[1]),
         ];
-        let lane = |(from, to, address): (&softdpu_testbed::netns::NetNs, &softdpu_testbed::netns::NetNs, &str)| {
+        Self::of(&directions)
+    }
+
+    /// From one host to another's address each, which the receiver must have.
+    pub fn of(directions: &[(&NetNs, &NetNs, &str)]) -> Self {
+        let lane = |&(from, to, address): &(&NetNs, &NetNs, &str)| {
             let there = SocketAddr::new(address.parse().unwrap(), SINK);
             let sink = to.within(|| Ok(UdpSocket::bind(there)?)).unwrap();
             room(&sink);
@@ -102,7 +110,7 @@ impl Load {
             };
             Lane { sent, arrived, stop, threads: vec![give, take] }
         };
-        Self { lanes: directions.into_iter().map(lane).collect() }
+        Self { lanes: directions.iter().map(lane).collect() }
     }
 
     pub fn carried(&self) -> Carried {
@@ -200,8 +208,13 @@ pub fn assert_no_canary(seen: &Seen, at_least: usize) {
 
 /// All of the wire.
 pub fn watch(world: &World) -> Capture {
+    watch_link(world, &world.topology.wire, "wire")
+}
+
+/// All of a link.
+pub fn watch_link(world: &World, host: &NetNs, link: &str) -> Capture {
     // Whole frames, but no more: the capture's ring has as many places as this length leaves it.
-    Capture::start(&world.topology.wire, "wire", "", 2048, 0, &world.folder).unwrap()
+    Capture::start(host, link, "", 2048, 0, &world.folder).unwrap()
 }
 
 /// Two edges with a tunnel.

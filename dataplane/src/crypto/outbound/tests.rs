@@ -74,12 +74,12 @@ fn workers_never_share_a_number() {
 fn a_new_association_starts_beyond_all_that_the_last_one_used() {
     let first = sa(true, Start::Clock);
     first.take(1000);
-    let used = first.next.0.load(Ordering::Relaxed);
+    let used = first.written.next.load(Ordering::Relaxed);
     std::thread::sleep(Duration::from_micros(10));
-    assert!(sa(true, Start::Clock).next.0.load(Ordering::Relaxed) >= used);
+    assert!(sa(true, Start::Clock).written.next.load(Ordering::Relaxed) >= used);
     // With 32-bit numbers it is the IV that must not come back.
     let (a, b) = (sa(false, Start::Clock), sa(false, Start::ClockIv));
-    assert_eq!((a.next.0.load(Ordering::Relaxed), b.next.0.load(Ordering::Relaxed)), (1, 1));
+    assert_eq!((a.written.next.load(Ordering::Relaxed), b.written.next.load(Ordering::Relaxed)), (1, 1));
     assert!(b.iv_offset > a.iv_offset);
 }
 

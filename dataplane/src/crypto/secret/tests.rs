@@ -49,7 +49,8 @@ fn many_keys_share_pages() {
     let before = usage();
     let keys: Vec<_> = (0..10_000_u32).map(|i| SecretBox::new([i; 56])).collect();
     let grown = usage().mapped - before.mapped;
-    assert!(grown <= 10_000 * 256 + 64 * 1024 * 8, "{grown} bytes for 10000 keys of 224");
+    // What is mapped ahead is one large page at most.
+    assert!(grown <= 10_000 * 256 + (2 << 20), "{grown} bytes for 10000 keys of 224");
     for (i, key) in keys.iter().enumerate() {
         assert!(key.iter().all(|v| *v == i as u32) && (&raw const **key).is_aligned());
     }

@@ -24,7 +24,7 @@ pub struct Activity {
 impl Activity {
     /// Messages of `bytes` in all went out at `now`; with `data`, packets were among them.
     pub fn sent(&self, now: u64, bytes: u64, data: bool) {
-        self.sent.fetch_max(now, Relaxed);
+        later(&self.sent, now);
         self.tx_bytes.fetch_add(bytes, Relaxed);
         clear(&self.unacked_since);
         if data {
@@ -34,12 +34,21 @@ impl Activity {
 
     /// Authenticated messages of `bytes` in all came in at `now`; with `data`, packets were among them.
     pub fn received(&self, now: u64, bytes: u64, data: bool) {
-        self.received.fetch_max(now, Relaxed);
+        later(&self.received, now);
         self.rx_bytes.fetch_add(bytes, Relaxed);
         clear(&self.unanswered_since);
         if data {
             begin(&self.unacked_since, now);
         }
+    }
+}
+
+/// Not one step, which would cost as much as all the rest: two workers that write at once may leave the earlier of their times,
+/// a batch's time from the later.
+#[inline]
+fn later(time: &AtomicU64, now: u64) {
+    if time.load(Relaxed) < now {
+        time.store(now, Relaxed);
     }
 }
 

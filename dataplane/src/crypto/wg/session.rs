@@ -25,6 +25,7 @@ use crate::crypto::aead::{Aead, AeadKey, NONCE_LEN, TAG_LEN};
 use crate::crypto::ecn;
 use crate::crypto::esp::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, LINK_LEN, write_link};
 use crate::crypto::outer::Outer;
+use crate::crypto::prefetch_line;
 use crate::crypto::replay::{ReplayError, ReplayWindow};
 use crate::io::frame::Frame;
 
@@ -58,25 +59,32 @@ pub enum Opened {
 }
 
 /// One session with one peer: a key for each direction.
+///
+/// A gateway has thousands, and each packet may be another one's, so what a packet needs is in as few cache lines as can be:
+/// the first, which is only read, and one that is written, the second to send and the third to receive.
+#[repr(C, align(64))]
 pub struct Session {
+    expires: u64,
+    activity: Arc<Activity>,
     send: AeadKey,
     receive: AeadKey,
     local_index: u32,
     remote_index: u32,
     initiator: bool,
-    created: u64,
-    expires: u64,
-    activity: Arc<Activity>,
     /// Something was opened with it, or this host is the initiator: the peer has the keys.
     confirmed: AtomicBool,
     /// Next counter to send with.
     next: Counter,
     window: ReplayWindow,
+    created: u64,
 }
 
 /// On a cache line of its own: it is written with each run, the fields around it are only read.
 #[repr(align(64))]
 struct Counter(AtomicU64);
+
+#[cfg(not(any(feature = "aws-lc-rs", feature = "ipsec-mb")))]
+const _: () = assert!(std::mem::offset_of!(Session, next) == 64 && std::mem::offset_of!(Session, window) == 128);
 
 impl Session {
     /// `created` is when the handshake was completed, in monotonic nanoseconds, as all times here.
@@ -117,6 +125,40 @@ impl Session {
 
     pub fn activity(&self) -> &Arc<Activity> {
         &self.activity
+    }
+
+    /// Bytes it takes in memory, beside what its keys have in the secret pages and what it shares with its peer's others.
+    pub fn footprint(&self) -> usize {
+        size_of::<Self>() + self.window.heap()
+    }
+
+    /// Asks for the cache lines that sealing with it needs.
+    #[inline]
+    pub fn prefetch_sealing(&self) {
+        prefetch_line(&self.expires);
+        prefetch_line(&self.next);
+    }
+
+    /// Asks for what sealing needs besides. Once [`Self::prefetch_sealing`] has had its time.
+    #[inline]
+    pub fn prefetch_sealing_deep(&self) {
+        self.send.prefetch();
+        prefetch_line(&*self.activity);
+    }
+
+    /// Asks for the cache lines that opening with it needs.
+    #[inline]
+    pub fn prefetch_opening(&self) {
+        prefetch_line(&self.expires);
+        prefetch_line(&self.window);
+    }
+
+    /// Asks for what opening needs besides. Once [`Self::prefetch_opening`] has had its time.
+    #[inline]
+    pub fn prefetch_opening_deep(&self) {
+        self.receive.prefetch();
+        prefetch_line(&*self.activity);
+        self.window.prefetch();
     }
 
     /// Packets sent.

@@ -74,7 +74,8 @@ fn waits(body: &[u8], len: u32, is: impl Fn(&[u8]) -> bool) -> bool {
 
 /// A long string that begins with a verb.
 fn query(body: &[u8]) -> bool {
-    let Some(text) = body.get(4..) else { return false };
+    let Some((len, rest)) = body.split_first_chunk::<4>() else { return false };
+    let text = &rest[..rest.len().min(u32::from_be_bytes(*len) as usize)];
     let verb = text.split(|b| !b.is_ascii_alphabetic()).next().unwrap_or(text);
     is_one(verb, &VERBS) && printable(&text[..text.len().min(16)])
 }
@@ -94,7 +95,7 @@ mod tests {
         );
         server(9042, &supported, Class::Cassandra);
         client(7000, &hex("ca552dfa0c0a0c1106c61200021b58f3cb19b3"), Class::Cassandra);
-        let query = [&hex("04000001070000000f0000000a")[..], b"SELECT * F\0\x01\0"].concat();
+        let query = [&hex("0400000107000000110000000a")[..], b"SELECT * F\0\x01\0"].concat();
         client(9042, &query, Class::Cassandra);
         no_stream(1, &hex("040000000200000000"));
         no_stream(9042, &hex("064000000500000000"));

@@ -65,11 +65,11 @@ mod tests {
 
     #[test]
     fn transport_messages() {
-        let handshake = hex("4553 00000036 0000000000000001 08 006c47c3 00000019");
+        let handshake = hex("4553 00000036 0000000000000001 08 006ad287 00000019");
         let told = client(9300, &handshake, Class::Elasticsearch);
         assert_eq!(told.facts.get(Fact::Version), Some("7.0"));
         client(9300, &hex("4553 ffffffff"), Class::Elasticsearch);
-        no_stream(9300, &hex("4553 00000036 0000000000000001 18 006c47c3 00000019"));
+        no_stream(9300, &hex("4553 00000036 0000000000000001 18 006ad287 00000019"));
         no_stream(9300, b"ESTABLISHED and so on and on");
     }
 

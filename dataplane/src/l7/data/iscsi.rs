@@ -95,7 +95,7 @@ mod tests {
         let told = client(3260, &login, Class::Iscsi);
         assert_eq!(told.facts.get(Fact::Object), Some("iqn.2003-01.org.x:t"));
         client(1, &login, Class::Iscsi);
-        let mut answer = hex("23 87 00 00 00 000019");
+        let mut answer = hex("23 87 00 00 00 00001a");
         answer.resize(48, 0);
         answer.extend(b"TargetPortalGroupTag=1234\0\0\0");
         server(3260, &answer, Class::Iscsi);

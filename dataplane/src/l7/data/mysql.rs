@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(server(3306, &greeting, Class::Mysql).facts.get(Fact::Server), Some("8.0.36"));
         greeting[24] = 1;
         no_stream(3306, &greeting);
-        server(3306, b"\x20\0\0\0\xff\x10\x04Host '10.0.0.1' is not allowed", Class::Mysql);
+        server(3306, b"\x21\0\0\0\xff\x10\x04Host '10.0.0.1' is not allowed", Class::Mysql);
         let mut login = hex("2600000185a6ff200000000121");
         login.resize(36, 0);
         login.extend(b"root\0\0");

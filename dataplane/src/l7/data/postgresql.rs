@@ -205,7 +205,7 @@ mod tests {
         server(5432, b"E\0\0\0\x40SFATAL\0VFATAL\0C28000\0", Class::Postgresql);
         server(5432, b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I", Class::Postgresql);
         client(5432, b"Q\0\0\0\x0dselect 1\0", Class::Postgresql);
-        client(5432, b"P\0\0\0\x0d\0SELECT\0\0\0S\0\0\0\x04", Class::Postgresql);
+        client(5432, b"P\0\0\0\x0e\0SELECT\0\0\0S\0\0\0\x04", Class::Postgresql);
         no_stream(5432, b"Z\0\0\0\x05I");
         no_stream(5432, b"R\0\0\0\x09\0\0\0\0\0");
     }

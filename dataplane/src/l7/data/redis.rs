@@ -117,14 +117,9 @@ mod tests {
         client(6379, b"PING\r\n", Class::Redis);
         server(6379, b"-NOAUTH Authentication required.\r\n", Class::Redis);
         server(6379, b"%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n", Class::Redis);
-        for other in [
-            &b"* OK IMAP4\r\n"[..],
-            b"*2\r\n$3\r\nGETX\r\n",
-            b"*0\r\n",
-            b"*1\n$4\nPING\n",
-            b"-ERR\r\n",
-            b"*1\r\n$99\r\nx",
-        ] {
+        for other in
+            [&b"* OK\r\n"[..], b"*2\r\n$3\r\nGETX\r\n", b"*0\r\n", b"*1\n$4\nPING\n", b"-ERR\r\n", b"*1\r\n$99\r\nx"]
+        {
             no_stream(6379, other);
         }
         no_stream(80, b"PING\r\n");

@@ -65,7 +65,7 @@ mod tests {
         let told = client(1, b"0031git-upload-pack /a.git\0host=Git.example:9418\0", Class::Git);
         assert_eq!((told.host.as_str(), told.facts.get(Fact::Object)), ("git.example", Some("/a.git")));
         server(9418, b"000eversion 2\n", Class::Git);
-        let refs = [b"0046", &[b'a'; 40][..], b" HEAD\0multi_ack thin-pack"].concat();
+        let refs = [b"0045", &[b'a'; 40][..], b" HEAD\0multi_ack thin-pack"].concat();
         server(9418, &refs, Class::Git);
         no_stream(9418, b"0032git-upload-pick /a.git\0host=Git.example:9418\0");
         no_stream(9418, b"0000");

@@ -1,6 +1,6 @@
 //! NetBIOS datagrams (RFC 1002 §4.4) and session set-up (§4.3). The name service is DNS's format: see `web/dns.rs`.
 
-use crate::l7::{Class, Look, Notes, Verdict};
+use crate::l7::{Class, Found, Look, Notes, Verdict};
 
 /// A first-level name: length, 32 letters, and the end of the scope (RFC 1001 §14.1).
 const NAME: usize = 34;
@@ -17,7 +17,11 @@ pub fn look_datagram(look: &Look, notes: &mut Notes) -> Verdict {
         // Direct unique, direct group, broadcast: source and destination. Error. Query and its answers: destination.
         0x10..=0x12 => {
             let both = name(d, 14, notes).is_some() && d.get(14 + NAME..).is_some_and(is_name);
-            both || look.ports == (138, 138) && d.len() > 14 && d[1] & 0xf0 == 0
+            if !both && look.ports == (138, 138) && d.len() > 14 && d[1] & 0xf0 == 0 {
+                // A later datagram may say better who speaks.
+                return Verdict::Class(Found::payload(Class::Netbios));
+            }
+            both
         }
         0x13 => look.ports == (138, 138) && d.len() == 11 && matches!(d[10], 0x82..=0x84),
         0x14..=0x16 => d.get(10..).is_some_and(is_name),

@@ -20,7 +20,10 @@ pub fn look_udp(look: &Look, notes: &mut Notes) -> Verdict {
         9 if count > 0 && since(look, 8) && d.get(V9..).is_some_and(|sets| are_sets(sets, &[0, 1])) => {
             (b"9", Class::Netflow)
         }
-        10 if usize::from(count) == d.len() && since(look, 4) && are_sets(&d[IPFIX..], &[2, 3]) => {
+        10 if usize::from(count) == d.len()
+            && since(look, 4)
+            && d.get(IPFIX..).is_some_and(|sets| are_sets(sets, &[2, 3])) =>
+        {
             (b"10", Class::Ipfix)
         }
         _ => return Verdict::No,
@@ -97,6 +100,7 @@ mod tests {
             bad[at] = value;
             assert_eq!(udp(look_udp, &bad, 4739), None, "{at}");
         }
+        assert_eq!(udp(look_udp, &hex("000a000c 5f000000 00000001"), 4739), None, "no header");
         assert_eq!(udp(look_udp, &hex("000a0010 5f000000 00000001 00000000"), 4739), None, "no sets");
     }
 }

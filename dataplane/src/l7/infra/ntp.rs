@@ -34,7 +34,7 @@ fn time(look: &Look, version: u8, mode: u8, on_port: bool) -> bool {
     // Version 1 clients send mode 0 (RFC 5905 §7.3, figure 10).
     let modes = mode != 0 || version == 1;
     // Extension fields and MACs are multiples of four bytes (§7.3, §7.5).
-    if d.len() < HEADER || d.len() % 4 != 0 || !modes || d[1] > 16 {
+    if d.len() < HEADER || !d.len().is_multiple_of(4) || !modes || d[1] > 16 {
         return false;
     }
     if on_port {

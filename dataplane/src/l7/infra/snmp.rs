@@ -27,7 +27,7 @@ fn message(d: &[u8], notes: &mut Notes) -> Option<()> {
         return None;
     }
     let version = number(&mut body)?;
-    notes.facts.put(Fact::Version, *[&b"1"[..], b"2c", b"", b"3"].get(version as usize)?);
+    notes.facts.put(Fact::Version, [&b"1"[..], b"2c", b"", b"3"].get(version as usize)?);
     match version {
         0 | 1 => {
             let (_, rest) = expect(body, OCTETS)?;

@@ -23,7 +23,7 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
     let Some(op) = look.u16(0) else { return Verdict::No };
     let good = match op {
         READ | WRITE => request(d, notes).is_some(),
-        OACK => fields(&d[2..]).is_some_and(|f| is_options(f)),
+        OACK => fields(&d[2..]).is_some_and(is_options),
         ERROR => look.u16(2).is_some_and(|code| code <= LAST_ERROR) && error_text(&d[4..]),
         DATA => follows(look) && d.get(4..).is_some_and(|block| BLOCKS.contains(&block.len())),
         ACK => d.len() == 4 && look.before.len() == 4 && follows(look),

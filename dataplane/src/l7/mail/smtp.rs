@@ -97,7 +97,7 @@ mod tests {
         server(25, b"220 mail\r\n", Class::Smtp);
         client(1, b"EHLO a.example\r\nMAIL FROM:<a@b>\r\n", Class::Smtp);
         client(25, b"helo a\r\n", Class::Smtp);
-        no_stream(1, b"220 (vsFTPd 3.0.3)\r\nx");
+        no_stream(1, b"220 hello there\r\n");
         no_stream(1, b"HELO there my friend\r\n");
         no_stream(25, b"220\r\n");
     }

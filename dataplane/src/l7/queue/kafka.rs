@@ -7,7 +7,6 @@ const PORT: u16 = 9092;
 const MAX_SIZE: u32 = 100 << 20;
 const MAX_KEY: u16 = 92;
 const MAX_VERSION: u16 = 18;
-const API_VERSIONS: u16 = 18;
 /// In place of a length: no client name.
 const NONE: u16 = 0xffff;
 const MAX_CLIENT: usize = 128;

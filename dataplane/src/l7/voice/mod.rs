@@ -1,5 +1,6 @@
 //! Voice and video: signalling, media, and the way through NATs.
 
+pub mod discord;
 pub mod rtcp;
 pub mod rtmp;
 pub mod rtp;
@@ -18,6 +19,7 @@ pub static RECOGNISERS: &[Recogniser] = &[
         tcp: Some((Starts::Within(0, 0x3f), stun::look_tcp)),
         udp: Some((Starts::Within(0, 0x4f), stun::look_udp)),
     },
+    Recogniser::udp("discord", Starts::With(&[0]), discord::look),
     Recogniser { name: "sip", tcp: Some((SIP, sip::look)), udp: Some((SIP, sip::look)) },
     Recogniser::tcp("rtsp", Starts::With(b"ODASPTGR"), rtsp::look),
     Recogniser::tcp("rtmp", Starts::With(&[3]), rtmp::look),

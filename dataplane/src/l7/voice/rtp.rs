@@ -1,6 +1,7 @@
 //! RTP: two packets in a row of one source (RFC 3550 §5.1, appendix A.1), in datagrams or framed in a stream (RFC 4571).
 //!
-//! One packet alone has too little that is fixed. Encrypted RTP (RFC 3711) has the same header in clear.
+//! One packet alone has too little that is fixed, but that it comes after STUN from the same side: then first bytes from 128
+//! to 191 are RTP's and RTCP's (RFC 7983 §7). Encrypted RTP (RFC 3711) has the same header in clear.
 
 use crate::l7::infra::read::{u16_at, u32_at};
 use crate::l7::{Class, Look, Notes, Verdict};
@@ -12,10 +13,12 @@ const LOST: u16 = 2;
 const PAUSE: u32 = 10 * 90_000;
 /// Framed packets of a stream that must follow each other.
 const FRAMES: usize = 3;
+const STUN_COOKIE: u32 = 0x2112_a442;
 
 pub fn look_udp(look: &Look, _: &mut Notes) -> Verdict {
+    let Some(now) = Header::read(look.data).filter(|h| h.source != 0) else { return Verdict::No };
     let good =
-        fits(look.data) && Header::read(look.before).zip(Header::read(look.data)).is_some_and(|(a, b)| b.follows(&a));
+        fits(look.data) && (after_stun(look.before) || Header::read(look.before).is_some_and(|b| now.follows(&b)));
     if good { Verdict::payload(Class::Rtp) } else { Verdict::No }
 }
 
@@ -61,7 +64,7 @@ impl Header {
         let kind = d.get(1)? & 0x7f;
         let header = Self { kind, sequence: u16_at(d, 2)?, time: u32_at(d, 4)?, source: u32_at(d, 8)? };
         // Types 72 to 76 would be RTCP's 200 to 204 (§5.1); what else is between is not assigned (RFC 3551 §6).
-        (d[0] >> 6 == 2 && matches!(kind, 0..=63 | 96..=127) && header.source != 0).then_some(header)
+        (d[0] >> 6 == 2 && matches!(kind, 0..=63 | 96..=127)).then_some(header)
     }
 
     fn follows(&self, earlier: &Self) -> bool {
@@ -71,6 +74,10 @@ impl Header {
             && (1..=LOST).contains(&step)
             && self.time.wrapping_sub(earlier.time) <= PAUSE
     }
+}
+
+fn after_stun(before: &[u8]) -> bool {
+    before.first().is_some_and(|b| b >> 6 == 0) && u32_at(before, 4) == Some(STUN_COOKIE)
 }
 
 /// Contributing sources, extension and padding fit into the packet.
@@ -109,6 +116,15 @@ mod tests {
             assert_eq!(udp_after(look_udp, &before, &bad, 9), None, "{at}");
         }
         assert_eq!(udp_after(look_udp, &before[..11], &packet(0, 0), 9), None);
+    }
+
+    #[test]
+    fn one_after_stun() {
+        let stun = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+        assert_eq!(udp_after(look_udp, &stun, &packet(0, 0), 9), Some(Class::Rtp));
+        let mut rtcp = packet(0, 0);
+        rtcp[1] = 200;
+        assert_eq!(udp_after(look_udp, &stun, &rtcp, 9), None);
     }
 
     #[test]

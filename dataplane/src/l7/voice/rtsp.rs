@@ -89,7 +89,7 @@ mod tests {
             "OPTIONS sip:a SIP/2.0\r\n",
             "OPTIONS * HTTP/1.1\r\n",
             "RTSP/3.0 200",
-            "RTSP/1.0 x",
+            "RTSP/1.0 xyz",
             "PLAY it\n",
             "DESCRIPTION",
         ] {

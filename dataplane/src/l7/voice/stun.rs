@@ -1,5 +1,8 @@
 //! STUN and TURN: magic cookie and length (RFC 8489 §5), the classic messages without it (RFC 3489 §11), and channel data
-//! (RFC 8656 §12.4). The realm (RFC 8489 §14.9) is noted as the host.
+//! (RFC 8656 §12.4); in streams also framed (RFC 6544 §3, RFC 4571). The realm (RFC 8489 §14.9) is noted as the host.
+//!
+//! The class is kept open: where DTLS or RTP come to share the flow (RFC 7983), that is what it is, and a realm comes with
+//! the answer to the second request.
 
 use crate::l7::infra::read::{fills, u16_at, u32_at};
 use crate::l7::{Class, Fact, Found, Look, Notes, Verdict};
@@ -24,8 +27,8 @@ pub fn look_udp(look: &Look, notes: &mut Notes) -> Verdict {
     let Some(len) = look.u16(2).map(usize::from) else { return Verdict::No };
     if look.u32(4) == Some(COOKIE) && d.len() >= HEADER {
         // Some add to a message what its length does not count.
-        let whole = HEADER + len == d.len();
-        return if whole || on_port && HEADER + len < d.len() { certain(d, notes) } else { Verdict::No };
+        let whole = HEADER + len == d.len() || on_port && HEADER + len < d.len();
+        return if whole { certain(d, notes) } else { Verdict::No };
     }
     if HEADER + len == d.len() && classic(d, on_port) { Verdict::payload(Class::Stun) } else { Verdict::No }
 }
@@ -33,6 +36,11 @@ pub fn look_udp(look: &Look, notes: &mut Notes) -> Verdict {
 pub fn look_tcp(look: &Look, notes: &mut Notes) -> Verdict {
     let mut rest = look.data;
     let mut found = None;
+    // Behind the length of a frame stands a message of that length.
+    let framed = u16_at(rest, 4).zip(u16_at(rest, 0)).is_some_and(|(len, frame)| Some(len) == frame.checked_sub(20));
+    if framed && u32_at(rest, 6).is_none_or(|cookie| cookie == COOKIE) {
+        return if rest.len() < 2 + HEADER { Verdict::More } else { certain(&rest[2..], notes) };
+    }
     for _ in 0..MOST_MESSAGES {
         let (Some(kind), Some(len)) = (u16_at(rest, 0), u16_at(rest, 2).map(usize::from)) else { break };
         let size = match kind >> 14 {
@@ -62,9 +70,8 @@ pub fn look_tcp(look: &Look, notes: &mut Notes) -> Verdict {
     found.unwrap_or(if short { Verdict::More } else { Verdict::No })
 }
 
-/// Notes what a message with the cookie tells. Of TURN's allocations the realm is still to come.
+/// Notes what a message with the cookie tells.
 fn certain(d: &[u8], notes: &mut Notes) -> Verdict {
-    const ALLOCATE: u16 = 3;
     let mut rest = d.get(HEADER..).unwrap_or(&[]);
     for _ in 0..MOST_ATTRIBUTES {
         let (Some(kind), Some(len)) = (u16_at(rest, 0), u16_at(rest, 2).map(usize::from)) else { break };
@@ -77,9 +84,7 @@ fn certain(d: &[u8], notes: &mut Notes) -> Verdict {
         rest = rest.get(4 + len.next_multiple_of(4)..).unwrap_or(&[]);
     }
     let found = Found::payload(Class::Stun);
-    // Method without the class bits (RFC 8489 §5).
-    let allocates = u16_at(d, 0).is_some_and(|kind| kind & 0x3eef == ALLOCATE);
-    if allocates && notes.host.get().is_none() { Verdict::Class(found) } else { Verdict::Done(found) }
+    if notes.host.get().is_some() { Verdict::Done(found) } else { Verdict::Class(found) }
 }
 
 /// Bindings and shared secrets with attributes that fill the message, of the types there are (RFC 3489 §11.2).
@@ -132,6 +137,7 @@ mod tests {
         assert_eq!(host(look_udp, &refused, 9).as_deref(), Some("a.ex"));
         // Not padded, as some clients send.
         is_udp(look_udp, &message("0003", "40000002 0102"), 9, Class::Stun);
+        is_tcp(look_tcp, &[&[0, d.len() as u8][..], &d].concat(), 9, Class::Stun);
         let mut bad = d;
         bad[3] = 9;
         assert_eq!(udp(look_udp, &bad, 9), None);

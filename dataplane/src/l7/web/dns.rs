@@ -5,6 +5,9 @@
 //! well-known ports that is relaxed to the header and the question, and on port 53 to the header, since such a port and
 //! such a header together are certain enough, and real messages are cut, padded, extended and damaged.
 
+pub mod said;
+
+use self::said::Said;
 use crate::l7::{Class, Found, HostName, Look, Notes, Verdict};
 
 const HEADER: usize = 12;
@@ -18,13 +21,31 @@ pub fn look_udp(look: &Look, notes: &mut Notes) -> Verdict {
     let host = &mut notes.host;
     let strict = !(look.has_port(53) || look.has_port(5353) || look.has_port(5355) || look.has_port(137));
     match message(look.data, strict, look.has_port(137), host) {
-        Some(()) => Verdict::Done(Found::payload(class(look, host))),
+        Some(()) => verdict(class(look, host), look.data, notes),
         None if look.has_port(53) && Header::read(look.data).is_some_and(|h| h.plausible(true)) => {
             host.clear();
-            Verdict::Done(Found::payload(Class::Dns))
+            Verdict::Settled(Found::payload(Class::Dns))
         }
         None => Verdict::No,
     }
+}
+
+/// Of DNS proper the answer is waited for; what else speaks its format says all at once.
+fn verdict(class: Class, d: &[u8], notes: &mut Notes) -> Verdict {
+    let found = Found::payload(class);
+    if class == Class::Mdns && notes.host.get().is_none() {
+        // An answer that nobody asked for is known by what it tells of.
+        name(d, HEADER, Some(&mut notes.host));
+    }
+    if class == Class::Netbios {
+        // An answer has no question, but its first name is of the same form at the same place.
+        if notes.host.get().is_none() {
+            netbios_name(d, &mut notes.host);
+        }
+        return Verdict::Done(found);
+    }
+    Said::read(d, notes);
+    if class == Class::Dns { Verdict::Settled(found) } else { Verdict::Done(found) }
 }
 
 pub fn look_tcp(look: &Look, notes: &mut Notes) -> Verdict {
@@ -44,7 +65,7 @@ pub fn look_tcp(look: &Look, notes: &mut Notes) -> Verdict {
         return if cut { Verdict::Done(Found::payload(Class::Dns)) } else { Verdict::More };
     };
     match message(all, true, false, host) {
-        Some(()) => Verdict::Done(Found::payload(Class::Dns)),
+        Some(()) => verdict(Class::Dns, all, notes),
         None => Verdict::No,
     }
 }
@@ -202,4 +223,4 @@ fn netbios_name(d: &[u8], host: &mut HostName) -> bool {
 
 #[cfg(test)]
 #[path = "dns_tests.rs"]
-mod tests;
+pub(in crate::l7) mod tests;

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::flow::Direction;
+use crate::l7::Fact;
 use proptest::prelude::*;
 
 fn see(data: &[u8], port: u16) -> (Verdict, Option<String>) {
@@ -16,7 +17,9 @@ fn see_tcp(data: &[u8], last: bool) -> (Verdict, Option<String>) {
 }
 
 fn is(class: Class, host: &str) -> (Verdict, Option<String>) {
-    (Verdict::Done(Found::payload(class)), (!host.is_empty()).then(|| host.to_owned()))
+    let found = Found::payload(class);
+    let verdict = if class == Class::Dns { Verdict::Settled(found) } else { Verdict::Done(found) };
+    (verdict, (!host.is_empty()).then(|| host.to_owned()))
 }
 
 fn encode(name: &str) -> Vec<u8> {
@@ -27,6 +30,22 @@ fn encode(name: &str) -> Vec<u8> {
     }
     out.push(0);
     out
+}
+
+pub(in crate::l7) fn a_query(id: u16, host: &str) -> Vec<u8> {
+    let mut d = query(&encode(host), 1);
+    d[..2].copy_from_slice(&id.to_be_bytes());
+    d
+}
+
+/// Its answer: an alias, then an address with 60 s to live.
+pub(in crate::l7) fn an_answer(id: u16, host: &str, address: [u8; 4]) -> Vec<u8> {
+    let mut d = a_query(id, host);
+    (d[2], d[3], d[7]) = (0x81, 0x80, 2);
+    d.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 9, 0, 4, 1, b'x', 0xc0, 12]);
+    d.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    d.extend(address);
+    d
 }
 
 fn query(name: &[u8], qtype: u16) -> Vec<u8> {
@@ -131,4 +150,38 @@ proptest! {
         see(&q, 4000);
         see(&q, 53);
     }
+}
+
+#[test]
+fn facts_of_query_and_answer() {
+    let facts = |d: &[u8]| {
+        let mut notes = Notes::default();
+        look_udp(&Look::whole(d, Direction::FromInitiator, (40000, 53)), &mut notes);
+        let of = |f| notes.facts.get(f).map(str::to_owned);
+        [of(Fact::DnsType), of(Fact::DnsRcode), of(Fact::DnsAnswer)]
+    };
+    let some = |s: &str| Some(s.to_owned());
+    assert_eq!(facts(&a_query(1, "a.example")), [some("A"), None, None]);
+    let answer = an_answer(1, "a.example", [192, 0, 2, 7]);
+    assert_eq!(facts(&answer), [some("A"), some("NOERROR"), some("192.0.2.7")]);
+    let mut refused = a_query(1, "a.example");
+    (refused[2], refused[3]) = (0x81, 0x83);
+    assert_eq!(facts(&refused), [some("A"), some("NXDOMAIN"), None]);
+    assert_eq!(facts(&query(&encode("a.example"), 4711))[0], some("TYPE4711"));
+}
+
+#[test]
+fn an_announcement_is_known_by_its_first_record() {
+    let mut d = vec![0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+    d.extend(encode("_dacp._tcp.local"));
+    d.extend([0, 16, 0x80, 1, 0, 0, 0, 9, 0, 1, 0]);
+    assert_eq!(see(&d, 5353), is(Class::Mdns, "_dacp._tcp.local"));
+}
+
+#[test]
+fn a_netbios_answer_without_a_question_is_known_by_its_record() {
+    let mut d = vec![0x84, 0x86, 0x85, 0, 0, 0, 0, 1, 0, 0, 0, 0, 32];
+    d.extend(b"EHFFEOEOEBFCCACACACACACACACACAAA");
+    d.extend([0, 0, 32, 0, 1, 0, 4, 0x93, 0xe0, 0, 6, 0, 0, 10, 0, 4, 24]);
+    assert_eq!(see(&d, 137), is(Class::Netbios, "gunnar"));
 }

@@ -1,6 +1,7 @@
-//! HTTP/1: the request line and the Host field (RFC 9112 §3, §3.2), or a status line seen first (§4).
+//! HTTP/1: the request line and the fields behind it (RFC 9112 §3, §3.2), a status line and the fields behind that (§4);
+//! WebSocket (RFC 6455 §4), which begins as a request, and Elasticsearch, whose answers say so.
 
-use crate::l7::{Class, Found, HostName, Look, Notes, Verdict};
+use crate::l7::{Class, Fact, Facts, Found, HostName, Look, Notes, Verdict};
 
 /// RFC 9110 §9, RFC 5789, RFC 4918 (WebDAV) and what else is common.
 const METHODS: [&[u8]; 24] = [
@@ -34,10 +35,10 @@ const METHODS: [&[u8]; 24] = [
 const MAX_LINE: usize = 8 * 1024;
 
 pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
-    let host = &mut notes.host;
+    let Notes { host, facts, .. } = notes;
     let d = look.data;
     if d[0] == b'H' && is_prefix(d, b"HTTP/1.") {
-        return status_line(d);
+        return status_line(d, facts);
     }
     let Some(blank) = d.iter().take(16).position(|b| *b == b' ') else {
         return if METHODS.iter().any(|m| m.starts_with(d)) { Verdict::More } else { Verdict::No };
@@ -58,51 +59,80 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
     if target.is_empty() || target.iter().any(|b| *b < b' ' || *b == 0x7f) {
         return Verdict::No;
     }
+    let fields = &d[blank + 1 + next_line(&d[blank + 1..])..];
+    let mut seen = Seen::default();
+    facts.put(Fact::Method, method);
     if method == b"CONNECT" {
         put_host(target, host);
+        walk(fields, &mut seen, facts);
         return Verdict::Done(Found::payload(Class::HttpConnect));
     }
     let absolute = after_ignoring_case(target, b"http://").or_else(|| after_ignoring_case(target, b"https://"));
     if let Some(rest) = absolute {
-        let authority = rest.split(|b| matches!(b, b'/' | b'?' | b'#')).next().unwrap_or(rest);
-        put_host(after_last(authority, b'@'), host);
-        return Verdict::Done(Found::payload(Class::HttpProxy));
+        let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+        put_host(after_last(&rest[..end], b'@'), host);
+        put_path(&rest[end..], facts);
+        walk(fields, &mut seen, facts);
+        return Verdict::Settled(Found::payload(Class::HttpProxy));
     }
-    let found = Found::payload(Class::Http);
-    match host_field(&d[blank + 1..], host) {
-        Field::Found | Field::Absent => Verdict::Done(found),
-        Field::NotYet => Verdict::Class(found),
+    put_path(target, facts);
+    let all = walk(fields, &mut seen, facts);
+    if let Some(name) = seen.host {
+        put_host(name, host);
     }
+    let class = if seen.websocket && seen.key && method == b"GET" { Class::Websocket } else { Class::Http };
+    let found = Found::payload(class);
+    // Whatever else is known by then, the name is what is waited for.
+    if seen.host.is_some() || all { Verdict::Settled(found) } else { Verdict::Class(found) }
 }
 
-enum Field {
-    Found,
-    Absent,
-    NotYet,
+/// Without the query, which may hold secrets.
+fn put_path(target: &[u8], facts: &mut Facts) {
+    facts.put(Fact::Path, target.split(|b| matches!(b, b'?' | b'#')).next().unwrap_or(target));
 }
 
-/// Looks through the fields behind the first line. `all` starts within the first line.
-fn host_field(all: &[u8], host: &mut HostName) -> Field {
-    let mut rest = all;
-    let mut first = true;
+/// What the fields of a message say that is not a fact of its own.
+#[derive(Default)]
+struct Seen<'a> {
+    host: Option<&'a [u8]>,
+    /// `Upgrade: websocket`.
+    websocket: bool,
+    /// The client's or the server's half of RFC 6455's proof.
+    key: bool,
+    elastic: bool,
+}
+
+/// Goes through the fields, which start at the start. Says whether the blank line behind them has come.
+fn walk<'a>(mut rest: &'a [u8], seen: &mut Seen<'a>, facts: &mut Facts) -> bool {
     while let Some(l) = line(rest) {
-        rest = &rest[next_line(rest)..];
-        if std::mem::take(&mut first) {
-            continue;
-        }
         if l.is_empty() {
-            return Field::Absent;
+            return true;
         }
-        if let Some(value) = after_ignoring_case(l, b"host:") {
-            put_host(value.trim_ascii(), host);
-            return Field::Found;
+        rest = &rest[next_line(rest)..];
+        let Some(colon) = l.iter().position(|b| *b == b':') else { continue };
+        let (name, value) = (&l[..colon], l[colon + 1..].trim_ascii());
+        let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+        // By length first: most fields are none of these.
+        match name.len() {
+            4 if is(b"host") => seen.host = seen.host.or(Some(value)),
+            6 if is(b"server") => facts.put(Fact::Server, value),
+            7 if is(b"upgrade") => {
+                facts.put(Fact::Upgrade, value);
+                seen.websocket |= value.eq_ignore_ascii_case(b"websocket");
+            }
+            10 if is(b"user-agent") => facts.put(Fact::UserAgent, value),
+            12 if is(b"content-type") => facts.put(Fact::ContentType, value),
+            17 if is(b"sec-websocket-key") => seen.key = true,
+            17 if is(b"x-elastic-product") => seen.elastic = value == b"Elasticsearch",
+            20 if is(b"sec-websocket-accept") => seen.key = true,
+            _ => {}
         }
     }
-    Field::NotYet
+    false
 }
 
 /// Authority without its port: `name`, `name:80`, `[v6]`, `[v6]:80`. An IPv6 address comes out without brackets.
-fn put_host(authority: &[u8], host: &mut HostName) {
+pub(super) fn put_host(authority: &[u8], host: &mut HostName) {
     let name = if let Some(v6) = authority.strip_prefix(b"[") {
         v6.split(|b| *b == b']').next().unwrap_or(v6)
     } else {
@@ -115,7 +145,7 @@ fn put_host(authority: &[u8], host: &mut HostName) {
 }
 
 /// `HTTP/1.1 200 ` and so on. The host is in the request, which may yet come.
-fn status_line(d: &[u8]) -> Verdict {
+fn status_line(d: &[u8], facts: &mut Facts) -> Verdict {
     let shape: [fn(u8) -> bool; 12] = [
         |b| b == b'H',
         |b| b == b'T',
@@ -135,7 +165,14 @@ fn status_line(d: &[u8]) -> Verdict {
     } else if d.len() < shape.len() {
         Verdict::More
     } else {
-        Verdict::Other(Found::payload(Class::Http))
+        let mut seen = Seen::default();
+        walk(&d[next_line(d)..], &mut seen, facts);
+        let class = match seen {
+            Seen { elastic: true, .. } => Class::Elasticsearch,
+            Seen { websocket: true, key: true, .. } if d[9..12] == *b"101" => Class::Websocket,
+            _ => Class::Http,
+        };
+        Verdict::Other(Found::payload(class))
     }
 }
 
@@ -176,7 +213,9 @@ mod tests {
     }
 
     fn named(class: Class, host: &str) -> (Verdict, Option<String>) {
-        (Verdict::Done(Found::payload(class)), (!host.is_empty()).then(|| host.to_owned()))
+        let found = Found::payload(class);
+        let verdict = if class == Class::HttpConnect { Verdict::Done(found) } else { Verdict::Settled(found) };
+        (verdict, (!host.is_empty()).then(|| host.to_owned()))
     }
 
     #[test]
@@ -188,6 +227,40 @@ mod tests {
         assert_eq!(see(b"GET / HTTP/1.1\r\nHost: a\x01b\r\n"), http(""));
         assert_eq!(see(b"GET http://u:p@A.example:81/x HTTP/1.1\r\n"), named(Class::HttpProxy, "a.example"));
         assert_eq!(see(b"CONNECT b.example:443 HTTP/1.1\r\n"), named(Class::HttpConnect, "b.example"));
+    }
+
+    fn facts(data: &[u8]) -> Vec<(Fact, String)> {
+        let mut notes = Notes::default();
+        look(&Look::whole(data, Direction::FromInitiator, (40000, 80)), &mut notes);
+        notes.facts.iter().map(|(f, v)| (f, v.to_owned())).collect()
+    }
+
+    #[test]
+    fn facts_of_request_and_answer() {
+        let request = b"POST /a/b?token=secret HTTP/1.1\r\nHost: a.example\r\nUSER-AGENT: x/1 (y)\r\n\
+            Content-Type: application/json\r\n\r\nServer: in the body";
+        let want = [
+            (Fact::Method, "POST"),
+            (Fact::Path, "/a/b"),
+            (Fact::UserAgent, "x/1 (y)"),
+            (Fact::ContentType, "application/json"),
+        ];
+        assert_eq!(facts(request), want.map(|(f, v)| (f, v.to_owned())));
+        let proxied = facts(b"GET http://a.example?q HTTP/1.1\r\n\r\n");
+        assert_eq!(proxied, [(Fact::Method, "GET".to_owned())]);
+        let answer = facts(b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Type: text/html\r\n");
+        assert_eq!(answer, [(Fact::Server, "nginx".to_owned()), (Fact::ContentType, "text/html".to_owned())]);
+    }
+
+    #[test]
+    fn websocket_takes_both_fields_and_elasticsearch_says_so() {
+        let both = b"GET /c HTTP/1.1\r\nHost: a.example\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: dGhl\r\n\r\n";
+        assert_eq!(see(both), named(Class::Websocket, "a.example"));
+        assert_eq!(see(b"GET /c HTTP/1.1\r\nHost: a.example\r\nUpgrade: h2c\r\n\r\n"), named(Class::Http, "a.example"));
+        let other = |class| Verdict::Other(Found::payload(class));
+        let accept = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3p\r\n\r\n";
+        assert_eq!(see(accept).0, other(Class::Websocket));
+        assert_eq!(see(b"HTTP/1.1 200 OK\r\nX-elastic-product: Elasticsearch\r\n").0, other(Class::Elasticsearch));
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Pieces {
 /// Reads the hello if one piece brings it whole. `None`: it is not known yet, and the pieces have to be collected, or
 /// there are none.
 pub fn only(notes: &mut Notes, last: bool) -> Option<Verdict> {
-    let Notes { host, facts, pieces } = notes;
+    let Notes { host, facts, pieces, .. } = notes;
     pieces.sort();
     let (_, whole) = pieces.iter().next().filter(|(offset, _)| *offset == 0)?;
     let one = pieces.n == 1;

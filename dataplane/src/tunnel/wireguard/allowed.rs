@@ -4,7 +4,8 @@
 //! The control side keeps [`AllowedIps`], which can lose prefixes and list those of a peer. Workers read an immutable
 //! [`AllowedTable`]. [`Lpm`](crate::host::lpm::Lpm) has neither, and probes one hash table per prefix length; here a
 //! packet may ask twice, and operators choose the lengths, so the table is one sorted list of the places where the
-//! answer changes: 8 bytes per change for IPv4, 20 for IPv6, and a binary search whatever the lengths are.
+//! answer changes: 9 bytes per change for IPv4, 21 for IPv6, and a binary search whatever the lengths are. Whether a
+//! source is a certain peer's is mostly known without it, from the first range of that peer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -76,50 +77,57 @@ impl AllowedIps {
         let mut table = AllowedTable::default();
         // The map's order is address first, then length: a prefix comes after those that hold it.
         let v4 = self.owner.iter().filter_map(|(p, slot)| match p.addr() {
-            IpAddr::V4(a) => Some((u128::from(u32::from(a)), 32 - p.prefix_len(), *slot)),
+            IpAddr::V4(a) => Some((u128::from(u32::from(a)), 32 - p.prefix_len(), (*slot, p.prefix_len()))),
             IpAddr::V6(_) => None,
         });
-        for (start, slot) in flatten(v4, u32::MAX.into()) {
+        for (start, (slot, len)) in flatten(v4, u32::MAX.into()) {
             table.v4.starts.push(start as u32);
             table.v4.slots.push(slot);
+            table.v4.lens.push(len);
         }
         let v6 = self.owner.iter().filter_map(|(p, slot)| match p.addr() {
-            IpAddr::V6(a) => Some((u128::from(a), 128 - p.prefix_len(), *slot)),
+            IpAddr::V6(a) => Some((u128::from(a), 128 - p.prefix_len(), (*slot, p.prefix_len()))),
             IpAddr::V4(_) => None,
         });
-        for (start, slot) in flatten(v6, u128::MAX) {
+        for (start, (slot, len)) in flatten(v6, u128::MAX) {
             table.v6.starts.push(start);
             table.v6.slots.push(slot);
+            table.v6.lens.push(len);
         }
+        table.v4.find_homes(u32::MAX, |next| next - 1);
+        table.v6.find_homes(u128::MAX, |next| next - 1);
         table
     }
 }
 
-/// No slot: the addresses between the prefixes.
-const NOBODY: u32 = u32::MAX;
+/// A slot, and the length of the prefix by which it has an address.
+type Whose = (u32, u8);
 
-/// Turns nested prefixes (first address, host bits, slot), outer before inner, into the addresses where the answer changes,
+/// No slot: the addresses between the prefixes.
+const NOBODY: Whose = (u32::MAX, 0);
+
+/// Turns nested prefixes (first address, host bits, whose), outer before inner, into the addresses where the answer changes,
 /// up to the address `max`.
-fn flatten(prefixes: impl Iterator<Item = (u128, u8, u32)>, max: u128) -> Vec<(u128, u32)> {
-    let mut changes: Vec<(u128, u32)> = Vec::new();
-    let mut change = |at: u128, slot: u32| {
+fn flatten(prefixes: impl Iterator<Item = (u128, u8, Whose)>, max: u128) -> Vec<(u128, Whose)> {
+    let mut changes: Vec<(u128, Whose)> = Vec::new();
+    let mut change = |at: u128, whose: Whose| {
         // What begins where something else began is inside of it, or behind it.
         if changes.last().is_some_and(|(start, _)| *start == at) {
             changes.pop();
         }
-        if changes.last().map_or(NOBODY, |(_, before)| *before) != slot {
-            changes.push((at, slot));
+        if changes.last().map_or(NOBODY, |(_, before)| *before) != whose {
+            changes.push((at, whose));
         }
     };
     // The prefixes that hold the present address, with their last addresses, the innermost last.
-    let mut open: Vec<(u128, u32)> = Vec::new();
-    for (start, host_bits, slot) in prefixes {
+    let mut open: Vec<(u128, Whose)> = Vec::new();
+    for (start, host_bits, whose) in prefixes {
         while let Some((end, _)) = open.pop_if(|(end, _)| *end < start) {
             change(end + 1, open.last().map_or(NOBODY, |(_, outer)| *outer));
         }
         let others = 1_u128.checked_shl(host_bits.into()).map_or(u128::MAX, |size| size - 1);
-        open.push((start + others, slot));
-        change(start, slot);
+        open.push((start + others, whose));
+        change(start, whose);
     }
     while let Some((end, _)) = open.pop() {
         if end < max {
@@ -134,14 +142,53 @@ fn flatten(prefixes: impl Iterator<Item = (u128, u8, u32)>, max: u128) -> Vec<(u
 struct Ranges<A> {
     starts: Vec<A>,
     slots: Vec<u32>,
+    /// Of the prefixes that say so.
+    lens: Vec<u8>,
+    /// By slot, up to the last that has any: first and last address of the first range that is its own. Most peers have but
+    /// one, so whether a source is a peer's is known from here, one cache line, without a search.
+    homes: Vec<Option<(A, A)>>,
 }
 
-impl<A: Ord> Ranges<A> {
+impl<A: Ord + Copy> Ranges<A> {
+    fn find_homes(&mut self, max: A, before: impl Fn(A) -> A) {
+        let ends = self.starts.iter().skip(1).map(|next| before(*next)).chain([max]);
+        for ((start, end), slot) in self.starts.iter().zip(ends).zip(&self.slots) {
+            if *slot == NOBODY.0 {
+                continue;
+            }
+            let at = *slot as usize;
+            if self.homes.len() <= at {
+                self.homes.resize(at + 1, None);
+            }
+            self.homes[at].get_or_insert((*start, end));
+        }
+    }
+
+    #[inline]
+    fn is_of(&self, address: &A, slot: u32) -> bool {
+        match self.homes.get(slot as usize) {
+            Some(Some((first, last))) if first <= address && address <= last => true,
+            // None of the family is this peer's.
+            None | Some(None) => false,
+            Some(Some(_)) => self.get(address) == Some(slot),
+        }
+    }
+
     #[inline]
     fn get(&self, address: &A) -> Option<u32> {
-        let after = self.starts.partition_point(|start| start <= address);
-        let slot = *self.slots.get(after.checked_sub(1)?)?;
-        (slot != NOBODY).then_some(slot)
+        let slot = *self.slots.get(self.place(address)?)?;
+        (slot != NOBODY.0).then_some(slot)
+    }
+
+    fn get_with_len(&self, address: &A) -> Option<Whose> {
+        let at = self.place(address)?;
+        let slot = *self.slots.get(at)?;
+        (slot != NOBODY.0).then_some((slot, *self.lens.get(at)?))
+    }
+
+    #[inline]
+    fn place(&self, address: &A) -> Option<usize> {
+        self.starts.partition_point(|start| start <= address).checked_sub(1)
     }
 }
 
@@ -172,9 +219,34 @@ impl AllowedTable {
         self.v6.get(&address.into())
     }
 
-    /// Bytes of memory.
+    /// The same, and the length of the prefix that says so.
+    pub fn look_up_with_len(&self, address: IpAddr) -> Option<(u32, u8)> {
+        match address {
+            IpAddr::V4(a) => self.v4.get_with_len(&a.into()),
+            IpAddr::V6(a) => self.v6.get_with_len(&a.into()),
+        }
+    }
+
+    /// Whether `address` belongs to the peer in `slot`: [`Self::look_up`] would say so.
+    #[inline]
+    pub fn is_of(&self, address: IpAddr, slot: u32) -> bool {
+        match address {
+            IpAddr::V4(a) => self.v4.is_of(&a.into(), slot),
+            IpAddr::V6(a) => self.v6.is_of(&a.into(), slot),
+        }
+    }
+
+    /// Asks for what [`Self::is_of`] looks at first. IPv4 only: what is inside is not known yet.
+    #[inline]
+    pub fn prefetch(&self, slot: u32) {
+        if let Some(home) = self.v4.homes.get(slot as usize) {
+            crate::crypto::prefetch_line(home);
+        }
+    }
+
+    /// Bytes of memory of the ranges.
     pub fn size(&self) -> usize {
-        self.v4.starts.len() * 8 + self.v6.starts.len() * 20
+        self.v4.starts.len() * 9 + self.v6.starts.len() * 21
     }
 }
 
@@ -268,6 +340,11 @@ mod tests {
                 for probe in neighbours(edge) {
                     let want = model.iter().filter(|(p, _)| p.contains(probe)).max_by_key(|(p, _)| p.prefix_len());
                     prop_assert_eq!(table.look_up(probe), want.map(|(_, slot)| *slot), "{}", probe);
+                    let with_len = want.map(|(p, slot)| (*slot, p.prefix_len()));
+                    prop_assert_eq!(table.look_up_with_len(probe), with_len, "{}", probe);
+                    for slot in 0..5 {
+                        prop_assert_eq!(table.is_of(probe, slot), table.look_up(probe) == Some(slot), "{} {}", probe, slot);
+                    }
                 }
             }
         }
@@ -279,9 +356,9 @@ mod tests {
         for i in 0..=255_u8 {
             allowed.insert(Prefix::new(IpAddr::V4([10, 0, 0, i].into()), 32).unwrap(), 7);
         }
-        assert_eq!(allowed.table().size(), 2 * 8);
+        assert_eq!(allowed.table().size(), 2 * 9);
         allowed.insert(Prefix::new(IpAddr::V4([0, 0, 0, 0].into()), 0).unwrap(), 7);
-        assert_eq!(allowed.table().size(), 8);
+        assert_eq!(allowed.table().size(), 3 * 9, "by another length");
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! [`peer::PeerView`]s and an [`allowed::AllowedTable`]. Sources: J. A. Donenfeld, "WireGuard: Next Generation Kernel Network
 //! Tunnel" ("the paper" below, with its section numbers), wireguard.com/xplatform for the configuration protocol, and
 //! the behaviour of the Linux kernel where these leave a choice. Order of reading: [`allowed`] → [`timers`] → [`peer`] →
-//! [`device`], `due` (time) and [`receive`] (messages) → [`uapi`] (text) → [`config`] (what it does) → [`uapi_server`] → [`udp`] → [`serve`].
+//! [`device`], `due` (time) and [`receive`] (messages) → [`uapi`] (text) → [`config`] (what it does) → [`uapi_server`] → [`udp`] → `pace` → [`serve`].
 
 pub mod allowed;
 pub mod config;
 pub mod device;
 mod due;
 pub mod load;
+mod pace;
 pub mod peer;
 pub mod receive;
 pub mod serve;

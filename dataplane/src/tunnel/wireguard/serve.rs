@@ -1,7 +1,8 @@
 //! A WireGuard interface at work: its [`Device`], the clock, the UDP sockets, the configuration socket, and what workers tell.
 //!
 //! One task owns the device. In each turn it takes a bounded number of things from each source, publishes once if anything
-//! changed, and only then sends: whatever a peer may do after a message, workers can open already.
+//! changed, and only then sends: whatever a peer may do after a message, workers can open already. In a storm of changes
+//! several turns are published together (`Pace`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::device::{Action, Device, Now};
 use super::load::Limits;
+use super::pace::Pace;
 use super::peer::Endpoint;
 use super::uapi::{Errno, SetDevice, State};
 use super::uapi_server::{Ask, UapiServer};
@@ -207,7 +209,9 @@ pub struct Service {
     uapi: Option<UapiServer>,
     asks: mpsc::Receiver<Ask>,
     handle: Handle,
+    /// What is to be done, in order. From a change on that is not published yet, all waits.
     out: Vec<Action>,
+    pace: Pace,
 }
 
 impl Service {
@@ -226,7 +230,7 @@ impl Service {
         let uapi = options.folder.map(|folder| UapiServer::bind(&folder, &options.name)).transpose()?;
         let (to, asks) = mpsc::channel(16);
         let handle = Handle { events: Arc::new(Events::new()), counts: Arc::new(Counts::default()), asks: to };
-        Ok(Self { device, sockets, uapi, asks, handle, out })
+        Ok(Self { device, sockets, uapi, asks, handle, out, pace: Pace::default() })
     }
 
     pub fn handle(&self) -> Handle {
@@ -247,6 +251,7 @@ impl Service {
         self.out.push(Action::Changed);
         loop {
             self.finish_turn(&mut publish);
+            let deadline = self.deadline();
             let ask = tokio::select! {
                 // In any order: nothing of this can keep the rest from its turn.
                 ask = self.asks.recv() => ask,
@@ -258,7 +263,7 @@ impl Service {
                     }
                     None
                 }
-                () = sleep_until(self.device.next_deadline()) => None,
+                () = sleep_until(deadline) => None,
             };
             if let Some(ask) = ask {
                 self.answer(ask);
@@ -270,12 +275,20 @@ impl Service {
         }
     }
 
+    /// Publishes and sends, as far as it may be now.
     fn finish_turn(&mut self, publish: &mut impl FnMut(&mut Device)) {
-        if self.out.contains(&Action::Changed) {
-            publish(&mut self.device);
-            self.device.published();
+        let mut ready = self.out.len();
+        if let Some(changed) = self.out.iter().position(|action| *action == Action::Changed) {
+            let begin = clock::now();
+            if self.pace.allows(begin) {
+                publish(&mut self.device);
+                self.device.published();
+                self.pace.published(begin, clock::now());
+            } else {
+                ready = changed;
+            }
         }
-        for action in self.out.drain(..) {
+        for action in self.out.drain(..ready) {
             if let Action::Send { to, from, bytes } = action
                 && let Err(error) = self.sockets.send(to, from, &bytes)
             {
@@ -283,6 +296,12 @@ impl Service {
                 tracing::debug!(%error, %to, "a WireGuard message could not be sent");
             }
         }
+    }
+
+    /// When to look again even if nothing comes in.
+    fn deadline(&self) -> Option<u64> {
+        let waits = (!self.out.is_empty()).then(|| self.pace.not_before());
+        self.device.next_deadline().into_iter().chain(waits).min()
     }
 
     fn take_told(&mut self, events: &Events) {

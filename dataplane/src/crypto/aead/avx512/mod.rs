@@ -35,6 +35,11 @@ impl Key {
         own.expose_mut().copy_from_slice(key);
         Some(Self(own))
     }
+
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        crate::crypto::prefetch(self.0.expose());
+    }
 }
 
 impl fmt::Debug for Key {

@@ -1,10 +1,10 @@
 //! Handshake messages read byte by byte: across the headers of TLS records, or as a stream that has none (QUIC's CRYPTO
 //! frames, a DTLS message put together).
 
-pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
-pub(super) const ALERT: u8 = 21;
-pub(super) const HANDSHAKE: u8 = 22;
-pub(super) const APPLICATION_DATA: u8 = 23;
+pub const CHANGE_CIPHER_SPEC: u8 = 20;
+pub const ALERT: u8 = 21;
+pub const HANDSHAKE: u8 = 22;
+pub const APPLICATION_DATA: u8 = 23;
 pub const CLIENT_HELLO: u8 = 1;
 pub const SERVER_HELLO: u8 = 2;
 /// 2^14 of plaintext and TLS 1.2's most of expansion (RFC 5246 §6.2.3).
