@@ -65,7 +65,9 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
             }
             let options = Options { flows: *flows, ..options.clone() };
             match veth::turn(&topology, c, &options) {
-                Ok(t) => section.round(c.name, c.title, t.arrived).more.entry("sent Mpps".into()).or_default().push(t.sent),
+                Ok(t) => {
+                    section.round(c.name, c.title, t.arrived).more.entry("sent Mpps".into()).or_default().push(t.sent)
+                }
                 Err(e) => section.missing(c.name, c.title, format!("{e:#}")),
             }
         }

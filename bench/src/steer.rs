@@ -128,7 +128,9 @@ pub fn run(rounds: usize, repeat: u32) -> Result<Section> {
             dst_mac: topology::SINK_MAC,
             src_mac: topology::FAR_MAC,
         };
-        steer.flow_insert(&flow_key(u32::from(h.sport - topology::SOURCE_PORT)), forward).map_err(|e| anyhow::anyhow!("{e}"))?;
+        steer
+            .flow_insert(&flow_key(u32::from(h.sport - topology::SOURCE_PORT)), forward)
+            .map_err(|e| anyhow::anyhow!("{e}"))?;
         cases.push(Case {
             name: "flow",
             title: "flow in the table, forwarded, in short runs",

@@ -161,8 +161,8 @@ fn a_long_transfer_goes_down_and_every_byte_is_counted_once() {
     });
     let mut client = world.client.within(|| Ok(TcpStream::connect("10.2.0.2:80")?)).unwrap();
     client.write_all(REQUEST).unwrap();
-    let mut got = vec![0; 46 + LENGTH];
-    client.read_exact(&mut got[..46]).unwrap();
+    let mut got = vec![0; 45 + LENGTH];
+    client.read_exact(&mut got[..45]).unwrap();
     let down = eventually(Duration::from_secs(2), || world.flow(80).filter(|flow| flow["tier"] == "xdp"));
     let down = down.unwrap_or_else(|| panic!("still {:?}\n{}", world.flow(80), world.edge.said()));
     let seen = number(&down, "packets_ab") + number(&down, "packets_ba");
@@ -170,18 +170,23 @@ fn a_long_transfer_goes_down_and_every_byte_is_counted_once() {
     let explained = world.edge.verb(&["explain", "10.2.0.2:80"]).unwrap();
     assert!(explained.contains("tier xdp") && explained.contains("not nic: no_device_offload"), "{explained}");
     let by_driver = world.verdict("flow_forward");
-    client.read_exact(&mut got[46..]).unwrap();
+    client.read_exact(&mut got[45..]).unwrap();
     let by_driver = world.verdict("flow_forward") - by_driver;
     assert!(by_driver as usize > LENGTH / 1500, "the transfer went by the driver: {by_driver} packets");
     drop(client);
     server.join().unwrap();
 
+    // A host counts what it hands to its device, which may be several segments in one; every further one has 52 bytes of
+    // headers (IPv4, TCP with timestamps) of its own. A packet missed or counted twice would miss its payload too.
+    let exact = |flow: &Value, (packets, bytes): (&str, &str), (sent, sent_bytes): (u64, u64)| {
+        let (packets, bytes) = (number(flow, packets), number(flow, bytes));
+        packets >= sent && bytes == sent_bytes + 52 * (packets - sent)
+    };
     let ended = eventually(common::PATIENCE, || {
         let flow = world.flow(80)?;
-        let sent = [Plain::sent(&world.client), Plain::sent(&world.server)];
-        let counted = [("packets_ab", "bytes_ab"), ("packets_ba", "bytes_ba")]
-            .map(|(packets, bytes)| (number(&flow, packets), number(&flow, bytes)));
-        (flow["tier"] == "worker" && counted == sent).then_some(())
+        let there = exact(&flow, ("packets_ab", "bytes_ab"), Plain::sent(&world.client));
+        let back = exact(&flow, ("packets_ba", "bytes_ba"), Plain::sent(&world.server));
+        (flow["tier"] == "worker" && there && back).then_some(())
     });
     let sent = [Plain::sent(&world.client), Plain::sent(&world.server)];
     assert!(ended.is_some(), "sent {sent:?}, counted {:?}", world.flow(80));
@@ -221,7 +226,9 @@ fn demotion_takes_a_moment_and_no_packet() {
     let got = numbered(&world, 7000, 12_000, |n| {
         let down = || world.flow(7000).is_some_and(|flow| flow["tier"] == "xdp");
         match n {
-            2000 => assert!(eventually(Duration::from_secs(2), || down().then_some(())).is_some(), "{:?}", world.flow(7000)),
+            2000 => {
+                assert!(eventually(Duration::from_secs(2), || down().then_some(())).is_some(), "{:?}", world.flow(7000))
+            }
             3000 | 5000 => {
                 let before = world.verdict("worker");
                 let begun = Instant::now();
@@ -231,13 +238,18 @@ fn demotion_takes_a_moment_and_no_packet() {
                 let sender = world.client.within(|| Ok(UdpSocket::bind("10.1.0.2:0")?)).unwrap();
                 drop(sender);
                 let back = eventually(Duration::from_secs(2), || {
-                    (world.flow(7000)?["offload_reason"] == "route_changed" || world.verdict("worker") > before).then_some(())
+                    (world.flow(7000)?["offload_reason"] == "route_changed" || world.verdict("worker") > before)
+                        .then_some(())
                 });
                 assert!(back.is_some(), "not demoted: {:?}", world.flow(7000));
                 moments.push(begun.elapsed());
             }
             8000 => {
-                assert!(eventually(Duration::from_secs(2), || down().then_some(())).is_some(), "it went back: {:?}", world.flow(7000));
+                assert!(
+                    eventually(Duration::from_secs(2), || down().then_some(())).is_some(),
+                    "it went back: {:?}",
+                    world.flow(7000)
+                );
                 let said = world.edge.verb(&["demote", "--all"]).unwrap();
                 assert!(said.contains("1 flow taken back"), "{said}");
                 let back = eventually(Duration::from_secs(2), || (!down()).then_some(()));
@@ -247,7 +259,9 @@ fn demotion_takes_a_moment_and_no_packet() {
             _ => {}
         }
     });
+    // With three processes started meanwhile, on whatever machine this is; the event itself takes some 10 ms.
     println!("demoted after {moments:?}");
+    assert!(moments.iter().all(|moment| *moment < Duration::from_secs(1)), "{moments:?}");
     assert_eq!(got.len(), 12_000, "every datagram arrived");
     let counted = eventually(common::PATIENCE, || {
         let flow = world.flow(7000)?;
@@ -300,4 +314,3 @@ fn protected_flows_are_never_in_the_table() {
         assert!(status["xdp"].as_array().unwrap().iter().all(|v| v["verdict"] != "flow_forward"), "{status}");
     }
 }
-

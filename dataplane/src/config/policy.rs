@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::problem::{Problem, Source};
-use crate::offload::Setting;
 pub use super::schema::{
-    Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, RuleOffload, SequenceMode,
-    SteerAction, TunnelType, ZeroCopy,
+    Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, RuleOffload,
+    SequenceMode, SteerAction, TunnelType, ZeroCopy,
 };
 pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
+use crate::offload::Setting;
 
 /// A whole, valid policy.
 #[derive(Clone, Debug)]

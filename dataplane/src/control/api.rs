@@ -96,7 +96,8 @@ async fn metrics(State(source): Source) -> Response {
 }
 
 const TIERS: [&str; 4] = ["worker", "xdp", "nic", "kernel"];
-const FLOW_HELP: &str = "a flow is named by its id in `softdpu flows --json`, or by its ends: \"10.0.0.1:5000 10.0.0.2:443\"";
+const FLOW_HELP: &str =
+    "a flow is named by its id in `softdpu flows --json`, or by its ends: \"10.0.0.1:5000 10.0.0.2:443\"";
 
 /// Query of `/v1/flows/demote`. Neither: nothing is done.
 #[derive(Deserialize)]
@@ -189,7 +190,10 @@ async fn flows(
 ) -> Response {
     let filter = match query {
         Ok(Query(query)) => query.filter(),
-        Err(e) => Err(ApiError { error: e.body_text(), help: "the parameters are class, host, tier, port, prefix, flow and limit".into() }),
+        Err(e) => Err(ApiError {
+            error: e.body_text(),
+            help: "the parameters are class, host, tier, port, prefix, flow and limit".into(),
+        }),
     };
     let filter = match filter {
         Ok(filter) => filter,

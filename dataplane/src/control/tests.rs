@@ -138,7 +138,8 @@ fn the_client_reads_what_the_source_says() {
         assert_eq!(all.len(), 3);
         assert_eq!(all[0], flow("www.example.com", "tls"));
         assert_eq!(client::flows(&socket, &[("class", Some("http"))], 10).await.unwrap().len(), 2);
-        let below = client::flows(&socket, &[("class", Some("http")), ("host", Some("*.example.com"))], 10).await.unwrap();
+        let below =
+            client::flows(&socket, &[("class", Some("http")), ("host", Some("*.example.com"))], 10).await.unwrap();
         assert_eq!(below, [flow("a.example.com", "http")]);
         assert_eq!(client::flows(&socket, &[], 1).await.unwrap().len(), 1);
     });
@@ -167,7 +168,8 @@ fn wrong_questions_get_an_answer_with_help() {
     );
     assert!(post.starts_with(b"HTTP/1.1 405"), "{}", String::from_utf8_lossy(&post));
     assert_eq!(running.get("/v1/healthz"), (200, "ok\n".into()));
-    let error = runtime().block_on(client::flows(&running.socket(), &[("class", Some("htpp"))], 5)).unwrap_err().to_string();
+    let error =
+        runtime().block_on(client::flows(&running.socket(), &[("class", Some("htpp"))], 5)).unwrap_err().to_string();
     assert!(error.contains("did you mean `http`?"), "{error}");
 }
 

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::HostPattern;
 use crate::offload::FlowName;
+use crate::telemetry::snapshot::{ClassTraffic, Frames, Traffic};
 use crate::wire::prefix::Prefix;
 use std::net::SocketAddr;
-use crate::telemetry::snapshot::{ClassTraffic, Frames, Traffic};
 
 /// A running instance at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -49,10 +49,13 @@ fn is_id(word: &str) -> bool {
 impl FlowName {
     /// Whether a flow is meant. `a`, `b`: `ip:port`.
     pub fn is(&self, id: &str, l4: &str, a: &str, b: &str) -> bool {
-        if self.id.as_deref().is_some_and(|wanted| wanted != id) || self.l4.as_deref().is_some_and(|wanted| wanted != l4) {
+        if self.id.as_deref().is_some_and(|wanted| wanted != id)
+            || self.l4.as_deref().is_some_and(|wanted| wanted != l4)
+        {
             return false;
         }
-        let Ok([a, b]) = [a, b].map(str::parse::<SocketAddr>).into_iter().collect::<Result<Vec<_>, _>>().map(|v| [v[0], v[1]])
+        let Ok([a, b]) =
+            [a, b].map(str::parse::<SocketAddr>).into_iter().collect::<Result<Vec<_>, _>>().map(|v| [v[0], v[1]])
         else {
             return false;
         };

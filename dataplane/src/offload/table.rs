@@ -5,8 +5,8 @@ use super::candidate::Candidate;
 use super::lane::{FlowRef, Lane, Note, What};
 use super::reason::Reason;
 use crate::flow::Tick;
-use crate::host::xdp_features;
 use crate::host::fib::{Adjacency, Fib, Hop, PortId};
+use crate::host::xdp_features;
 use crate::io::steer::{EntryId, FlowCount, FlowKey, FlowVerdict, Steer, SteerError};
 use crate::plan::Plan;
 use crate::tunnel::keys::Keys;
@@ -64,8 +64,13 @@ impl Gate {
         lanes: Vec<Arc<Lane>>,
         wakers: Vec<Waker>,
     ) -> Self {
-        let table =
-            Table { records: HashMap::new(), leaving: Vec::new(), closed: false, fib_generation: fib.load().generation(), transmits: Vec::new() };
+        let table = Table {
+            records: HashMap::new(),
+            leaving: Vec::new(),
+            closed: false,
+            fib_generation: fib.load().generation(),
+            transmits: Vec::new(),
+        };
         Self { table: Mutex::new(table), steering, plan, keys, fib, interfaces, lanes, wakers }
     }
 
@@ -82,11 +87,17 @@ impl Gate {
         self.len() == 0
     }
 
-    /// Takes all flows out and lets none in: before keys are published that may protect other flows.
+    /// Takes all flows out and lets none in: before keys (or a plan) are published that may protect other flows. When it
+    /// returns, no packet is acted on by the driver.
     pub fn close(&self) {
         let mut table = self.table();
         table.closed = true;
-        self.take_out(&mut table, Reason::KeysChanged, |_| true);
+        let any = self.take_out(&mut table, Reason::KeysChanged, |_| true) > 0;
+        drop(table);
+        if any {
+            // With the grace period: no packet is under way any more that met an entry.
+            self.settle();
+        }
     }
 
     /// After keys were published.
@@ -214,16 +225,11 @@ impl Gate {
         }
         table.fib_generation = fib.generation();
         let same = |(dst, from, adjacency, mtu): &(IpAddr, PortId, Adjacency, u16)| {
-            way(&fib, *dst, *from).is_some_and(|now| {
-                (now.2.port, now.2.addresses, now.3) == (adjacency.port, adjacency.addresses, *mtu)
-            })
+            way(&fib, *dst, *from)
+                .is_some_and(|now| (now.2.port, now.2.addresses, now.3) == (adjacency.port, adjacency.addresses, *mtu))
         };
-        let moved: std::collections::HashSet<(usize, u32)> = table
-            .records
-            .iter()
-            .filter(|(_, record)| !record.ways.iter().all(same))
-            .map(|(key, _)| *key)
-            .collect();
+        let moved: std::collections::HashSet<(usize, u32)> =
+            table.records.iter().filter(|(_, record)| !record.ways.iter().all(same)).map(|(key, _)| *key).collect();
         if !moved.is_empty() {
             self.take_out(&mut table, Reason::RouteChanged, |key| moved.contains(key));
         }
@@ -295,9 +301,11 @@ impl Gate {
         // Entries of a half-placed flow are settled too; nobody asks for their counts, which are the driver's few packets
         // of a moment and are lost to the flow: there are none where nothing was inserted.
         let mut last = HashMap::new();
-        self.steering.ask_mut(|steer| steer.flows().settle(|entry, count| {
+        self.steering.ask_mut(|steer| {
+            steer.flows().settle(|entry, count| {
                 last.insert(entry, count);
-            }));
+            })
+        });
         leaving.retain_mut(|(record, why)| {
             add(&mut record.pending, record.entries.map(|entry| last.remove(&entry).unwrap_or_default()));
             !self.tell(record.worker, record.flow, What::Left(*why, record.pending))

@@ -161,7 +161,11 @@ fn run(gate: &Gate, stop: &AtomicBool, asks: &AskQueue) {
         }
         if !more {
             let idle = gate.is_empty();
-            std::thread::park_timeout(if idle { Duration::from_secs(60) } else { next.saturating_duration_since(Instant::now()) });
+            std::thread::park_timeout(if idle {
+                Duration::from_secs(60)
+            } else {
+                next.saturating_duration_since(Instant::now())
+            });
             if idle {
                 next = Instant::now() + ROUND;
             }

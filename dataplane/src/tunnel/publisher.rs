@@ -39,7 +39,15 @@ impl Publisher {
     pub fn new(parts: Vec<Part>) -> Result<Self, SaError> {
         let keys = assemble((1, 1), &parts)?;
         let current = Arc::new(ArcSwap::from_pointee(keys));
-        Ok(Self { parts, current, old: Vec::new(), generation: 1, selection: 1, selecting: Box::new(|_| {}), changed: Box::new(|| {}) })
+        Ok(Self {
+            parts,
+            current,
+            old: Vec::new(),
+            generation: 1,
+            selection: 1,
+            selecting: Box::new(|_| {}),
+            changed: Box::new(|| {}),
+        })
     }
 
     /// What workers read from.

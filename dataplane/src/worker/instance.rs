@@ -326,7 +326,8 @@ impl Instance {
 
 impl ControlSource for Instance {
     fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> Result<usize> {
-        let offload = self.offload.as_ref().context("nothing is offloaded: no port of kind xdp, or `enabled = false`")?;
+        let offload =
+            self.offload.as_ref().context("nothing is offloaded: no port of kind xdp, or `enabled = false`")?;
         let which = flow.map(|flow| {
             let (worker, place) = flow.id.split_once(':').context("not a flow's id")?;
             Ok::<_, anyhow::Error>((worker.parse()?, place.parse()?))

@@ -23,8 +23,8 @@ use crate::io::socket::{BindMode, SocketSpec, ZeroCopy};
 use crate::io::steer::{AttachMode, LoadOptions, Steer};
 use crate::io::umem::Umem;
 use crate::io::xdp::{XdpSpec, open_ports};
-use crate::telemetry::export::Exporter;
 use crate::offload::{Lanes, Unparker};
+use crate::telemetry::export::Exporter;
 use crate::tunnel;
 use crate::tunnel::steering::Steering;
 use crate::tunnel::wireguard::uapi_server;
@@ -89,7 +89,11 @@ async fn serve(policy: Policy, options: &RunOptions) -> Result<()> {
     if let (Some(offload), Ok(mut publisher)) = (&offload, blueprint.publisher.lock()) {
         let (gate, thread) = (offload.gate(), offload.waker());
         publisher.on_selection(Box::new(move |before| {
-            if before { gate.close() } else { gate.open() }
+            if before {
+                gate.close()
+            } else {
+                gate.open()
+            }
             thread.unpark();
         }));
     }
@@ -185,8 +189,11 @@ impl Host {
         let policy = &self.blueprint.policy;
         let interfaces: Vec<Option<u32>> = self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect();
         if interfaces.iter().any(Option::is_some) {
-            let load =
-                LoadOptions { debug: options.steer_log, flow_capacity: table_of(policy), drop_malformed: instance::protects(policy) };
+            let load = LoadOptions {
+                debug: options.steer_log,
+                flow_capacity: table_of(policy),
+                drop_malformed: instance::protects(policy),
+            };
             let mut loaded = Steer::load(&load)?;
             loaded.set_rules(&Steering::first(policy, &interfaces)?)?;
             if options.steer_log {

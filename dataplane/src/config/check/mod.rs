@@ -18,9 +18,9 @@ use super::places::Name;
 use super::policy::{Control, Cores, Export, Flows, Policy, Timeouts, Workers};
 use super::problem::{Code, Problem, Source};
 use super::schema::{self, File};
-use crate::offload::Setting;
 use super::suggest::{listed, nearest};
 use super::values::Span;
+use crate::offload::Setting;
 
 /// Names as they stand in the file, also of parts that were too broken to read: a reference to such a part is not an error
 /// of its own.
@@ -140,7 +140,20 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         rules::reach(file, &steer, &rules, &mut check);
     }
     let source = Source::default();
-    Some(Policy { name, control, workers, flows, offload, export, ports, steer, tunnels, rules, warnings: Vec::new(), source })
+    Some(Policy {
+        name,
+        control,
+        workers,
+        flows,
+        offload,
+        export,
+        ports,
+        steer,
+        tunnels,
+        rules,
+        warnings: Vec::new(),
+        source,
+    })
 }
 
 fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control {

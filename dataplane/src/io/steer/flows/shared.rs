@@ -32,7 +32,9 @@ impl<T: Copy> Shared<T> {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        NonNull::new(start.cast()).map(|start| Self { start, len }).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+        NonNull::new(start.cast())
+            .map(|start| Self { start, len })
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
     }
 
     pub fn len(&self) -> usize {

@@ -245,11 +245,7 @@ impl Entries {
     fn tail(&self, id: EntryId) -> *mut Tail {
         let (v6, place) = id.place();
         // SAFETY (both): the address of a field inside the map.
-        if v6 {
-            unsafe { &raw mut (*self.v6.at(place)).tail }
-        } else {
-            unsafe { &raw mut (*self.v4.at(place)).tail }
-        }
+        if v6 { unsafe { &raw mut (*self.v6.at(place)).tail } } else { unsafe { &raw mut (*self.v4.at(place)).tail } }
     }
 
     fn near(&self, v6: bool, place: usize) -> &AtomicU64 {
@@ -335,8 +331,8 @@ fn tail(key: &FlowKey, rule: &FlowRule, device: u16) -> Tail {
             tail.action = FlowAction::Forward as u8;
             tail.mtu = mtu;
             tail.device = device;
-            tail.macs = [[d[0], d[1], d[2], d[3]], [d[4], d[5], s[0], s[1]], [s[2], s[3], s[4], s[5]]]
-                .map(u32::from_ne_bytes);
+            tail.macs =
+                [[d[0], d[1], d[2], d[3]], [d[4], d[5], s[0], s[1]], [s[2], s[3], s[4], s[5]]].map(u32::from_ne_bytes);
         }
     }
     if let Some(dscp) = rule.dscp {
