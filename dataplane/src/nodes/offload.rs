@@ -38,11 +38,11 @@ fn look(cx: &mut Cx<'_>, client: &Client, packet: &Packet) {
     let due = match Reason::of(flow.offload_reason) {
         None => true,
         Some(Reason::ByHand) => false,
-        Some(Reason::Asked) => packets % 256 == 0,
-        Some(Reason::Idle | Reason::RouteChanged | Reason::KeysChanged | Reason::Changing) => packets % 4 == 0,
+        Some(Reason::Asked) => packets.is_multiple_of(256),
+        Some(Reason::Idle | Reason::RouteChanged | Reason::KeysChanged | Reason::Changing) => packets.is_multiple_of(4),
         // Young flows change with every packet.
-        Some(reason) if reason.passes() => packets < 64 || packets % 16 == 0,
-        Some(_) => packets % 1024 == 0,
+        Some(reason) if reason.passes() => packets < 64 || packets.is_multiple_of(16),
+        Some(_) => packets.is_multiple_of(1024),
     };
     if due {
         propose(cx, client, packet);

@@ -44,6 +44,9 @@ pub(super) struct Table {
     transmits: Vec<bool>,
 }
 
+/// What verdicts and routes are found in.
+pub(super) type Snapshots = (Arc<ArcSwap<Plan>>, Arc<ArcSwap<Keys>>, Arc<ArcSwap<Fib>>);
+
 /// What the thread and the others work with.
 pub struct Gate {
     table: Mutex<Table>,
@@ -59,7 +62,7 @@ pub struct Gate {
 impl Gate {
     pub(super) fn new(
         steering: Arc<Steering>,
-        (plan, keys, fib): (Arc<ArcSwap<Plan>>, Arc<ArcSwap<Keys>>, Arc<ArcSwap<Fib>>),
+        (plan, keys, fib): Snapshots,
         interfaces: Arc<[u32]>,
         lanes: Vec<Arc<Lane>>,
         wakers: Vec<Waker>,

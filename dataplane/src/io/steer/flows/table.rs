@@ -244,7 +244,7 @@ impl Entries {
 
     fn tail(&self, id: EntryId) -> *mut Tail {
         let (v6, place) = id.place();
-        // SAFETY (both): the address of a field inside the map.
+        // SAFETY: inside the map.
         if v6 { unsafe { &raw mut (*self.v6.at(place)).tail } } else { unsafe { &raw mut (*self.v4.at(place)).tail } }
     }
 
@@ -264,8 +264,10 @@ impl Entries {
         let (v6, place) = id.place();
         // SAFETY (both): aligned and inside the map, which lives as long as `self`.
         if v6 {
+            // SAFETY: inside the map.
             unsafe { AtomicU64::from_ptr(&raw mut (*self.v6.at(place)).key[4]) }
         } else {
+            // SAFETY: inside the map.
             unsafe { AtomicU64::from_ptr(&raw mut (*self.v4.at(place)).key[1]) }
         }
     }
@@ -275,8 +277,10 @@ impl Entries {
         let (v6, place) = id.place();
         // SAFETY (both): inside the map; keys are written by this writer only.
         if v6 {
+            // SAFETY: inside the map.
             unsafe { (&raw const (*self.v6.at(place)).key).read_volatile() }
         } else {
+            // SAFETY: inside the map.
             let [a, e] = unsafe { (&raw const (*self.v4.at(place)).key).read_volatile() };
             [a, 0, 0, 0, e]
         }
@@ -287,8 +291,10 @@ impl Entries {
         let [a, b, c, d, last] = *words;
         // SAFETY (both): inside the map, and the entry is not live.
         if v6 {
+            // SAFETY: inside the map.
             unsafe { (&raw mut (*self.v6.at(place)).key).write_volatile([a, b, c, d, 0]) };
         } else {
+            // SAFETY: inside the map.
             unsafe { (&raw mut (*self.v4.at(place)).key).write_volatile([a, 0]) };
         }
         // The program reads the key first and what it needs after it, without a barrier: on machines that keep loads in

@@ -172,7 +172,7 @@ fn both_families_and_transports() {
     let mut steer = dropping(16);
     let frames = [
         to_port(80),
-        to_port(80)[..42].iter().copied().collect::<Vec<_>>(),
+        to_port(80)[..42].to_vec(),
         tcp_flags(0x10),
         v6_frame(17, 64, &udp(1000, 80, b"")),
         v6_frame(6, 64, &tcp(1000, 80)),
