@@ -13,6 +13,7 @@ pub mod machine;
 pub mod memory;
 pub mod micro;
 pub mod net;
+pub mod offload;
 pub mod progress;
 pub mod report;
 pub mod session;

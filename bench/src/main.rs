@@ -12,7 +12,7 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
 use softdpu_bench::{
-    aead, esp, esp_many, flows, graph, idle, memory, session, steer, stop, tunnels, veth, wg, wg_many,
+    aead, esp, esp_many, flows, graph, idle, memory, offload, session, steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -46,6 +46,8 @@ struct Arguments {
 enum What {
     /// Forwarding between veths: kernel, bare loop, worker, XDP (root).
     Veth,
+    /// Offloaded flows against a bare XDP redirect and the worker, with one entry and a million; inserts per second (root).
+    Offload,
     /// The AEAD back ends against bare `ring`.
     Aead,
     /// ESP seal and open against bare `ring`.
@@ -123,13 +125,27 @@ fn run(arguments: &Arguments) -> Result<()> {
             rounds,
             warm_up: Duration::from_millis(if quick { 200 } else { 400 }),
             turn: Duration::from_millis(if quick { 400 } else { 1500 }),
-            flows: arguments.flows,
+            flows: u32::from(arguments.flows),
             dut_core,
             generator_core,
             softdpu: softdpu.clone(),
         };
         let (section, targets) = veth::run(&options)?;
         report.sections.push(section);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Offload) && !stop::asked() {
+        let options = veth::Options {
+            rounds,
+            warm_up: Duration::from_millis(if quick { 200 } else { 400 }),
+            turn: Duration::from_millis(if quick { 400 } else { 1500 }),
+            flows: 1,
+            dut_core,
+            generator_core,
+            softdpu: softdpu.clone(),
+        };
+        let (sections, targets) = offload::run(&options)?;
+        report.sections.extend(sections);
         report.targets.extend(targets);
     }
     if wanted(What::Aead) && !stop::asked() {

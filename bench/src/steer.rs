@@ -6,8 +6,8 @@ use std::os::fd::RawFd;
 
 use anyhow::{Context, Result};
 
-use softdpu::io::steer::{FlowRule, LoadOptions, Steer, SteerError, SteerRule, compile};
-use softdpu_ebpf_common::maps::{FlowKey, OnLoss, RuleAction};
+use softdpu::io::steer::{FlowKey, FlowVerdict, LoadOptions, Steer, SteerError, SteerRule, compile};
+use softdpu_ebpf_common::maps::{OnLoss, RuleAction};
 use softdpu_ebpf_common::walk::walk;
 
 use crate::bpf::asm::{Asm, Op, Reg};
@@ -20,10 +20,14 @@ use crate::stop;
 
 const XDP_PASS: i32 = 2;
 
-/// Key of flow 0 of the rig's traffic.
-pub fn flow_key(source_port: u16) -> FlowKey {
-    let mut key = FlowKey { sport: source_port, dport: topology::PORT, protocol: 17, version: 4, ..FlowKey::default() };
+/// Key of flow `n` of the rig's traffic, below 2^20.
+pub fn flow_key(n: u32) -> FlowKey {
+    let source_port = topology::SOURCE_PORT + (n & 0x3fff) as u16;
+    let station = topology::NEAR_MAC;
+    let mut key =
+        FlowKey { sport: source_port, dport: topology::PORT, protocol: 17, version: 4, station, ..FlowKey::default() };
     key.src[..4].copy_from_slice(&topology::SOURCE.octets());
+    key.src[3] += (n >> 14) as u8;
     key.dst[..4].copy_from_slice(&topology::SINK.octets());
     key
 }
@@ -118,13 +122,15 @@ pub fn run(rounds: usize, repeat: u32) -> Result<Section> {
         }
         let mut steer = load().map_err(|e| anyhow::anyhow!("{e}"))?;
         rules(&mut steer, 10)?;
-        let forward = FlowRule::Forward {
+        let forward = FlowVerdict::Forward {
             ifindex: ifindex("lo")?,
             mtu: 1500,
             dst_mac: topology::SINK_MAC,
             src_mac: topology::FAR_MAC,
         };
-        steer.flow_insert(&flow_key(h.sport), forward).map_err(|e| anyhow::anyhow!("{e}"))?;
+        steer
+            .flow_insert(&flow_key(u32::from(h.sport - topology::SOURCE_PORT)), forward)
+            .map_err(|e| anyhow::anyhow!("{e}"))?;
         cases.push(Case {
             name: "flow",
             title: "flow in the table, forwarded, in short runs",

@@ -11,6 +11,7 @@ pub mod host;
 pub mod io;
 pub mod l7;
 pub mod nodes;
+pub mod offload;
 pub mod plan;
 pub mod telemetry;
 pub mod tunnel;

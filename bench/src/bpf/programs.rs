@@ -30,8 +30,8 @@ pub struct Traffic {
     /// First source port; flow `n` has `source_port + n`.
     pub source_port: u16,
     pub destination_port: u16,
-    /// Number of flows, a power of two, at most 32768.
-    pub flows: u16,
+    /// Number of flows, a power of two, at most 2^20: 16384 source ports of each of up to 64 sources.
+    pub flows: u32,
     /// Length of the Ethernet frame without FCS, 42–3000 bytes. "64 B" on the wire is 60 here.
     pub length: usize,
 }
@@ -93,7 +93,11 @@ pub fn generator(traffic: &Traffic, ifindex: u32, counter: i32, limit: u64, inte
     }
     a.store_imm(Size::H, R6, 40, 0);
     // One thread runs this, so counting needs no atomics.
-    a.alu_reg(Op::Mov, R2, R9).alu(Op::And, R2, i32::from(traffic.flows) - 1);
+    if traffic.flows > 16384 {
+        a.alu_reg(Op::Mov, R2, R9).alu(Op::And, R2, traffic.flows as i32 - 1).alu(Op::Shr, R2, 14);
+        a.alu(Op::Add, R2, i32::from(traffic.source.octets()[3])).store(Size::B, R6, 29, R2);
+    }
+    a.alu_reg(Op::Mov, R2, R9).alu(Op::And, R2, traffic.flows.min(16384) as i32 - 1);
     a.alu(Op::Add, R2, i32::from(traffic.source_port)).be16(R2).store(Size::H, R6, 34, R2);
     a.alu(Op::Add, R9, 1).store(Size::D, R7, 0, R9);
     a.alu(Op::Mov, R1, ifindex as i32).alu(Op::Mov, R2, 0).call(HELPER_REDIRECT).exit();

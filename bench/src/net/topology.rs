@@ -163,7 +163,7 @@ impl Topology {
     }
 
     /// The traffic this topology forwards from source to sink.
-    pub fn traffic(&self, flows: u16, length: usize) -> Traffic {
+    pub fn traffic(&self, flows: u32, length: usize) -> Traffic {
         Traffic {
             source_mac: SOURCE_MAC,
             destination_mac: NEAR_MAC,

@@ -107,7 +107,11 @@ fn kernel(s: &Start<'_>) -> Result<Running> {
     Ok(Running::new(Forwarding(file)))
 }
 
-fn bare_xdp(s: &Start<'_>) -> Result<Running> {
+/// A program that redirects whatever comes, and looks at nothing.
+///
+/// # Errors
+/// Where it cannot be loaded.
+pub fn bare_xdp(s: &Start<'_>) -> Result<Running> {
     let out = s.topology.dut.run(|| ifindex(&s.topology.far_if))?;
     let mut a = Asm::new();
     a.alu(Op::Mov, Reg::R1, out as i32).alu(Op::Mov, Reg::R2, 0).call(programs::HELPER_REDIRECT).exit();

@@ -30,7 +30,7 @@ pub struct Options {
     pub warm_up: Duration,
     pub turn: Duration,
     /// Number of flows, a power of two.
-    pub flows: u16,
+    pub flows: u32,
     /// Where the thing under test runs, and where the generator does.
     pub dut_core: usize,
     pub generator_core: usize,
@@ -39,12 +39,12 @@ pub struct Options {
 }
 
 /// What one turn showed.
-struct Turn {
+pub struct Turn {
     /// Million packets per second made by the generator, and arrived at the sink.
-    sent: f64,
-    arrived: f64,
+    pub sent: f64,
+    pub arrived: f64,
     /// Busy share of the core of the thing under test, %.
-    core: f64,
+    pub core: f64,
 }
 
 /// Runs all, and returns the section and its targets.
@@ -111,7 +111,10 @@ fn targets(section: &mut Section) -> Vec<Target> {
 }
 
 /// One turn of one contender: start, warm up, count, stop.
-fn turn(topology: &Topology, contender: &mut Contender, options: &Options) -> Result<Turn> {
+///
+/// # Errors
+/// Whatever keeps it from running.
+pub fn turn(topology: &Topology, contender: &mut Contender, options: &Options) -> Result<Turn> {
     let traffic = topology.traffic(options.flows, LENGTH);
     let _sink = contender.xdp_sink.then(|| topology.xdp_sink()).transpose()?;
     let running = (contender.start)(&Start { topology, options }).context("starting")?;

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use softdpu::io::bare::{Touch, forward_loop};
 use softdpu::io::pool::FramePool;
 use softdpu::io::port::PortIo;
-use softdpu::io::steer::{AttachMode, FlowRule, LoadOptions, Steer};
+use softdpu::io::steer::{AttachMode, FlowVerdict, LoadOptions, Steer};
 use softdpu::io::umem::Umem;
 use softdpu::io::xdp::{XdpSpec, open_ports};
 
@@ -24,7 +24,7 @@ use crate::bpf::programs;
 use crate::bpf::sys::{Program, SocketMap};
 use crate::net::cores;
 use crate::net::namespace::ifindex;
-use crate::net::topology::{FAR_MAC, SINK_MAC, SOURCE_PORT, Topology};
+use crate::net::topology::{FAR_MAC, SINK_MAC, Topology};
 use crate::steer::flow_key;
 use crate::stop;
 
@@ -211,22 +211,47 @@ pub fn bare(s: &Start<'_>) -> Result<Running> {
 }
 
 /// softdpu's steer program forwards in the driver: every flow is in its table.
+///
+/// # Errors
+/// Where it cannot be loaded, or the flows do not fit.
 pub fn xdp(s: &Start<'_>) -> Result<Running> {
+    xdp_with(s, s.options.flows)
+}
+
+/// The same with `entries` flows in the table, the traffic's among them.
+///
+/// # Errors
+/// As [`xdp`].
+pub fn xdp_with(s: &Start<'_>, entries: u32) -> Result<Running> {
     let topology = s.topology;
-    let flows = s.options.flows;
     let steer = topology.dut.run(|| {
-        let options = LoadOptions { flow_capacity: u32::from(flows), ..Default::default() };
-        let mut steer = Steer::load(&options).map_err(plain)?;
-        let out = ifindex(&topology.far_if)?;
-        for flow in 0..flows {
-            let forward = FlowRule::Forward { ifindex: out, mtu: 1500, dst_mac: SINK_MAC, src_mac: FAR_MAC };
-            steer.flow_insert(&flow_key(SOURCE_PORT + flow), forward).map_err(plain)?;
-        }
+        let mut steer = table(entries)?;
+        fill(&mut steer, entries, ifindex(&topology.far_if)?)?;
         steer.attach(ifindex(&topology.near_if)?, AttachMode::Native).map_err(plain)?;
         Ok(steer)
     })?;
     // Its netlink socket belongs to the namespace, so it detaches from wherever it is dropped.
     Ok(Running::new(steer))
+}
+
+/// The steer program with room for so many flows.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn table(entries: u32) -> Result<Steer> {
+    Steer::load(&LoadOptions { flow_capacity: entries, ..Default::default() }).map_err(plain)
+}
+
+/// Puts so many of the rig's flows into the table.
+///
+/// # Errors
+/// Where one has no room.
+pub fn fill(steer: &mut Steer, entries: u32, out: u32) -> Result<()> {
+    for flow in 0..entries {
+        let forward = FlowVerdict::Forward { ifindex: out, mtu: 1500, dst_mac: SINK_MAC, src_mac: FAR_MAC };
+        steer.flow_insert(&flow_key(flow), forward).map_err(plain).with_context(|| format!("flow {flow}"))?;
+    }
+    Ok(())
 }
 
 fn plain(e: softdpu::io::steer::SteerError) -> anyhow::Error {

@@ -80,6 +80,24 @@ pub(super) enum Verb {
     )]
     Flows(FlowsArgs),
 
+    /// Say which tier a flow is on, and why not on a higher one
+    #[command(
+        long_about = "Says of one flow which tier handles it (nic, xdp, worker, kernel), why each higher one does not, and what would \
+                      change that. The reason codes are in docs/offload-reasons.md.",
+        after_long_help = "EXAMPLES:\n  softdpu explain 0:17\n  softdpu explain 10.1.0.2:40000 10.2.0.2:443\n  softdpu explain tcp \
+                           10.2.0.2:443 --json\n\nEXIT CODES:\n  0  answered\n  1  no such flow, or the instance could not be asked"
+    )]
+    Explain(ExplainArgs),
+
+    /// Take flows back from the driver to their workers
+    #[command(
+        long_about = "Takes one flow, or all, out of the driver's table. No packet is lost: the next one goes to the worker. A flow that \
+                      was demoted so stays with its worker.",
+        after_long_help = "EXAMPLES:\n  softdpu demote 0:17\n  softdpu demote --all\n\nEXIT CODES:\n  0  done, also where nothing was \
+                           offloaded\n  1  no such flow, or the instance could not be asked"
+    )]
+    Demote(DemoteArgs),
+
     /// Make new session keys in a WireGuard tunnel, at once
     #[command(
         long_about = "Begins a handshake with a peer of a WireGuard tunnel, or with all that have an endpoint, without waiting for the \
@@ -194,10 +212,64 @@ pub(super) struct FlowsArgs {
     /// Only flows with this host name, or below a domain: *.example.com
     #[arg(long)]
     pub(super) host: Option<String>,
+    /// Only flows on this tier: worker, xdp, nic, kernel
+    #[arg(long)]
+    pub(super) tier: Option<String>,
+    /// Only flows with this port on either side
+    #[arg(long)]
+    pub(super) port: Option<u16>,
+    /// Only flows with an address in this prefix on either side
+    #[arg(long)]
+    pub(super) prefix: Option<String>,
+    /// What comes first
+    #[arg(long, value_enum, default_value = "bytes")]
+    pub(super) sort: FlowSort,
     /// Most flows to list
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub(super) limit: usize,
     /// One JSON array of flows
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum FlowSort {
+    /// Most bytes first
+    Bytes,
+    /// Most packets first
+    Packets,
+    /// Oldest first
+    Age,
+    /// Last seen first
+    Idle,
+    Class,
+    /// Highest tier first, then by what refused it
+    Tier,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// The flow: its id, or one or both ends: 10.0.0.1:5000 10.0.0.2:443
+    #[arg(required = true, value_name = "FLOW")]
+    pub(super) flow: Vec<String>,
+    /// JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoteArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// The flow, as for `explain`
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "FLOW")]
+    pub(super) flow: Vec<String>,
+    /// Every flow
+    #[arg(long)]
+    pub(super) all: bool,
+    /// JSON
     #[arg(long)]
     pub(super) json: bool,
 }

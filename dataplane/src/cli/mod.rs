@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod check;
 pub mod classify;
+mod explain;
 mod flows;
 mod rekey;
 mod replay;
@@ -64,6 +65,8 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Check(args) => check::run(args, out),
         Verb::Status(args) => status::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
+        Verb::Explain(args) => explain::run(args, out),
+        Verb::Demote(args) => explain::demote(args, out),
         Verb::Replay(args) => replay::run(args, &cli.log_level, out),
         Verb::Classify { files, json } => {
             let sum = classify::run(files, *json, out)?;

@@ -65,7 +65,7 @@ fn show(report: ReplayReport, out: &mut impl Write) -> anyhow::Result<()> {
         write!(out, "\nDrops\n{drops}")?;
     }
     if !report.flows.is_empty() {
-        write!(out, "\nFlows\n{}", flows::rows(report.flows))?;
+        write!(out, "\nFlows\n{}", flows::biggest_first(report.flows))?;
     }
     Ok(())
 }

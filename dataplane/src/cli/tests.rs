@@ -130,7 +130,7 @@ fn the_status_page_shows_rates_and_what_is_amiss() {
 #[test]
 fn host_names_from_packets_cannot_steer_the_terminal() {
     let flow = FlowInfo { host: Some("\x1b[2Jevil\n".into()), ..FlowInfo::default() };
-    let text = flows::rows(vec![flow]).to_string();
+    let text = flows::biggest_first(vec![flow]).to_string();
     assert!(!text.contains('\x1b') && text.contains("evil"), "{text:?}");
     assert_eq!(text.lines().count(), 2);
     assert_eq!(clean("ü.example"), "ü.example");

@@ -7,10 +7,11 @@ use std::time::Duration;
 pub use super::places::LinkAddress;
 use super::problem::{Problem, Source};
 pub use super::schema::{
-    Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, SequenceMode,
-    SteerAction, TunnelType, ZeroCopy,
+    Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, RuleOffload,
+    SequenceMode, SteerAction, TunnelType, ZeroCopy,
 };
 pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
+use crate::offload::Setting;
 
 /// A whole, valid policy.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Policy {
     pub control: Control,
     pub workers: Workers,
     pub flows: Flows,
+    /// What goes down into the driver.
+    pub offload: Setting,
     /// `None`: flows are told of nowhere.
     pub export: Option<Export>,
     /// In the order of the file; other parts refer to ports by index. At least one.
@@ -314,6 +317,7 @@ pub struct Rule {
     pub encrypt: Option<usize>,
     pub compress: Compress,
     pub action: RuleAction,
+    pub offload: RuleOffload,
 }
 
 impl Policy {

@@ -28,6 +28,9 @@ pub struct File {
     /// The flow table.
     #[serde(default)]
     pub flows: Flows,
+    /// Which flows go down into the driver (tier `xdp`).
+    #[serde(default)]
+    pub offload: Offload,
     /// Where flows are told of. Without it nowhere but on the control socket.
     #[serde(default)]
     pub export: Export,
@@ -121,6 +124,23 @@ pub struct Timeouts {
     pub udp: Option<At<Span>>,
     /// Everything else. Default "30s".
     pub other: Option<At<Span>>,
+}
+
+/// Which flows go down into the driver (tier `xdp`), where they cost no worker anything.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Offload {
+    /// Default true.
+    pub enabled: Option<At<bool>>,
+    /// Most flows in the driver's table, about 900 bytes each. Default 16384.
+    #[schemars(range(min = 8, max = 4_194_304))]
+    pub capacity: Option<At<u32>>,
+    /// Packets that a worker sees of a flow before it goes down. Default 4.
+    #[schemars(range(min = 2, max = 1_000_000))]
+    pub min_packets: Option<At<u32>>,
+    /// Whether a flow stays with the worker until it is known what it carries. Where rules ask for classes or hosts a flow
+    /// waits in any case until its rule is settled. Default true.
+    pub wait_for_class: Option<At<bool>>,
 }
 
 /// Where flows are told of.
@@ -492,6 +512,17 @@ pub enum RuleAction {
     Drop,
 }
 
+/// Whether flows go down into the driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleOffload {
+    /// As soon as nothing is left to do for a worker.
+    #[default]
+    Auto,
+    /// They stay with their worker.
+    Never,
+}
+
 /// What a worker does with flows. A rule holds for both directions: what matches it as written goes into its tunnel, what
 /// matches with sources and destinations exchanged must come out of it. So `from` is this host's side.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -525,6 +556,9 @@ pub struct Rule {
     pub compress: Option<At<Compress>>,
     /// What becomes of the flow. Default "forward".
     pub action: Option<At<RuleAction>>,
+    /// Whether its flows may go down into the driver once nothing is left to do for a worker. Encrypted ones never do.
+    /// Default "auto".
+    pub offload: Option<At<RuleOffload>>,
 }
 
 /// The JSON Schema (draft 2020-12) of a policy file, references resolved in place.

@@ -11,9 +11,11 @@ use axum::{Json, Router};
 use serde::Deserialize;
 
 use super::ControlSource;
-use super::types::{ApiError, FlowFilter, MAX_FLOWS, Rekeyed};
+use super::types::{ApiError, Demoted, FlowFilter, MAX_FLOWS, Rekeyed};
 use crate::config::{HostPattern, known_classes, nearest};
+use crate::offload::FlowName;
 use crate::telemetry::prometheus::{self, Facts};
+use crate::wire::prefix::Prefix;
 
 /// How long workers may take to list their flows.
 const FLOWS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,6 +28,7 @@ pub fn all(source: Arc<dyn ControlSource>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/counters", get(counters))
         .route("/v1/flows", get(flows))
+        .route("/v1/flows/demote", post(demote))
         .route("/v1/tunnels/{tunnel}/rekey", post(rekey))
         .route("/v1/healthz", get(healthz))
         .route("/metrics", get(metrics))
@@ -92,12 +95,55 @@ async fn metrics(State(source): Source) -> Response {
     }
 }
 
+const TIERS: [&str; 4] = ["worker", "xdp", "nic", "kernel"];
+const FLOW_HELP: &str =
+    "a flow is named by its id in `softdpu flows --json`, or by its ends: \"10.0.0.1:5000 10.0.0.2:443\"";
+
+/// Query of `/v1/flows/demote`. Neither: nothing is done.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DemoteQuery {
+    flow: Option<String>,
+    #[serde(default)]
+    all: bool,
+}
+
+async fn demote(State(source): Source, Query(query): Query<DemoteQuery>) -> Response {
+    let name = match (query.flow.as_deref().map(str::parse::<FlowName>), query.all) {
+        (None, true) => None,
+        (Some(Ok(name)), false) => Some(name),
+        (Some(Err(wrong)), _) => return refuse(StatusCode::BAD_REQUEST, wrong, FLOW_HELP),
+        _ => return refuse(StatusCode::BAD_REQUEST, "one flow or all of them", FLOW_HELP),
+    };
+    let done = match name {
+        None => source.demote(None),
+        Some(name) => {
+            let filter = FlowFilter { flow: Some(name), limit: MAX_FLOWS, ..FlowFilter::default() };
+            match source.flows(filter).await {
+                Ok(flows) if flows.is_empty() => {
+                    return refuse(StatusCode::NOT_FOUND, "there is no such flow", FLOW_HELP);
+                }
+                Ok(flows) => flows.iter().try_fold(0, |sum, flow| Ok(sum + source.demote(Some(flow))?)),
+                Err(error) => Err(error),
+            }
+        }
+    };
+    match done {
+        Ok(flows) => Json(Demoted { flows }).into_response(),
+        Err(e) => refuse(StatusCode::SERVICE_UNAVAILABLE, format!("{e:#}"), "`softdpu status` shows the workers"),
+    }
+}
+
 /// Query of `/v1/flows`, unchecked.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FlowsQuery {
     class: Option<String>,
     host: Option<String>,
+    tier: Option<String>,
+    port: Option<u16>,
+    prefix: Option<String>,
+    flow: Option<String>,
     limit: Option<usize>,
 }
 
@@ -117,8 +163,22 @@ impl FlowsQuery {
             Ok(host) => host,
             Err(wrong) => return bad(wrong.message, wrong.help),
         };
+        if let Some(tier) = &self.tier
+            && !TIERS.contains(&tier.as_str())
+        {
+            return bad(format!("no tier is called `{tier}`"), format!("the tiers are {}", TIERS.join(", ")));
+        }
+        let prefix = match self.prefix.as_deref().map(str::parse::<Prefix>).transpose() {
+            Ok(prefix) => prefix,
+            Err(wrong) => return bad(format!("not a prefix: {wrong}"), "write 10.0.0.0/8 or 2001:db8::/32".into()),
+        };
+        let flow = match self.flow.as_deref().map(str::parse::<FlowName>).transpose() {
+            Ok(flow) => flow,
+            Err(wrong) => return bad(wrong, FLOW_HELP.into()),
+        };
+        let (class, tier, port) = (self.class, self.tier, self.port);
         match self.limit.unwrap_or(FlowFilter::default().limit) {
-            limit @ 1..=MAX_FLOWS => Ok(FlowFilter { class: self.class, host, limit }),
+            limit @ 1..=MAX_FLOWS => Ok(FlowFilter { class, host, tier, port, prefix, flow, limit }),
             limit => bad(format!("`limit` cannot be {limit}"), format!("from 1 to {MAX_FLOWS}")),
         }
     }
@@ -130,7 +190,10 @@ async fn flows(
 ) -> Response {
     let filter = match query {
         Ok(Query(query)) => query.filter(),
-        Err(e) => Err(ApiError { error: e.body_text(), help: "the parameters are class, host and limit".into() }),
+        Err(e) => Err(ApiError {
+            error: e.body_text(),
+            help: "the parameters are class, host, tier, port, prefix, flow and limit".into(),
+        }),
     };
     let filter = match filter {
         Ok(filter) => filter,

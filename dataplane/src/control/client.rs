@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{ApiError, FlowInfo, Rekeyed, Status};
+use super::types::{ApiError, Demoted, FlowInfo, Rekeyed, Status};
 use crate::telemetry::snapshot::Snapshot;
 
 /// Where instances have their sockets unless their policy says otherwise.
@@ -87,14 +87,26 @@ pub async fn counters(socket: &Path) -> Result<Snapshot> {
 ///
 /// # Errors
 /// As [`status`], and what the server says about the filters.
-pub async fn flows(socket: &Path, class: Option<&str>, host: Option<&str>, limit: usize) -> Result<Vec<FlowInfo>> {
+pub async fn flows(socket: &Path, filters: &[(&str, Option<&str>)], limit: usize) -> Result<Vec<FlowInfo>> {
     let mut path = format!("/v1/flows?limit={limit}");
-    for (key, value) in [("class", class), ("host", host)] {
+    for (key, value) in filters {
         if let Some(value) = value {
             path.push_str(&format!("&{key}={}", escape(value)));
         }
     }
     json(socket, &path).await
+}
+
+/// `POST /v1/flows/demote`. `None`: all.
+///
+/// # Errors
+/// As [`status`], and what the server says about the flow.
+pub async fn demote(socket: &Path, flow: Option<&str>) -> Result<Demoted> {
+    let path = match flow {
+        Some(flow) => format!("/v1/flows/demote?flow={}", escape(flow)),
+        None => "/v1/flows/demote?all=true".to_owned(),
+    };
+    answer(socket, Method::POST, &path).await
 }
 
 /// `POST /v1/tunnels/TUNNEL/rekey`.

@@ -12,7 +12,7 @@ pub mod types;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    CipherStatus, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status,
+    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status,
     SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
 
@@ -25,6 +25,9 @@ pub trait ControlSource: Send + Sync + 'static {
 
     /// Makes new session keys in a tunnel, with one peer or with all; answers how many handshakes were begun.
     fn rekey<'a>(&'a self, tunnel: &'a str, peer: Option<&'a str>) -> BoxFuture<'a, anyhow::Result<usize>>;
+
+    /// Takes flows back to their workers: one, or all.
+    fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> anyhow::Result<usize>;
 
     /// All counters.
     fn counters(&self) -> Snapshot;

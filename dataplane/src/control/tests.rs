@@ -22,6 +22,10 @@ fn flow(host: &str, class: &str) -> FlowInfo {
 }
 
 impl ControlSource for Fake {
+    fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> anyhow::Result<usize> {
+        Ok(if flow.is_some() { 1 } else { 3 })
+    }
+
     fn rekey<'a>(&'a self, tunnel: &'a str, peer: Option<&'a str>) -> BoxFuture<'a, anyhow::Result<usize>> {
         Box::pin(async move {
             anyhow::ensure!(tunnel == "wg0", "no tunnel is called `{tunnel}`");
@@ -130,13 +134,14 @@ fn the_client_reads_what_the_source_says() {
         let unknown = client::rekey(&socket, "wg1", None).await.unwrap_err().to_string();
         assert!(unknown.contains("no tunnel is called `wg1`") && unknown.contains("softdpu status"), "{unknown}");
         assert_eq!(client::counters(&socket).await.unwrap(), Fake.counters());
-        let all = client::flows(&socket, None, None, 10).await.unwrap();
+        let all = client::flows(&socket, &[], 10).await.unwrap();
         assert_eq!(all.len(), 3);
         assert_eq!(all[0], flow("www.example.com", "tls"));
-        assert_eq!(client::flows(&socket, Some("http"), None, 10).await.unwrap().len(), 2);
-        let below = client::flows(&socket, Some("http"), Some("*.example.com"), 10).await.unwrap();
+        assert_eq!(client::flows(&socket, &[("class", Some("http"))], 10).await.unwrap().len(), 2);
+        let below =
+            client::flows(&socket, &[("class", Some("http")), ("host", Some("*.example.com"))], 10).await.unwrap();
         assert_eq!(below, [flow("a.example.com", "http")]);
-        assert_eq!(client::flows(&socket, None, None, 1).await.unwrap().len(), 1);
+        assert_eq!(client::flows(&socket, &[], 1).await.unwrap().len(), 1);
     });
 }
 
@@ -147,8 +152,8 @@ fn wrong_questions_get_an_answer_with_help() {
         ("/v1/flows?class=htpp", 400, "did you mean `http`?"),
         ("/v1/flows?host=a*b", 400, "whole first label"),
         ("/v1/flows?limit=0", 400, "from 1 to"),
-        ("/v1/flows?limit=-1", 400, "class, host and limit"),
-        ("/v1/flows?colour=red", 400, "class, host and limit"),
+        ("/v1/flows?limit=-1", 400, "prefix, flow and limit"),
+        ("/v1/flows?colour=red", 400, "prefix, flow and limit"),
         ("/v2/flows", 404, "/v1/status"),
         ("/v1/flows?limit=666", 504, "did not answer in time"),
     ] {
@@ -163,7 +168,8 @@ fn wrong_questions_get_an_answer_with_help() {
     );
     assert!(post.starts_with(b"HTTP/1.1 405"), "{}", String::from_utf8_lossy(&post));
     assert_eq!(running.get("/v1/healthz"), (200, "ok\n".into()));
-    let error = runtime().block_on(client::flows(&running.socket(), Some("htpp"), None, 5)).unwrap_err().to_string();
+    let error =
+        runtime().block_on(client::flows(&running.socket(), &[("class", Some("htpp"))], 5)).unwrap_err().to_string();
     assert!(error.contains("did you mean `http`?"), "{error}");
 }
 

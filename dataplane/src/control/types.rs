@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::HostPattern;
+use crate::offload::FlowName;
 use crate::telemetry::snapshot::{ClassTraffic, Frames, Traffic};
+use crate::wire::prefix::Prefix;
+use std::net::SocketAddr;
 
 /// A running instance at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -212,10 +215,22 @@ pub struct DropCount {
     pub help: String,
 }
 
+/// What came of `softdpu demote`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demoted {
+    pub flows: usize,
+}
+
 /// One flow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct FlowInfo {
+    /// Worker and place, "1:4711": names the flow as long as it lives.
+    #[serde(default)]
+    pub id: String,
     pub worker: usize,
+    /// Why it is on no higher tier: a code of `docs/offload-reasons.md`. `None`: it is, or nothing was tried yet.
+    #[serde(default)]
+    pub offload_reason: Option<String>,
     /// "tcp", "udp", "icmp", or the protocol number.
     pub l4: String,
     /// The initiator, `ip:port`, IPv6 in brackets.
@@ -252,13 +267,20 @@ pub struct FlowFilter {
     pub class: Option<String>,
     /// A name, or `*.` and a domain.
     pub host: Option<HostPattern>,
+    /// "worker", "xdp", "nic" or "kernel".
+    pub tier: Option<String>,
+    /// Of either end.
+    pub port: Option<u16>,
+    /// Of either end's address.
+    pub prefix: Option<Prefix>,
+    pub flow: Option<FlowName>,
     /// 1..=[`MAX_FLOWS`].
     pub limit: usize,
 }
 
 impl Default for FlowFilter {
     fn default() -> Self {
-        Self { class: None, host: None, limit: 1000 }
+        Self { class: None, host: None, tier: None, port: None, prefix: None, flow: None, limit: 1000 }
     }
 }
 
@@ -267,6 +289,18 @@ impl FlowFilter {
     pub fn wants(&self, class: &str, host: Option<&str>) -> bool {
         self.class.as_deref().is_none_or(|c| c == class)
             && self.host.as_ref().is_none_or(|pattern| host.is_some_and(|h| pattern.matches(h)))
+    }
+
+    /// Whether a flow with these ends and tier is asked for.
+    pub fn wants_ends(&self, tier: &str, a: SocketAddr, b: SocketAddr) -> bool {
+        self.tier.as_deref().is_none_or(|t| t == tier)
+            && self.port.is_none_or(|port| a.port() == port || b.port() == port)
+            && self.prefix.as_ref().is_none_or(|prefix| prefix.contains(a.ip()) || prefix.contains(b.ip()))
+    }
+
+    /// Whether a flow of this name is asked for.
+    pub fn wants_name(&self, info: &FlowInfo) -> bool {
+        self.flow.as_ref().is_none_or(|name| name.is(&info.id, &info.l4, &info.a, &info.b))
     }
 }
 

@@ -249,6 +249,11 @@ impl Flow {
         if swapped == self.has(flag::INITIATOR_IS_HIGH) { Direction::FromInitiator } else { Direction::FromResponder }
     }
 
+    /// Whether the initiator is the key's `high` end.
+    pub fn initiator_is_high(&self) -> bool {
+        self.has(flag::INITIATOR_IS_HIGH)
+    }
+
     /// The side that opened the flow.
     pub fn initiator(&self) -> Endpoint {
         self.end(self.has(flag::INITIATOR_IS_HIGH))

@@ -356,6 +356,12 @@ impl FlowTable {
         looks
     }
 
+    /// The flow in a place, if it is still this one.
+    pub fn held(&mut self, idx: FlowIdx, key: &FlowKey, created: Tick) -> Option<&mut Flow> {
+        let flow = self.slab.get_mut(idx.0 as usize)?;
+        (flow.is_live() && flow.key == *key && flow.created == created).then_some(flow)
+    }
+
     /// The live flows among `look` entries from `from` on: a listing in parts that do not hold up packets.
     pub fn scan(&self, from: usize, look: usize) -> impl Iterator<Item = &Flow> {
         let used = &self.slab[..self.fresh as usize];

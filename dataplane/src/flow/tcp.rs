@@ -108,7 +108,7 @@ impl L4State {
     }
 
     #[inline]
-    pub(super) fn is_tcp(self) -> bool {
+    pub fn is_tcp(self) -> bool {
         self as u8 >= S::TcpOpening as u8
     }
 

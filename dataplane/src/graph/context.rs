@@ -49,6 +49,8 @@ pub struct Cx<'a> {
     pub inspector: &'a mut Inspector,
     /// Where flows that end are told of.
     pub export: &'a mut Option<Sink>,
+    /// Where flows are proposed that need no worker; `None`: nothing is offloaded.
+    pub offload: Option<&'a crate::offload::Client>,
     pub keys: &'a Keys,
     pub events: &'a Events,
     /// One list of frames per port, sent by the worker after the graph.

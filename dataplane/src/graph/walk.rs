@@ -11,6 +11,7 @@ use crate::nodes::flow::Flow;
 use crate::nodes::fragment::Fragment;
 use crate::nodes::icmp::Icmp;
 use crate::nodes::mss::Mss;
+use crate::nodes::offload::Offload;
 use crate::nodes::open::Open;
 use crate::nodes::outer_fragment::OuterFragment;
 use crate::nodes::parse::Parse;
@@ -43,6 +44,7 @@ pub struct Graph {
     seal: SealNode,
     outer_fragment: OuterFragment,
     rewrite: Rewrite,
+    offload: Offload,
     emit: Emit,
 }
 
@@ -75,6 +77,7 @@ impl Graph {
             seal: SealNode,
             outer_fragment: OuterFragment::default(),
             rewrite: Rewrite,
+            offload: Offload,
             emit: Emit,
         }
     }
@@ -102,6 +105,6 @@ impl Graph {
     }
 
     fn go_out(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: select route join icmp mss fragment compress seal outer_fragment rewrite emit);
+        walk!(self, cx, batch: select route join icmp mss fragment compress seal outer_fragment rewrite offload emit);
     }
 }

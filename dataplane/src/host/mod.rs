@@ -7,3 +7,4 @@ pub mod netlink;
 pub mod nic;
 pub mod tap;
 pub mod watch;
+pub mod xdp_features;

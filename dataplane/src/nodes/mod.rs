@@ -9,6 +9,7 @@ pub mod flow;
 pub mod fragment;
 pub mod icmp;
 pub mod mss;
+pub mod offload;
 pub mod open;
 mod open_wg;
 pub mod outer_fragment;

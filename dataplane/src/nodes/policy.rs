@@ -180,6 +180,16 @@ fn of_quoted(cx: &mut Cx<'_>, packet: &Packet, own: (u16, Side)) -> (u16, Side) 
     }
 }
 
+/// Whether a rule, or that there is none, is settled for both directions of a flow.
+pub fn is_settled(flow: &Flow, generation: u32) -> bool {
+    flow.plan_generation == generation
+}
+
+/// The rule that a flow was settled under last, whenever that was.
+pub fn last_rule(flow: &Flow) -> Option<u16> {
+    Some(rule_number(flow)).filter(|rule| *rule != NO_RULE)
+}
+
 /// The number of the rule that a flow was settled under.
 #[inline]
 pub(super) fn rule_number(flow: &Flow) -> u16 {

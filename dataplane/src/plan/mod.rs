@@ -107,6 +107,7 @@ fn rule(rule: &policy::Rule) -> Result<Rule> {
         tunnel: rule.encrypt.map(|tunnel| tunnel as u16),
         compress: rule.compress == policy::Compress::Lz4,
         drop: rule.action == RuleAction::Drop,
+        keep: rule.offload == policy::RuleOffload::Never,
         mirrored: false,
     })
 }

@@ -25,6 +25,8 @@ pub struct Rule {
     pub tunnel: Option<u16>,
     pub compress: bool,
     pub drop: bool,
+    /// Its flows stay with the worker.
+    pub keep: bool,
     /// Stands for the kernel's policies: never found by its own terms.
     pub mirrored: bool,
 }

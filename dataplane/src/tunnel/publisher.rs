@@ -24,6 +24,9 @@ pub struct Publisher {
     old: Vec<Arc<Keys>>,
     generation: u32,
     selection: u32,
+    /// Called before (`true`) and after a publication by which flows may come under other tunnels than before: what acts on
+    /// flows besides the workers must not know any by then.
+    selecting: Box<dyn Fn(bool) + Send + Sync>,
     /// Called after each publication: wakes workers whose packets wait.
     changed: Box<dyn Fn() + Send + Sync>,
 }
@@ -36,7 +39,15 @@ impl Publisher {
     pub fn new(parts: Vec<Part>) -> Result<Self, SaError> {
         let keys = assemble((1, 1), &parts)?;
         let current = Arc::new(ArcSwap::from_pointee(keys));
-        Ok(Self { parts, current, old: Vec::new(), generation: 1, selection: 1, changed: Box::new(|| {}) })
+        Ok(Self {
+            parts,
+            current,
+            old: Vec::new(),
+            generation: 1,
+            selection: 1,
+            selecting: Box::new(|_| {}),
+            changed: Box::new(|| {}),
+        })
     }
 
     /// What workers read from.
@@ -46,6 +57,10 @@ impl Publisher {
 
     pub fn on_change(&mut self, changed: Box<dyn Fn() + Send + Sync>) {
         self.changed = changed;
+    }
+
+    pub fn on_selection(&mut self, selecting: Box<dyn Fn(bool) + Send + Sync>) {
+        self.selecting = selecting;
     }
 
     /// One tunnel's part.
@@ -65,11 +80,18 @@ impl Publisher {
     /// [`SaError::DuplicateSpi`]; what was there stays in force.
     pub fn set(&mut self, tunnel: usize, part: Part, selection: bool) -> Result<(), SaError> {
         let before = std::mem::replace(&mut self.parts[tunnel], part);
-        let selection = self.selection.wrapping_add(u32::from(selection));
+        let selects = selection;
+        let selection = self.selection.wrapping_add(u32::from(selects));
         match assemble((self.generation.wrapping_add(1), selection), &self.parts) {
             Ok(keys) => {
                 (self.generation, self.selection) = (keys.generation, keys.selection);
+                if selects {
+                    (self.selecting)(true);
+                }
                 self.old.push(self.current.swap(Arc::new(keys)));
+                if selects {
+                    (self.selecting)(false);
+                }
                 (self.changed)();
                 self.sweep();
                 Ok(())

@@ -48,6 +48,11 @@ impl Steering {
         lock(&self.inner).steer.as_ref().map(question)
     }
 
+    /// Has the program do something. `None`: there is none.
+    pub fn ask_mut<T>(&self, task: impl FnOnce(&mut Steer) -> T) -> Option<T> {
+        lock(&self.inner).steer.as_mut().map(task)
+    }
+
     /// A WireGuard tunnel listens on another port now.
     pub fn set_wireguard_port(&self, tunnel: usize, port: u16) {
         let rules = steering::of_wireguard(&self.policy, tunnel, port);

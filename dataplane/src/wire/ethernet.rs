@@ -47,6 +47,12 @@ impl Addresses {
         Self(header)
     }
 
+    /// Destination and source.
+    pub fn macs(&self) -> ([u8; 6], [u8; 6]) {
+        let mac = |at: usize| std::array::from_fn(|i| self.0[at + i]);
+        (mac(0), mac(6))
+    }
+
     /// Writes the 14 bytes in front of an IP packet. `header` must be [`HEADER`] bytes.
     #[inline]
     pub fn write(&self, header: &mut [u8], l3: L3) {

@@ -10,8 +10,9 @@ use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status,
     SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
-use crate::flow::{Direction, Flow, Tick};
+use crate::flow::{Direction, Flow, FlowIdx, Tick};
 use crate::graph::DropReason;
+use crate::offload::{Offload, Reason};
 use crate::plan::Plan;
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::export;
@@ -67,6 +68,8 @@ pub struct Instance {
     ports: Vec<PortFacts>,
     workers: Vec<WorkerHandle>,
     steering: Arc<Steering>,
+    /// `None`: nothing is offloaded.
+    offload: Option<Offload>,
     tunnels: Option<tunnel::control::Control>,
     export: Option<Arc<export::Queue>>,
     /// The XDP program drops what it cannot walk.
@@ -81,6 +84,7 @@ impl Instance {
         ports: Vec<PortFacts>,
         workers: Vec<WorkerHandle>,
         steering: Arc<Steering>,
+        offload: Option<Offload>,
         tunnels: Option<tunnel::control::Control>,
     ) -> Self {
         Self {
@@ -92,6 +96,7 @@ impl Instance {
             ports,
             workers,
             steering,
+            offload,
             tunnels,
             export: blueprint.export.clone(),
             drops_malformed: protects(&blueprint.policy),
@@ -99,8 +104,11 @@ impl Instance {
         }
     }
 
-    /// Takes the XDP program off the interfaces.
+    /// Takes offloaded flows back and the XDP program off the interfaces.
     pub fn detach(&self) {
+        if let Some(offload) = &self.offload {
+            offload.stop();
+        }
         self.steering.detach();
     }
 
@@ -198,22 +206,35 @@ impl Instance {
 
 fn scan(worker: &Worker, index: usize, from: usize, filter: &FlowFilter, plan: &Plan) -> (Vec<FlowInfo>, bool) {
     let now = Tick::from_nanos(clock::now());
-    let part = worker.flows.scan(from, SCAN);
+    let part = worker.flows.entries(from, SCAN);
     (
-        part.filter_map(|flow| wanted(worker, index, flow, filter, plan, now)).collect(),
+        part.filter_map(|(at, flow)| wanted(worker, (index, at), flow, filter, plan, now)).collect(),
         from + SCAN < worker.flows.capacity(),
     )
 }
 
 /// All flows of a worker that is not running. `now`: its clock.
 pub fn flows(worker: &Worker, index: usize, filter: &FlowFilter, plan: &Plan, now: u64) -> Vec<FlowInfo> {
-    let all = worker.flows.scan(0, worker.flows.capacity());
-    all.filter_map(|flow| wanted(worker, index, flow, filter, plan, Tick::from_nanos(now))).collect()
+    let all = worker.flows.entries(0, worker.flows.capacity());
+    all.filter_map(|(at, flow)| wanted(worker, (index, at), flow, filter, plan, Tick::from_nanos(now))).collect()
 }
 
-fn wanted(worker: &Worker, index: usize, flow: &Flow, filter: &FlowFilter, plan: &Plan, now: Tick) -> Option<FlowInfo> {
+fn wanted(
+    worker: &Worker,
+    (index, at): (usize, FlowIdx),
+    flow: &Flow,
+    filter: &FlowFilter,
+    plan: &Plan,
+    now: Tick,
+) -> Option<FlowInfo> {
     let host = worker.inspector.host_of(flow);
-    filter.wants(flow.class().name(), host).then(|| info(index, flow, host, now, (plan, worker.generation)))
+    let [a, b] = [flow.initiator(), flow.responder()].map(|end| std::net::SocketAddr::new(end.addr, end.port));
+    if !filter.wants(flow.class().name(), host) || !filter.wants_ends(flow.tier().name(), a, b) {
+        return None;
+    }
+    let mut info = info(index, flow, host, now, (plan, worker.generation));
+    info.id = format!("{index}:{}", at.0);
+    filter.wants_name(&info).then_some(info)
 }
 
 fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, generation): (&Plan, u32)) -> FlowInfo {
@@ -232,7 +253,9 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         b: flow.responder().to_string(),
         class: flow.class().name().to_owned(),
         host: host.map(str::to_owned),
-        tier: "worker".to_owned(),
+        tier: flow.tier().name().to_owned(),
+        id: String::new(),
+        offload_reason: Reason::of(flow.offload_reason).map(|reason| reason.code().to_owned()),
         packets_ab: flow.packets(Direction::FromInitiator),
         bytes_ab: flow.bytes(Direction::FromInitiator),
         packets_ba: flow.packets(Direction::FromResponder),
@@ -302,6 +325,18 @@ impl Instance {
 }
 
 impl ControlSource for Instance {
+    fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> Result<usize> {
+        let offload =
+            self.offload.as_ref().context("nothing is offloaded: no port of kind xdp, or `enabled = false`")?;
+        let which = flow.map(|flow| {
+            let (worker, place) = flow.id.split_once(':').context("not a flow's id")?;
+            Ok::<_, anyhow::Error>((worker.parse()?, place.parse()?))
+        });
+        let count = offload.gate().demote(which.transpose()?);
+        offload.wake();
+        Ok(count)
+    }
+
     fn status(&self) -> BoxFuture<'_, Status> {
         Box::pin(async move {
             let mut status = self.status_now();

@@ -25,6 +25,7 @@ use crate::io::steer::{AttachMode, LoadOptions, Steer};
 use crate::io::tap::{TapPort, TapQueue, device};
 use crate::io::umem::Umem;
 use crate::io::xdp::{XdpSpec, open_ports};
+use crate::offload::{Lanes, Unparker};
 use crate::telemetry::export::Exporter;
 use crate::tunnel;
 use crate::tunnel::steering::Steering;
@@ -97,21 +98,36 @@ async fn go(
         guards.configure(index, tap).await?;
     }
     let exporter = host.blueprint.exporter()?;
-    let workers = host.workers()?;
+    let mut workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
-    let watcher = host.watch(&wakers).await?;
+    let lanes = host.lanes(&mut workers);
+    let watcher = host.watch(&wakers, lanes.as_ref().map(Lanes::unparker)).await?;
     let to_wake = wakers.clone();
     host.blueprint.on_new_keys(Box::new(move || to_wake.iter().for_each(Waker::wake)));
     let (handles, threads) = host.spawn(workers)?;
     let exporter = exporter.map(Exporter::start).transpose()?;
     let steering = Arc::new(host.steering());
     let blueprint = &host.blueprint;
+    let offload =
+        lanes.map(|lanes| lanes.start(&blueprint.shared, steering.clone(), wakers.clone(), blueprint.asks.clone()));
+    let offload = offload.transpose()?;
+    if let (Some(offload), Ok(mut publisher)) = (&offload, blueprint.publisher.lock()) {
+        let (gate, thread) = (offload.gate(), offload.waker());
+        publisher.on_selection(Box::new(move |before| {
+            if before {
+                gate.close()
+            } else {
+                gate.open()
+            }
+            thread.unpark();
+        }));
+    }
     let (publisher, events, fib) =
         (blueprint.publisher.clone(), blueprint.events.clone(), blueprint.shared.fib.clone());
     let start =
         |prepared: tunnel::control::Prepared| prepared.start(&blueprint.policy, publisher, events, &steering, &fib);
     let tunnels = host.tunnels.take().map(start).transpose()?;
-    let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, tunnels);
+    let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, offload, tunnels);
     let instance = Arc::new(instance);
     tracing::info!(socket = %server.socket().display(), ports = host.facts.len(), workers = threads.len(), "running");
     server.serve(instance.clone(), stop).await;
@@ -201,8 +217,11 @@ impl Host {
         let policy = &self.blueprint.policy;
         let interfaces = self.interfaces();
         if interfaces.iter().any(Option::is_some) {
-            let load =
-                LoadOptions { debug: options.steer_log, flow_capacity: 0, drop_malformed: instance::protects(policy) };
+            let load = LoadOptions {
+                debug: options.steer_log,
+                flow_capacity: table_of(policy),
+                drop_malformed: instance::protects(policy),
+            };
             let mut loaded = Steer::load(&load)?;
             loaded.set_rules(&Steering::first(policy, &interfaces)?)?;
             if options.steer_log {
@@ -355,8 +374,22 @@ impl Host {
         Ok(Ready { worker, ask, waker: Waker::new()?, core })
     }
 
-    /// Publishes the first forwarding table and keeps it true.
-    async fn watch(&self, wakers: &[Waker]) -> Result<tokio::task::JoinHandle<()>> {
+    /// The queues between the workers and the thread that offloads; each worker gets its end.
+    fn lanes(&self, workers: &mut [Ready]) -> Option<Lanes> {
+        let setting = self.blueprint.policy.offload;
+        if !setting.enabled || self.steer.is_none() {
+            return None;
+        }
+        let interfaces: Vec<Option<u32>> = self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect();
+        let lanes = Lanes::new(setting, &interfaces, workers.len());
+        for (at, ready) in workers.iter_mut().enumerate() {
+            ready.worker.offload = lanes.client(at);
+        }
+        Some(lanes)
+    }
+
+    /// Publishes the first forwarding table and keeps it true. `offload`: who else wants to know of a new one.
+    async fn watch(&self, wakers: &[Waker], offload: Option<Unparker>) -> Result<tokio::task::JoinHandle<()>> {
         if self.nics.iter().all(Option::is_none) {
             return Ok(tokio::spawn(std::future::pending()));
         }
@@ -373,7 +406,12 @@ impl Host {
             peers: self.blueprint.policy.esp_tunnels().map(|(_, esp)| esp.remote).collect(),
             fib: self.blueprint.shared.fib.clone(),
             asks: self.blueprint.asks.clone(),
-            changed: Box::new(move || wakers.iter().for_each(Waker::wake)),
+            changed: Box::new(move || {
+                if let Some(thread) = offload.as_ref().and_then(|thread| thread.get()) {
+                    thread.unpark();
+                }
+                wakers.iter().for_each(Waker::wake);
+            }),
         };
         Ok(tokio::spawn(watch.start().await?))
     }
@@ -414,6 +452,11 @@ impl Host {
         }
         Ok((handles, threads))
     }
+}
+
+/// Entries of the driver's flow table: two per flow.
+fn table_of(policy: &Policy) -> u32 {
+    if policy.offload.enabled { policy.offload.capacity.saturating_mul(2) } else { 0 }
 }
 
 /// Closes the ports, and says so if a frame is missing.

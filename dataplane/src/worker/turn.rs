@@ -12,6 +12,7 @@ use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::l7::Inspector;
+use crate::offload::Client;
 use crate::plan::Plan;
 use crate::plan::rules::ip;
 use crate::telemetry::counters::WorkerCounters;
@@ -51,6 +52,7 @@ pub struct Worker {
     pub flows: FlowTable,
     pub inspector: Inspector,
     pub export: Option<Sink>,
+    pub offload: Option<Client>,
     pub counters: Arc<WorkerCounters>,
     /// What rules and ways that flows remember were found in, as of the last batch.
     pub generation: u32,
@@ -109,6 +111,7 @@ impl Worker {
             flows: parts.flows,
             inspector: parts.inspector,
             export: parts.export,
+            offload: None,
             counters: parts.counters,
             generation: 0,
             events: parts.events,
@@ -165,6 +168,7 @@ impl Worker {
                 self.send();
             }
         }
+        self.read_notes();
         while let Ok(question) = self.questions.try_recv() {
             question(self);
         }
@@ -174,6 +178,15 @@ impl Worker {
             self.housekeeping(now);
         }
         packets
+    }
+
+    /// What the offload thread has to say.
+    fn read_notes(&mut self) {
+        if let Some(client) = &self.offload
+            && !client.lane.notes.is_empty()
+        {
+            client.read_notes(&mut self.flows, &self.counters);
+        }
     }
 
     fn walk(&mut self, at: usize, now: u64) {
@@ -197,6 +210,7 @@ impl Worker {
             flows: &mut self.flows,
             inspector: &mut self.inspector,
             export: &mut self.export,
+            offload: self.offload.as_ref(),
             keys: self.keys.load(),
             events: &self.events,
             tx: &mut self.tx,
@@ -381,6 +395,7 @@ impl Worker {
     /// Gives back every frame the worker itself still has (after a panic, those of the batch too); the ports keep theirs
     /// until they are closed. Flows are told of for the last time.
     pub fn finish(&mut self) {
+        self.read_notes();
         if let Some(mut sink) = self.export.take() {
             sink.finish(&self.flows, &self.inspector, self.flows.newest());
         }

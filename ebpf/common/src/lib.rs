@@ -2,5 +2,6 @@
 #![no_std]
 #![cfg_attr(not(test), warn(clippy::std_instead_of_core))]
 
+pub mod flows;
 pub mod maps;
 pub mod walk;

@@ -39,7 +39,6 @@ pub mod names {
     pub const SLOTS: &str = "SLOTS";
     pub const SOCKETS: &str = "SOCKETS";
     pub const DEVICES: &str = "DEVICES";
-    pub const FLOWS: &str = "FLOWS";
     pub const RULE_COUNTERS: &str = "RULE_COUNTERS";
     pub const REASONS: &str = "REASONS";
     /// Read-only variable, not a map: 1 compiles the debug log in, 0 lets the verifier remove it.
@@ -59,6 +58,10 @@ impl ActiveFlags {
     /// Packets whose headers cannot be walked are dropped, not passed: nothing a rule protects may leave as a malformed
     /// packet.
     pub const DROP_MALFORMED: u32 = 8;
+    /// The flow table holds only as long as the socket is there whose key is in the bits from [`Self::LEASE_SHIFT`] on. The
+    /// kernel takes a socket out when its process ends, however it ends: nothing stale is acted on.
+    pub const LEASE: u32 = 16;
+    pub const LEASE_SHIFT: u32 = 16;
 }
 
 /// What a rule does with a packet.
@@ -172,52 +175,6 @@ pub const fn socket_key(slot: u32, queue: u32) -> u32 {
     slot * MAX_QUEUES as u32 + queue
 }
 
-/// One direction of a flow, exactly. Packets without ports and fragments never match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[repr(C)]
-pub struct FlowKey {
-    /// IPv4 addresses are the first four bytes, the rest zero.
-    pub src: [u8; 16],
-    pub dst: [u8; 16],
-    pub sport: u16,
-    pub dport: u16,
-    pub protocol: u8,
-    /// 4 or 6.
-    pub version: u8,
-    /// Outer VLAN, 0 where there is none.
-    pub vlan: u16,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(u8)]
-pub enum FlowAction {
-    /// To the kernel's stack.
-    #[default]
-    Pass = 0,
-    Drop = 1,
-    /// Rewrite the MAC addresses, count the TTL down, out by `DEVICES[device]`.
-    Forward = 2,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct FlowValue {
-    /// Plain counters: exact while the flow stays on one queue, as RSS keeps it.
-    pub packets: u64,
-    pub bytes: u64,
-    /// Index into `DEVICES`: the slot of the port to leave by.
-    pub device: u32,
-    /// Largest IP packet the outgoing port takes, bytes; larger ones go to the rules.
-    pub mtu: u16,
-    /// [`FlowAction`].
-    pub action: u8,
-    pub reserved: u8,
-    /// Destination and source MAC as they are to leave.
-    pub dst_mac: [u8; 6],
-    pub src_mac: [u8; 6],
-    pub reserved2: [u8; 4],
-}
-
 /// Packets and bytes (Ethernet header included), one per CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -275,10 +232,12 @@ reasons! {
     FlowNoDevice = 16 "flow_no_device",
     /// A map the program was loaded with is not there. Cannot happen; dropped.
     Internal = 17 "internal",
+    /// Flow table: over the flow's meter, dropped.
+    FlowMeter = 18 "flow_meter",
 }
 
 /// Entries of `REASONS`.
-pub const REASONS: usize = 18;
+pub const REASONS: usize = 19;
 
 impl Reason {
     #[inline(always)]
@@ -349,6 +308,7 @@ impl Reason {
                 Some("For a worker that is not there, under a rule with `on_loss = \"drop\"`: nothing passes in clear.")
             }
             Reason::FlowDrop => Some("The flow table says drop."),
+            Reason::FlowMeter => Some("Faster than the `meter` of the flow's rule allows."),
             Reason::FlowNoDevice => Some("The flow table names a port that is gone."),
             Reason::Internal => Some("A map of the XDP program was not there. Stays zero unless something is broken."),
             Reason::Truncated
@@ -375,7 +335,7 @@ mod pod {
             unsafe impl aya::Pod for $t {}
         )*};
     }
-    pod!(super::Prefix, super::FlowKey, super::FlowValue, super::Counter, super::Tables);
+    pod!(super::Prefix, super::Counter, super::Tables);
 }
 
 #[cfg(test)]
@@ -386,8 +346,6 @@ mod tests {
     #[test]
     fn layouts_have_no_padding() {
         assert_eq!(size_of::<Prefix>(), 20);
-        assert_eq!(size_of::<FlowKey>(), 40);
-        assert_eq!(size_of::<FlowValue>(), 40);
         assert_eq!(size_of::<Rule>(), 2);
         let fields = 4 * 2 + 2 * 8 + 2 * (MAX_PORTS + PROTOCOLS) + 2 * MAX_RULES + 4 * 65_536;
         assert_eq!(size_of::<Tables>(), fields + MAX_CLASSES * size_of::<Bitmap>());

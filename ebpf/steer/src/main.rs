@@ -1,11 +1,12 @@
 //! steer: which tier and which queue a packet goes to.
 //!
-//! Walk the headers; a flow that is decided already is acted on here; else the first rule that matches says worker (its
-//! queue's AF_XDP socket), pass (the kernel's stack) or drop. What is no IP, and neighbour discovery, is always the kernel's.
+//! A flow that is decided already is acted on here; else the headers are walked, and the first rule that matches says worker
+//! (its queue's AF_XDP socket), pass (the kernel's stack) or drop. What is no IP, and neighbour discovery, is always the kernel's.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod atomic;
 mod flows;
 mod frame;
 mod maps;
@@ -35,6 +36,13 @@ static DEBUG: u8 = 0;
 pub fn softdpu_steer(ctx: XdpContext) -> u32 {
     let frame = Frame::new(&ctx);
     let flags = ACTIVE.get(0).copied().unwrap_or(0);
+    if flags & ActiveFlags::FLOWS != 0
+        && (flags & ActiveFlags::LEASE == 0 || SOCKETS.get(flags >> ActiveFlags::LEASE_SHIFT).is_some())
+        && let Some((action, reason, bytes)) = flows::act(&frame)
+    {
+        count(&REASON_COUNTERS, reason as u32, bytes);
+        return action;
+    }
     let mut ip_end = 0;
     let (action, reason) = match walk(&frame) {
         Ok(h) => {
@@ -69,11 +77,6 @@ fn decide(ctx: &XdpContext, frame: &Frame, flags: u32, h: &Headers) -> (u32, Rea
     }
     if is_neighbour_discovery(frame, h) {
         return (XDP_PASS, Reason::NeighbourDiscovery);
-    }
-    if flags & ActiveFlags::FLOWS != 0
-        && let Some(verdict) = flows::act(frame, h)
-    {
-        return verdict;
     }
     if flags & ActiveFlags::RULES == 0 {
         return (XDP_PASS, Reason::NoRule);

@@ -1,12 +1,13 @@
 //! The program's maps. Their keys and values are in `softdpu_ebpf_common::maps`.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, XskMap},
 };
-use softdpu_ebpf_common::maps::{
-    Counter, FlowKey, FlowValue, GENERATIONS, MAX_PORTS, MAX_PREFIXES, MAX_QUEUES, MAX_RULES, Prefix, REASONS, Tables,
+use softdpu_ebpf_common::{
+    flows::{Entry4, Entry6, Extra},
+    maps::{Counter, GENERATIONS, MAX_PORTS, MAX_PREFIXES, MAX_QUEUES, MAX_RULES, Prefix, REASONS, Tables},
 };
 
 /// One word of `ActiveFlags`: changing the rules of every packet is one store.
@@ -37,9 +38,17 @@ pub static SOCKETS: XskMap = XskMap::with_max_entries((MAX_PORTS * MAX_QUEUES) a
 #[map]
 pub static DEVICES: DevMap = DevMap::with_max_entries(MAX_PORTS as u32, 0);
 
-/// The loader sets the size it wants.
+/// The flow table, by place; the loader sets the size it wants. User space has it in its memory.
 #[map]
-pub static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(1, 0);
+pub static FLOWS4: Array<Entry4> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static FLOWS6: Array<Entry6> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// By `Tail::extra`.
+#[map]
+pub static EXTRAS: Array<Extra> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// What rules want counted besides, by the rule's number.
+#[map]
+pub static MIRRORS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(MAX_RULES as u32, 0);
 
 /// By generation and rule: `generation * MAX_RULES + rule`.
 #[map]

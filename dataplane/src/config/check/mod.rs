@@ -21,6 +21,7 @@ use super::problem::{Code, Problem, Source};
 use super::schema::{self, File};
 use super::suggest::{listed, nearest};
 use super::values::Span;
+use crate::offload::Setting;
 
 /// Names as they stand in the file, also of parts that were too broken to read: a reference to such a part is not an error
 /// of its own.
@@ -124,6 +125,13 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         unproven_percent: file.flows.unproven_percent.as_ref().map_or(50, |p| **p as u8),
         timeouts: timeouts(&file.flows.timeouts),
     };
+    let plain = Setting::default();
+    let offload = Setting {
+        enabled: file.offload.enabled.as_ref().map_or(plain.enabled, |on| **on),
+        capacity: file.offload.capacity.as_ref().map_or(plain.capacity, |c| **c),
+        min_packets: file.offload.min_packets.as_ref().map_or(plain.min_packets, |n| u64::from(**n)),
+        wait_for_class: file.offload.wait_for_class.as_ref().map_or(plain.wait_for_class, |on| **on),
+    };
     let export = export(&file.export, &mut check);
     let mut ports = ports::ports(&file.port, &workers, &mut check);
     let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
@@ -135,7 +143,20 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         rules::reach(file, &steer, &rules, &mut check);
     }
     let source = Source::default();
-    Some(Policy { name, control, workers, flows, export, ports, steer, tunnels, rules, warnings: Vec::new(), source })
+    Some(Policy {
+        name,
+        control,
+        workers,
+        flows,
+        offload,
+        export,
+        ports,
+        steer,
+        tunnels,
+        rules,
+        warnings: Vec::new(),
+        source,
+    })
 }
 
 fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control {

@@ -94,6 +94,7 @@ pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check
             encrypt: r.encrypt.as_ref().and_then(|name| check.resolve("tunnel", name, &known, &in_file)),
             compress: r.compress.as_ref().map_or_else(Default::default, |c| **c),
             action: r.action.as_ref().map_or_else(Default::default, |a| **a),
+            offload: r.offload.as_ref().map_or_else(Default::default, |o| **o),
         };
         services_agree(r, &rule, check);
         compress_with_softdpu(r, &rule, tunnels, check);

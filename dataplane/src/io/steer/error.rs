@@ -8,6 +8,8 @@ use softdpu_ebpf_common::maps::{MAX_CLASSES, MAX_PORTS, MAX_PREFIXES, MAX_QUEUES
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SteerError {
+    #[error("{0}")]
+    Flow(super::flows::FlowRefused),
     #[error("this softdpu was built without its steer program: run `cargo xtask ebpf`, then build again")]
     NoObject,
     #[error("the steer program does not load: {what}{}", hint(.errno))]

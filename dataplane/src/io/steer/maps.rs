@@ -6,7 +6,10 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap, lpm_trie},
 };
-use softdpu_ebpf_common::maps::{Counter, FlowKey, FlowValue, MAX_RULES, Prefix, Tables, names};
+use softdpu_ebpf_common::{
+    flows,
+    maps::{Counter, MAX_RULES, Prefix, Tables, names},
+};
 
 use super::error::{Result, SteerError};
 
@@ -21,7 +24,7 @@ pub(super) struct Maps {
     pub slots: HashMap<MapData, u32, u32>,
     pub sockets: XskMap<MapData>,
     pub devices: DevMap<MapData>,
-    pub flows: HashMap<MapData, FlowKey, FlowValue>,
+    pub mirrors: PerCpuArray<MapData, Counter>,
     pub rule_counters: PerCpuArray<MapData, Counter>,
     pub reasons: PerCpuArray<MapData, Counter>,
     cpus: usize,
@@ -39,7 +42,7 @@ impl Maps {
             slots: take(ebpf, names::SLOTS)?,
             sockets: take(ebpf, names::SOCKETS)?,
             devices: take(ebpf, names::DEVICES)?,
-            flows: take(ebpf, names::FLOWS)?,
+            mirrors: take(ebpf, flows::names::MIRRORS)?,
             rule_counters: take(ebpf, names::RULE_COUNTERS)?,
             reasons: take(ebpf, names::REASONS)?,
             cpus,

@@ -30,10 +30,11 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
+use softdpu_ebpf_common::flows::{WINDOW, names as flow_names};
 use softdpu_ebpf_common::maps::{
     ActiveFlags, GENERATIONS, MAX_PORTS, MAX_QUEUES, PROGRAM_NAME, Prefix, UNKNOWN_SLOT, names, socket_key,
 };
-pub use softdpu_ebpf_common::maps::{Counter, FlowKey, OnLoss, Reason, RuleAction};
+pub use softdpu_ebpf_common::maps::{Counter, OnLoss, Reason, RuleAction};
 
 use self::{
     compile::{PrefixClass, zeroed_tables},
@@ -44,7 +45,7 @@ pub use self::{
     compile::{RuleTables, compile},
     counters::RuleCounter,
     error::{Result, SteerError},
-    flows::FlowRule,
+    flows::{Entries, EntryId, FlowCount, FlowKey, FlowRefused, FlowRule, FlowVerdict, Meter},
     link::AttachedMode,
     log::DebugLog,
     object::object,
@@ -57,7 +58,7 @@ pub use self::{
 pub struct LoadOptions {
     /// Compile the debug log in; read it with [`Steer::take_debug_log`]. Costs nothing when off.
     pub debug: bool,
-    /// Flows the flow table can hold (about 100 bytes each); 0 where nothing is offloaded.
+    /// Entries the flow table can hold, two per flow; about 400 bytes each. 0 where nothing is offloaded.
     pub flow_capacity: u32,
     /// Drop packets whose headers cannot be walked, instead of passing them. For policies that must not let anything out in
     /// clear: a malformed packet matches no rule.
@@ -112,7 +113,9 @@ pub struct Steer {
     rules: Vec<String>,
     /// Counters of rules of earlier generations, by name.
     carried: std::collections::HashMap<String, Counter>,
-    flows: usize,
+    flows: Entries,
+    /// Slots that are in `DEVICES`.
+    devices: std::collections::HashSet<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -129,9 +132,16 @@ impl Steer {
     pub fn load(options: &LoadOptions) -> Result<Self> {
         let object = object()?;
         let debug = u8::from(options.debug);
+        let places = flows::places(options.flow_capacity);
+        let seed = seed();
         let mut ebpf = EbpfLoader::new()
             .override_global(names::DEBUG, &debug, true)
-            .map_max_entries(names::FLOWS, options.flow_capacity.max(1))
+            .override_global(flow_names::MASK, &(places - 1), true)
+            .override_global(flow_names::SEED[0], &seed[0], true)
+            .override_global(flow_names::SEED[1], &seed[1], true)
+            .map_max_entries(flow_names::FLOWS4, places + WINDOW as u32)
+            .map_max_entries(flow_names::FLOWS6, places + WINDOW as u32)
+            .map_max_entries(flow_names::EXTRAS, flows::extras(options.flow_capacity))
             .load(object)
             .map_err(|e| SteerError::load(&e))?;
         let program = xdp(&mut ebpf)?;
@@ -139,6 +149,7 @@ impl Steer {
         let fd = program.fd().map_err(|e| SteerError::program(&e))?;
         let id = program::id(fd.as_fd())
             .map_err(|e| SteerError::Load { what: format!("no program id: {e}"), errno: e.raw_os_error() })?;
+        let flows = flows::open(&mut ebpf, options.flow_capacity, seed)?;
         let maps = Maps::take(&mut ebpf)?;
         let netlink = Netlink::open()
             .map_err(|e| SteerError::Load { what: format!("no netlink socket: {e}"), errno: e.raw_os_error() })?;
@@ -153,7 +164,8 @@ impl Steer {
             prefixes: Default::default(),
             rules: Vec::new(),
             carried: Default::default(),
-            flows: 0,
+            flows,
+            devices: Default::default(),
         };
         steer.activate(steer.active)?;
         Ok(steer)
@@ -327,14 +339,18 @@ impl Steer {
     }
 
     /// Sends the packets rules steer to the worker, of one queue of one interface, to this AF_XDP socket. The kernel takes
-    /// the entry out when the socket closes.
+    /// the entry out when the socket closes; with the first socket that was set the flow table ends too.
     ///
     /// # Errors
     /// Queue number too large, or the descriptor is no AF_XDP socket.
     pub fn set_socket(&mut self, ifindex: u32, queue: u32, socket: impl AsFd) -> Result<()> {
         let slot = self.slot(ifindex)?;
         let key = socket_of(slot, queue)?;
-        self.maps.sockets.set(key, socket.as_fd(), 0).map_err(SteerError::map(names::SOCKETS))
+        self.maps.sockets.set(key, socket.as_fd(), 0).map_err(SteerError::map(names::SOCKETS))?;
+        if self.active & ActiveFlags::LEASE == 0 {
+            self.activate(self.active | ActiveFlags::LEASE | key << ActiveFlags::LEASE_SHIFT)?;
+        }
+        Ok(())
     }
 
     /// Takes the socket of a queue out again: its packets then meet the rules' `on_loss`. Also where there is none.
@@ -384,6 +400,17 @@ impl Drop for Steer {
             }
         }
     }
+}
+
+/// The secret of the flow table's hash, so that nobody outside can aim flows at one place.
+fn seed() -> [u64; 2] {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    let state = std::collections::hash_map::RandomState::new();
+    [1u64, 2].map(|n| {
+        let mut hasher = state.build_hasher();
+        hasher.write_u64(n);
+        hasher.finish()
+    })
 }
 
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {

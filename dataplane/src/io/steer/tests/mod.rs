@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod attach;
+mod flow_options;
+mod flows;
 mod thousand;
 mod verdicts;
 

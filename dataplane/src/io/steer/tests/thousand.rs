@@ -146,7 +146,7 @@ fn steer_cost() {
         println!("{n} rules, last matches, redirect: {:?}", time(&mut steer, &frame));
     }
     let h = walk(&frame[..]).unwrap();
-    let key = FlowKey { src: h.src, dst: h.dst, sport: 1000, dport: 80, protocol: 6, version: 4, vlan: 0 };
-    steer.flow_insert(&key, FlowRule::Drop).unwrap();
+    let key = FlowKey::of(&h, super::flows::STATION);
+    steer.flow_insert(&key, FlowVerdict::Drop).unwrap();
     println!("flow hit, drop: {:?}", time(&mut steer, &frame));
 }

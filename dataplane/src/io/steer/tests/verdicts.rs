@@ -1,7 +1,6 @@
 //! What the loaded program does with a packet, by `BPF_PROG_TEST_RUN`.
 
 use super::*;
-use softdpu_ebpf_common::walk::walk;
 use std::{
     net::IpAddr,
     sync::{Arc, Mutex},
@@ -224,47 +223,6 @@ fn later_fragments_follow_the_rules_that_take_them() {
 }
 
 #[test]
-fn flows_are_acted_on_before_the_rules() {
-    if !root("flows") {
-        return;
-    }
-    in_namespace(|| {
-        let out = veth("sdf0", "sdf1");
-        let mut steer = load();
-        steer.set_rules(&compile(&[SteerRule::any("all", RuleAction::Drop)]).unwrap()).unwrap();
-        let frame = to_port(80);
-        let h = walk(&frame[..]).unwrap();
-        let key =
-            FlowKey { src: h.src, dst: h.dst, sport: h.sport, dport: h.dport, protocol: h.proto, version: 4, vlan: 0 };
-        steer.flow_insert(&key, FlowRule::Pass).unwrap();
-        assert_eq!(action(&mut steer, &frame), XDP_PASS);
-        assert_eq!(action(&mut steer, &to_port(81)), XDP_DROP, "another flow");
-
-        let (dst_mac, src_mac) = ([2, 9, 9, 9, 9, 1], [2, 9, 9, 9, 9, 2]);
-        let forward = FlowRule::Forward { ifindex: out, mtu: 1500, dst_mac, src_mac };
-        steer.flow_insert(&key, forward).unwrap();
-        for ttl in [64, 2, 255] {
-            let frame = v4([10, 0, 0, 1], [10, 0, 0, 2], 17, ttl, 0, &udp(1000, 80, &[0; 22]));
-            let run = steer.test_run(&frame, None, 1).unwrap();
-            assert_eq!(run.action, XDP_REDIRECT);
-            assert_eq!((&run.frame[..6], &run.frame[6..12]), (&dst_mac[..], &src_mac[..]));
-            assert_eq!(run.frame[22], ttl - 1);
-            assert_eq!(checksum(&run.frame[14..34]), 0, "ttl {ttl}: the header checksum holds");
-            assert_eq!(run.frame[34..], frame[34..]);
-        }
-        let dying = v4([10, 0, 0, 1], [10, 0, 0, 2], 17, 1, 0, &udp(1000, 80, &[0; 22]));
-        assert_eq!(action(&mut steer, &dying), XDP_DROP, "TTL 1 is the rules'");
-        let big = v4([10, 0, 0, 1], [10, 0, 0, 2], 17, 64, 0, &udp(1000, 80, &[0; 1473]));
-        assert_eq!(action(&mut steer, &big), XDP_DROP, "over the MTU is the rules'");
-
-        let counted = steer.flow_remove(&key).unwrap().unwrap();
-        assert_eq!(counted, Counter { packets: 3, bytes: 3 * frame.len() as u64 });
-        assert_eq!(steer.flow_remove(&key).unwrap(), None);
-        assert_eq!(action(&mut steer, &frame), XDP_DROP, "gone");
-    });
-}
-
-#[test]
 fn rules_name_ports_and_sockets_belong_to_one_port() {
     if !root("rules_name_ports") {
         return;
@@ -288,37 +246,5 @@ fn rules_name_ports_and_sockets_belong_to_one_port() {
         steer.clear_socket(a, 0).unwrap();
         assert_eq!([run(&mut steer, a), run(&mut steer, b)], [XDP_DROP, XDP_REDIRECT]);
         assert!(matches!(steer.set_socket(a, 64, &socket), Err(SteerError::QueueOutOfRange { queue: 64 })));
-    });
-}
-
-/// ```text
-///   sdo1 ── veth ── sdo0 [steer] ──forward──► sdp0 ── veth ── sdp1 [steer: NAPI, passes]
-/// ```
-#[test]
-fn flows_leave_by_another_port() {
-    if !root("flows_leave") {
-        return;
-    }
-    in_namespace(|| {
-        let (inside, out) = (veth("sdo0", "sdo1"), veth("sdp0", "sdp1"));
-        let mut steer = load();
-        let h = walk(&to_port(80)[..]).unwrap();
-        let key = FlowKey { src: h.src, dst: h.dst, sport: h.sport, dport: 80, protocol: 17, version: 4, vlan: 0 };
-        let forward = FlowRule::Forward { ifindex: out, mtu: 1500, dst_mac: [2; 6], src_mac: [4; 6] };
-        steer.flow_insert(&key, forward).unwrap();
-        steer.attach(inside, AttachMode::Native).unwrap();
-        // A veth takes redirected frames only while its peer polls: with a program of its own, it does.
-        let mut sink = load();
-        sink.attach(index("sdp1"), AttachMode::Native).unwrap();
-
-        let (to, from, up) = (Packets::on(index("sdo1")), Packets::on(index("sdp1")), Packets::on(inside));
-        for dport in [80, 81, 80] {
-            to.send(&to_port(dport));
-        }
-        let arrived = from.frames(|f| f[..12] == [2, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4]);
-        assert_eq!(arrived.iter().map(|f| (f[22], f[37])).collect::<Vec<_>>(), [(63, 80), (63, 80)]);
-        assert_eq!(up.destination_ports(), [81], "the rest goes up the stack");
-        assert_eq!(reason(&steer, Reason::FlowForward).packets, 2);
-        assert_eq!(steer.flow_counter(&key).unwrap().unwrap().packets, 2);
     });
 }

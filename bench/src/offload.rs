@@ -1,0 +1,125 @@
+//! Offloaded flows: the driver's flow table against a bare redirect and against the worker, with one entry and a million.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use softdpu::io::steer::SteerError;
+
+use crate::net::namespace::{Namespace, ifindex};
+use crate::net::topology::{Napi, Topology};
+use crate::report::{Bound, Section, Target};
+use crate::stop;
+use crate::veth::contenders::{Contender, Placement, Running, Start, bare_xdp};
+use crate::veth::{self, Options, worker};
+
+const MILLION: u32 = 1_000_000;
+/// Of the traffic that goes over all entries: the generator makes powers of two.
+const SPREAD: u32 = 1 << 19;
+
+fn one(s: &Start<'_>) -> Result<Running> {
+    worker::xdp_with(s, 1)
+}
+
+fn million(s: &Start<'_>) -> Result<Running> {
+    worker::xdp_with(s, MILLION)
+}
+
+/// Contenders, and how many flows each is sent.
+fn contenders() -> Vec<(Contender, u32)> {
+    let c = |name, title, offered, xdp_sink, start: fn(&Start<'_>) -> Result<Running>| Contender {
+        name,
+        title,
+        placement: Placement::Sender,
+        offered,
+        xdp_sink,
+        start,
+    };
+    vec![
+        (c("bare-xdp", "bare XDP redirect", None, true, bare_xdp), 1),
+        (c("one", "offloaded, 1 entry, 1 flow sent", None, true, one), 1),
+        (c("million-one", "offloaded, 1,000,000 entries, 1 flow sent", None, true, million), 1),
+        (c("million-some", "offloaded, 1,000,000 entries, 4,096 flows sent", None, true, million), 4096),
+        (c("million-all", "offloaded, 1,000,000 entries, 524,288 flows sent in turn", None, true, million), SPREAD),
+        (c("bare-xdp-all", "bare XDP redirect, 524,288 flows sent in turn", None, true, bare_xdp), SPREAD),
+        (c("worker", "softdpu, worker forward", Some(4e6), false, worker::worker), 1),
+    ]
+}
+
+/// Runs all, and returns the sections and their targets.
+///
+/// # Errors
+/// Without root or where the links cannot be made. A contender that fails is named as missing instead.
+pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
+    let topology = Topology::new('f', Napi::Inline)?;
+    let mut section = Section::new("offload", "flows in the driver's table, between two veths, 64 B", "Mpps");
+    let mut contenders = contenders();
+    for (c, _) in &contenders {
+        section.declare(c.name, c.title);
+    }
+    let mut inserts = Section::new("offload-table", "the driver's flow table, written by one thread", "million/s");
+    for _ in 0..options.rounds {
+        for (c, flows) in &mut contenders {
+            if stop::asked() {
+                break;
+            }
+            let options = Options { flows: *flows, ..options.clone() };
+            match veth::turn(&topology, c, &options) {
+                Ok(t) => {
+                    section.round(c.name, c.title, t.arrived).more.entry("sent Mpps".into()).or_default().push(t.sent)
+                }
+                Err(e) => section.missing(c.name, c.title, format!("{e:#}")),
+            }
+        }
+        if !stop::asked() {
+            table(&mut inserts)?;
+        }
+    }
+    let bare = section.ratio("one", "bare-xdp");
+    let worker = section.ratio("one", "worker");
+    let kept = section.ratio("million-one", "one");
+    let some = section.ratio("million-some", "one");
+    let all = section.ratio("million-all", "one");
+    section.ratio("bare-xdp-all", "bare-xdp");
+    let rate = inserts.median("insert");
+    let targets = vec![
+        Target::new("offloaded / bare XDP redirect", Bound::AtLeast, 0.85, bare),
+        Target::new("offloaded / worker forward", Bound::AtLeast, 5.0, worker),
+        Target::new("1,000,000 entries / 1 entry, one flow sent", Bound::AtLeast, 0.85, kept),
+        Target::new("1,000,000 entries / 1 entry, 4,096 flows sent", Bound::AtLeast, 0.85, some),
+        Target::new("1,000,000 entries / 1 entry, 524,288 flows sent in turn", Bound::AtLeast, 0.85, all),
+        Target::new("million entries inserted per second", Bound::AtLeast, 0.5, rate),
+    ];
+    Ok((vec![section, inserts], targets))
+}
+
+/// A million entries in, their counters read, and out again.
+fn table(section: &mut Section) -> Result<()> {
+    let plain = |e: SteerError| anyhow::anyhow!("{e}");
+    let namespace = Namespace::new()?;
+    namespace.ip("link set lo up")?;
+    let rate = |begun: Instant| f64::from(MILLION) / begun.elapsed().as_secs_f64() / 1e6;
+    let [insert, read, remove] = namespace.run(|| {
+        let mut steer = worker::table(MILLION)?;
+        let out = ifindex("lo")?;
+        let begun = Instant::now();
+        worker::fill(&mut steer, MILLION, out)?;
+        let insert = rate(begun);
+        let entries: Vec<_> = (0..MILLION).filter_map(|n| steer.flows().find(&crate::steer::flow_key(n))).collect();
+        anyhow::ensure!(entries.len() == MILLION as usize, "{} entries are found again", entries.len());
+        let begun = Instant::now();
+        let packets: u64 = entries.iter().map(|id| steer.flows().count(*id).packets).sum();
+        anyhow::ensure!(packets == 0, "{packets} packets from nowhere");
+        let read = rate(begun);
+        let begun = Instant::now();
+        for id in entries {
+            steer.flow_remove(id).map_err(plain)?;
+        }
+        steer.flows().settle(|_, _| {});
+        Ok([insert, read, rate(begun)])
+    })?;
+    section.round("insert", "entries inserted, fresh pages included", insert);
+    section.round("read", "counters read", read);
+    section.round("remove", "entries taken out, with the grace period", remove);
+    Ok(())
+}

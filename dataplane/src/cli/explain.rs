@@ -1,0 +1,122 @@
+//! `softdpu explain` and `softdpu demote`: which tier a flow is on, why, and back to the worker.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::args::{DemoteArgs, ExplainArgs};
+use super::ask::ask;
+use crate::control::{FlowInfo, client};
+use crate::offload::Reason;
+
+/// A tier, and why the flow is not on it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Tried {
+    tier: &'static str,
+    /// `None`: it is there, or nothing was tried yet.
+    reason: Option<String>,
+    help: Option<&'static str>,
+}
+
+/// What is said of a flow.
+#[derive(Debug, Serialize)]
+struct Explained<'a> {
+    flow: &'a FlowInfo,
+    /// Higher tiers than its own, the highest first.
+    refused: Vec<Tried>,
+}
+
+fn explain(flow: &FlowInfo) -> Explained<'_> {
+    let because = |tier, reason: Option<Reason>| Tried {
+        tier,
+        reason: reason.map(|reason| reason.code().to_owned()),
+        help: reason.map(Reason::help),
+    };
+    let mut refused = Vec::new();
+    if flow.tier != "nic" {
+        refused.push(because("nic", Some(Reason::NoDeviceOffload)));
+    }
+    if !matches!(flow.tier.as_str(), "nic" | "xdp") {
+        refused.push(because("xdp", flow.offload_reason.as_deref().and_then(Reason::from_code)));
+    }
+    Explained { flow, refused }
+}
+
+pub fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let socket = args.instance.path()?;
+    let flows = ask(client::flows(&socket, &[("flow", Some(&args.flow.join(" ")))], 100))?;
+    if flows.is_empty() {
+        writeln!(out, "there is no such flow; `softdpu flows` lists them")?;
+        return Ok(false);
+    }
+    if args.json {
+        let all: Vec<Explained<'_>> = flows.iter().map(explain).collect();
+        writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
+        return Ok(true);
+    }
+    for flow in &flows {
+        write(&explain(flow), out)?;
+    }
+    Ok(true)
+}
+
+fn write(explained: &Explained<'_>, out: &mut impl Write) -> std::io::Result<()> {
+    let flow = explained.flow;
+    writeln!(out, "flow {}: {} {} -> {}, {}, {}", flow.id, flow.l4, flow.a, flow.b, flow.state, flow.class)?;
+    match (&flow.rule, &flow.tunnel) {
+        (Some(rule), Some(tunnel)) => writeln!(out, "  rule {rule}, in tunnel {tunnel}")?,
+        (Some(rule), None) => writeln!(out, "  rule {rule}, in clear")?,
+        (None, _) => writeln!(out, "  no rule settled: forwarded as it is")?,
+    }
+    match flow.tier.as_str() {
+        "xdp" => writeln!(out, "  tier xdp: settled by worker {}, then put into the driver's table", flow.worker)?,
+        tier => writeln!(out, "  tier {tier}: worker {} handles every packet", flow.worker)?,
+    }
+    for tried in &explained.refused {
+        match (&tried.reason, tried.help) {
+            (Some(code), Some(help)) => writeln!(out, "  not {}: {code}. {help}", tried.tier)?,
+            _ => writeln!(out, "  not {}: nothing was tried yet", tried.tier)?,
+        }
+    }
+    Ok(())
+}
+
+pub fn demote(args: &DemoteArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let socket = args.instance.path()?;
+    let name = args.flow.join(" ");
+    let demoted = ask(client::demote(&socket, (!args.all).then_some(name.as_str())))?;
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&demoted)?)?;
+    } else {
+        let flows = if demoted.flows == 1 { "flow" } else { "flows" };
+        writeln!(out, "{} {flows} taken back to the workers", demoted.flows)?;
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn said(tier: &str, reason: Option<&str>) -> String {
+        let flow = FlowInfo {
+            id: "0:7".into(),
+            tier: tier.into(),
+            offload_reason: reason.map(str::to_owned),
+            ..FlowInfo::default()
+        };
+        let mut out = Vec::new();
+        write(&explain(&flow), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_higher_tier_has_its_reason() {
+        let worker = said("worker", Some("checksums"));
+        assert!(worker.contains("not nic: no_device_offload") && worker.contains("not xdp: checksums. "), "{worker}");
+        let xdp = said("xdp", None);
+        assert!(xdp.contains("not nic") && !xdp.contains("not xdp"), "{xdp}");
+        assert!(said("worker", None).contains("not xdp: nothing was tried yet"));
+    }
+}

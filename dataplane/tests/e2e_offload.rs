@@ -1,0 +1,316 @@
+//! Flows go down into the driver and come back, and not a packet is lost or counted twice.
+//!
+//! ```text
+//!   client            edge [softdpu, in clear]          server
+//!   eth0 ────────── apps                uplink ────────── eth0
+//!   10.1.0.2        10.1.0.1          10.2.0.1          10.2.0.2
+//! ```
+//!
+//! The hosts finish their checksums (`tx off`), as the driver does not, and take XDP frames (`gro on`).
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use common::{At, World, binary, traffic};
+use serde_json::Value;
+use softdpu_testbed::{
+    cleanup::{self, RunDir},
+    edge::Edge,
+    netns::NetNs,
+    policy::{EdgeFiles, Side},
+    process::{self, eventually},
+    topology::SERVER,
+};
+
+struct Plain {
+    edge: Edge,
+    client: NetNs,
+    server: NetNs,
+    dut: NetNs,
+    _folder: RunDir,
+}
+
+impl Plain {
+    fn new(tag: &str, more: &str) -> Option<Self> {
+        if !softdpu_testbed::is_root() {
+            eprintln!("SKIPPED: {tag} needs root for network namespaces");
+            return None;
+        }
+        cleanup::sweep();
+        let base = cleanup::unique(tag);
+        let host = |name: &str| NetNs::new(&format!("{base}-{name}")).unwrap();
+        let (client, server, dut) = (host("client"), host("server"), host("edge"));
+        for (port, peer, net) in [("apps", &client, 1), ("uplink", &server, 2)] {
+            dut.ip(&format!(
+                "link add {port} numtxqueues 1 numrxqueues 1 type veth peer name eth0 numtxqueues 1 numrxqueues 1 netns {}",
+                peer.name()
+            ))
+            .unwrap();
+            dut.ip(&format!("addr add 10.{net}.0.1/24 dev {port}")).unwrap();
+            dut.ip(&format!("link set {port} up")).unwrap();
+            peer.ip(&format!("addr add 10.{net}.0.2/24 dev eth0")).unwrap();
+            peer.ip("link set eth0 up").unwrap();
+            peer.ip(&format!("route add default via 10.{net}.0.1")).unwrap();
+            let mut ethtool = peer.command("ethtool");
+            ethtool.args(["-K", "eth0", "tx", "off", "tso", "off", "gso", "off", "gro", "on"]);
+            process::run(&mut ethtool, common::PATIENCE).unwrap().ok().unwrap();
+            // What the host sends, counted as IP packets and bytes.
+            for (protocol, word) in [("tcp", "dport 80"), ("tcp", "sport 80"), ("udp", "dport 7000")] {
+                let table = format!(
+                    "add table ip t; add chain ip t out {{ type filter hook output priority 0; }}; \
+                     add rule ip t out {protocol} {word} counter"
+                );
+                let mut nft = peer.command("nft");
+                process::run(nft.arg(table), common::PATIENCE).unwrap().ok().unwrap();
+            }
+        }
+        let folder = RunDir::new(tag).unwrap();
+        let file = |end: &str| folder.file(format!("edge.{end}"));
+        let files = EdgeFiles { side: Side::A, policy: file("toml"), socket: file("sock"), log: file("log") };
+        let text = format!(
+            r#"name = "offload"
+{more}
+[control]
+socket = "{}"
+[[port]]
+name = "apps"
+interface = "apps"
+checksum = "trust"
+[[port]]
+name = "uplink"
+interface = "uplink"
+checksum = "trust"
+[[steer]]
+name = "tcp"
+protocol = "tcp"
+[[steer]]
+name = "udp"
+protocol = "udp"
+[[rule]]
+name = "kept"
+ports = ["7001"]
+protocol = "udp"
+offload = "never"
+[[rule]]
+name = "all"
+"#,
+            files.socket.display()
+        );
+        std::fs::write(&files.policy, text).unwrap();
+        let edge = Edge::start(binary(), &dut, &files).unwrap();
+        // So that the edge knows both; the kernel itself forwards nothing here.
+        for (host, gateway) in [(&client, "10.1.0.1"), (&server, "10.2.0.1")] {
+            let mut ping = host.command("ping");
+            ping.args(["-c", "1", "-W", "1", gateway]);
+            let answered = eventually(common::PATIENCE, || process::run(&mut ping, common::PATIENCE).ok()?.ok().ok());
+            assert!(answered.is_some(), "{}", edge.said());
+        }
+        Some(Self { edge, client, server, dut, _folder: folder })
+    }
+
+    /// Packets and bytes that a host has sent of what its counters are about.
+    fn sent(ns: &NetNs) -> (u64, u64) {
+        let mut nft = ns.command("nft");
+        let text = process::run(nft.args(["list", "chain", "ip", "t", "out"]), common::PATIENCE).unwrap().ok().unwrap();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let after = |word: &str| -> u64 {
+            words.windows(2).filter(|w| w[0] == word).map(|w| w[1].parse::<u64>().unwrap_or(0)).sum()
+        };
+        (after("packets"), after("bytes"))
+    }
+
+    /// The flow with this port at its responder.
+    fn flow(&self, port: u16) -> Option<Value> {
+        let flows = self.edge.flows().unwrap();
+        let end = format!(":{port}");
+        flows.as_array().unwrap().iter().find(|flow| flow["b"].as_str().unwrap().ends_with(&end)).cloned()
+    }
+
+    fn verdict(&self, name: &str) -> u64 {
+        let status = self.edge.status().unwrap();
+        let xdp = status["xdp"].as_array().unwrap().clone();
+        xdp.iter().find(|v| v["verdict"] == name).map_or(0, |v| v["packets"].as_u64().unwrap())
+    }
+}
+
+fn number(flow: &Value, key: &str) -> u64 {
+    flow[key].as_u64().unwrap()
+}
+
+#[test]
+fn a_long_transfer_goes_down_and_every_byte_is_counted_once() {
+    let Some(world) = Plain::new("e2e-off-tcp", "") else { return };
+    const REQUEST: &[u8] = b"GET /big HTTP/1.1\r\nHost: shop.example\r\n\r\n";
+    const LENGTH: usize = 20 << 20;
+    let listener = world.server.within(|| Ok(TcpListener::bind("10.2.0.2:80")?)).unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut request = [0; REQUEST.len()];
+        peer.read_exact(&mut request).unwrap();
+        peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 20971520\r\n\r\n").unwrap();
+        // A slow start, as of a server that reads from a disk: the thread has a moment before the burst.
+        std::thread::sleep(Duration::from_millis(200));
+        peer.write_all(&vec![7; LENGTH]).unwrap();
+        let mut end = Vec::new();
+        peer.read_to_end(&mut end).unwrap();
+    });
+    let mut client = world.client.within(|| Ok(TcpStream::connect("10.2.0.2:80")?)).unwrap();
+    client.write_all(REQUEST).unwrap();
+    let mut got = vec![0; 45 + LENGTH];
+    client.read_exact(&mut got[..45]).unwrap();
+    let down = eventually(Duration::from_secs(2), || world.flow(80).filter(|flow| flow["tier"] == "xdp"));
+    let down = down.unwrap_or_else(|| panic!("still {:?}\n{}", world.flow(80), world.edge.said()));
+    let seen = number(&down, "packets_ab") + number(&down, "packets_ba");
+    assert!(seen <= 20, "offloaded within 20 packets: {down}");
+    let explained = world.edge.verb(&["explain", "10.2.0.2:80"]).unwrap();
+    assert!(explained.contains("tier xdp") && explained.contains("not nic: no_device_offload"), "{explained}");
+    let by_driver = world.verdict("flow_forward");
+    client.read_exact(&mut got[45..]).unwrap();
+    let by_driver = world.verdict("flow_forward") - by_driver;
+    assert!(by_driver as usize > LENGTH / 1500, "the transfer went by the driver: {by_driver} packets");
+    drop(client);
+    server.join().unwrap();
+
+    // A host counts what it hands to its device, which may be several segments in one; every further one has 52 bytes of
+    // headers (IPv4, TCP with timestamps) of its own. A packet missed or counted twice would miss its payload too.
+    let exact = |flow: &Value, (packets, bytes): (&str, &str), (sent, sent_bytes): (u64, u64)| {
+        let (packets, bytes) = (number(flow, packets), number(flow, bytes));
+        packets >= sent && bytes == sent_bytes + 52 * (packets - sent)
+    };
+    let ended = eventually(common::PATIENCE, || {
+        let flow = world.flow(80)?;
+        let there = exact(&flow, ("packets_ab", "bytes_ab"), Plain::sent(&world.client));
+        let back = exact(&flow, ("packets_ba", "bytes_ba"), Plain::sent(&world.server));
+        (flow["tier"] == "worker" && there && back).then_some(())
+    });
+    let sent = [Plain::sent(&world.client), Plain::sent(&world.server)];
+    assert!(ended.is_some(), "sent {sent:?}, counted {:?}", world.flow(80));
+}
+
+/// Numbered datagrams all the while; whatever happens meanwhile, each arrives, and in the end each is counted once.
+fn numbered(world: &Plain, port: u16, count: u32, mut meanwhile: impl FnMut(u32)) -> HashSet<u32> {
+    let receiver = world.server.within(|| Ok(UdpSocket::bind(("10.2.0.2", port))?)).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let sender = world.client.within(|| Ok(UdpSocket::bind("10.1.0.2:6000")?)).unwrap();
+    sender.connect(("10.2.0.2", port)).unwrap();
+    let receive = std::thread::spawn(move || {
+        let mut got = HashSet::new();
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = receiver.recv_from(&mut buffer) {
+            got.insert(u32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]));
+            if got.len() % 64 == 1 {
+                receiver.send_to(b"heard", from).unwrap();
+            }
+        }
+        got
+    });
+    for n in 0..count {
+        sender.send(&n.to_be_bytes()).unwrap();
+        std::thread::sleep(Duration::from_micros(300));
+        meanwhile(n);
+    }
+    receive.join().unwrap()
+}
+
+const FAST: &str = "[offload]\nwait_for_class = false\n";
+
+#[test]
+fn demotion_takes_a_moment_and_no_packet() {
+    let Some(world) = Plain::new("e2e-off-udp", FAST) else { return };
+    let mut moments = Vec::new();
+    let got = numbered(&world, 7000, 12_000, |n| {
+        let down = || world.flow(7000).is_some_and(|flow| flow["tier"] == "xdp");
+        match n {
+            2000 => {
+                assert!(eventually(Duration::from_secs(2), || down().then_some(())).is_some(), "{:?}", world.flow(7000))
+            }
+            3000 | 5000 => {
+                let before = world.verdict("worker");
+                let begun = Instant::now();
+                let mtu = if n == 3000 { 1400 } else { 1500 };
+                world.dut.ip(&format!("link set uplink mtu {mtu}")).unwrap();
+                // The driver's own account: the flow's next packets are steered to the worker again.
+                let sender = world.client.within(|| Ok(UdpSocket::bind("10.1.0.2:0")?)).unwrap();
+                drop(sender);
+                let back = eventually(Duration::from_secs(2), || {
+                    (world.flow(7000)?["offload_reason"] == "route_changed" || world.verdict("worker") > before)
+                        .then_some(())
+                });
+                assert!(back.is_some(), "not demoted: {:?}", world.flow(7000));
+                moments.push(begun.elapsed());
+            }
+            8000 => {
+                assert!(
+                    eventually(Duration::from_secs(2), || down().then_some(())).is_some(),
+                    "it went back: {:?}",
+                    world.flow(7000)
+                );
+                let said = world.edge.verb(&["demote", "--all"]).unwrap();
+                assert!(said.contains("1 flow taken back"), "{said}");
+                let back = eventually(Duration::from_secs(2), || (!down()).then_some(()));
+                assert!(back.is_some(), "{:?}", world.flow(7000));
+                assert_eq!(world.flow(7000).unwrap()["offload_reason"], "by_hand");
+            }
+            _ => {}
+        }
+    });
+    // With three processes started meanwhile, on whatever machine this is; the event itself takes some 10 ms.
+    println!("demoted after {moments:?}");
+    assert!(moments.iter().all(|moment| *moment < Duration::from_secs(1)), "{moments:?}");
+    assert_eq!(got.len(), 12_000, "every datagram arrived");
+    let counted = eventually(common::PATIENCE, || {
+        let flow = world.flow(7000)?;
+        ((number(&flow, "packets_ab"), number(&flow, "bytes_ab")) == Plain::sent(&world.client)).then_some(())
+    });
+    assert!(counted.is_some(), "{:?} of {:?}", world.flow(7000), Plain::sent(&world.client));
+    assert!(world.verdict("flow_forward") > 3000);
+}
+
+#[test]
+fn a_rule_that_says_never_keeps_its_flows() {
+    let Some(world) = Plain::new("e2e-off-never", FAST) else { return };
+    assert_eq!(numbered(&world, 7001, 3000, |_| {}).len(), 3000);
+    let flow = world.flow(7001).unwrap();
+    assert_eq!((flow["tier"].as_str(), flow["offload_reason"].as_str()), (Some("worker"), Some("policy_never")));
+    assert_eq!(world.verdict("flow_forward"), 0);
+}
+
+/// Whatever was in the driver's table, a killed instance leaves nothing that acts, and the next one nothing of the old.
+#[test]
+fn a_killed_instance_leaves_no_flow() {
+    let Some(world) = Plain::new("e2e-off-kill", FAST) else { return };
+    assert_eq!(numbered(&world, 7000, 3000, |_| {}).len(), 3000);
+    assert!(world.verdict("flow_forward") > 0, "{:?}", world.flow(7000));
+    let Plain { edge, client, server, dut, _folder } = world;
+    edge.kill();
+    // Without the worker the rule's `on_loss` decides: up to the kernel, which does not forward here.
+    let receiver = server.within(|| Ok(UdpSocket::bind("10.2.0.2:7000")?)).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let sender = client.within(|| Ok(UdpSocket::bind("10.1.0.2:6000")?)).unwrap();
+    sender.send_to(b"after", "10.2.0.2:7000").unwrap();
+    assert!(receiver.recv(&mut [0; 16]).is_err(), "the driver still forwards");
+    drop(dut);
+}
+
+#[test]
+fn protected_flows_are_never_in_the_table() {
+    let trust = |setup: &mut common::Setup| setup.topology.offload = false;
+    let Some(mut world) = World::running("e2e-off-esp", trust) else { return };
+    traffic::tcp(&world.topology, false, &traffic::bytes(3, 1 << 20, false));
+    world.topology.reachable(SERVER[0], common::PATIENCE).unwrap();
+    for at in [At::A, At::B] {
+        let flows = world.edge(at).flows().unwrap();
+        let tcp: Vec<&Value> = flows.as_array().unwrap().iter().filter(|flow| flow["l4"] == "tcp").collect();
+        assert!(!tcp.is_empty());
+        for flow in tcp {
+            assert_eq!(flow["tier"], "worker", "{flow}");
+        }
+        let status = world.edge(at).status().unwrap();
+        assert!(status["xdp"].as_array().unwrap().iter().all(|v| v["verdict"] != "flow_forward"), "{status}");
+    }
+}
