@@ -170,7 +170,7 @@ fn forged_resets_end_nothing_and_are_counted() {
 fn an_error_is_counted_to_the_flow_that_it_quotes_and_opens_none() {
     let mut edge = edge();
     let syn = tcp(CLIENT, SERVER, (6, 80), SYN, 1000, 0);
-    pass(&mut edge, 0, &[syn.clone()]);
+    pass(&mut edge, 0, std::slice::from_ref(&syn));
     let (idx, _) = find(&mut edge, &syn).unwrap();
     let router = [10, 9, 9, 9];
     let forged = tcp(CLIENT, SERVER, (6, 80), SYN, 1 << 30, 0);

@@ -285,7 +285,7 @@ fn link_header(link: u32, d: &[u8]) -> Option<usize> {
     let word = |at: usize| Some(u16::from_be_bytes([*d.get(at)?, *d.get(at + 1)?]));
     let is_ip = |ethertype: u16| matches!(ethertype, 0x0800 | 0x86dd);
     match link {
-        ETHERNET => Some(0),
+        ETHERNET => Some(pppoe(d).unwrap_or(0)),
         // Raw IP under its four numbers.
         12 | 14 | 101 | 228 | 229 => Some(0),
         // BSD loopback: the address family, in the host's or the network's byte order.
@@ -302,6 +302,18 @@ fn link_header(link: u32, d: &[u8]) -> Option<usize> {
         276 => is_ip(word(0)?).then_some(20),
         _ => None,
     }
+}
+
+/// Length of an Ethernet header and what is behind it where PPPoE carries IP (RFC 2516 §4), behind up to two tags.
+fn pppoe(d: &[u8]) -> Option<usize> {
+    const SESSION: u16 = 0x8864;
+    let word = |at: usize| Some(u16::from_be_bytes([*d.get(at)?, *d.get(at + 1)?]));
+    let mut at = 12;
+    while at < 20 && matches!(word(at)?, 0x8100 | 0x88a8) {
+        at += 4;
+    }
+    let is_ip = word(at)? == SESSION && matches!(word(at + 8)?, 0x0021 | 0x0057);
+    is_ip.then_some(at + 10)
 }
 
 /// Columns as wide as their widest cell; the last two are numbers and stand to the right.

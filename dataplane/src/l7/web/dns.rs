@@ -22,9 +22,13 @@ pub fn look_udp(look: &Look, notes: &mut Notes) -> Verdict {
     let strict = !(look.has_port(53) || look.has_port(5353) || look.has_port(5355) || look.has_port(137));
     match message(look.data, strict, look.has_port(137), host) {
         Some(()) => verdict(class(look, host), look.data, notes),
-        None if look.has_port(53) && Header::read(look.data).is_some_and(|h| h.plausible(true)) => {
+        None if look.has_port(53) && Header::read(look.data).is_some_and(|h| h.asks_once()) => {
             host.clear();
             Verdict::Settled(Found::payload(Class::Dns))
+        }
+        None if look.has_port(137) && Header::read(look.data).is_some_and(|h| h.asks_once()) => {
+            host.clear();
+            Verdict::Done(Found::payload(Class::Netbios))
         }
         None => Verdict::No,
     }
@@ -98,6 +102,11 @@ impl Header {
     fn read(d: &[u8]) -> Option<Self> {
         let word = |at: usize| Some(u16::from_be_bytes([*d.get(at)?, *d.get(at + 1)?]));
         Some(Self { flags: word(2)?, counts: [word(4)?, word(6)?, word(8)?, word(10)?] })
+    }
+
+    /// All that is left of some messages: an opcode that is in use (RFC 6895 §2.2, RFC 1002 §4.2.1.1), and one question.
+    fn asks_once(&self) -> bool {
+        matches!(self.flags >> 11 & 0xf, 0 | 2 | 4..=8) && self.counts[0] == 1
     }
 
     fn plausible(&self, strict: bool) -> bool {
