@@ -139,7 +139,8 @@ fn a_bad_file_is_named_and_the_others_are_still_there() {
     assert_eq!(
         rows[1],
         serde_json::json!({"file": "good.pcap", "l4": "TCP", "a": "192.0.2.1:4000", "b": "192.0.2.2:80",
-            "protocol": "http", "host": "a.example", "packets": 3, "bytes": 40 * 3 + HTTP.len() + 17})
+            "protocol": "http", "host": "a.example", "by": "payload", "host_by": "payload", "alpn": "",
+            "facts": {"method": "GET", "path": "/"}, "packets": 3, "bytes": 40 * 3 + HTTP.len() + 17})
     );
 }
 
