@@ -126,7 +126,13 @@ fn fuzz(run: &str, seconds: u32) -> Vec<Step> {
     let mut steps = vec![Step::new("fuzz: build", move || Ok(Counts::one(run::loud(&mut build)?)))];
     steps.extend(targets.into_iter().map(|target| {
         let mut command = command("run");
-        command.args([&target, "--", "-verbosity=0", "-print_final_stats=1", "-max_len=4096", "-rss_limit_mb=4096"]);
+        command.arg(&target);
+        // New inputs go into the first folder; those that earlier runs found worth keeping are in the second.
+        let (corpus, seeds) = (folder.join("corpus").join(&target), folder.join("seeds").join(&target));
+        if seeds.is_dir() && std::fs::create_dir_all(&corpus).is_ok() {
+            command.arg(corpus).arg(seeds);
+        }
+        command.args(["--", "-verbosity=0", "-print_final_stats=1", "-max_len=4096", "-rss_limit_mb=4096"]);
         command.arg(format!("-max_total_time={seconds}"));
         let dictionary = folder.join(format!("dictionaries/{target}.dict"));
         if dictionary.is_file() {
