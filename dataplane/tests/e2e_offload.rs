@@ -14,6 +14,7 @@ mod common;
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use common::{At, World, binary, traffic};
@@ -144,7 +145,15 @@ fn number(flow: &Value, key: &str) -> u64 {
 
 #[test]
 fn a_long_transfer_goes_down_and_every_byte_is_counted_once() {
-    let Some(world) = Plain::new("e2e-off-tcp", "") else { return };
+    // What is lost on the way from the server's stack to the driver nobody here can count, and a busy machine loses some: a
+    // transfer that was repeated in part shows nothing.
+    let whole = (0..5).any(|_| transfer_of_which_nothing_was_repeated());
+    assert!(whole, "each of five transfers lost packets before the driver");
+}
+
+/// Whether it was so; what it shows is asserted within.
+fn transfer_of_which_nothing_was_repeated() -> bool {
+    let Some(world) = Plain::new("e2e-off-tcp", "") else { return true };
     const REQUEST: &[u8] = b"GET /big HTTP/1.1\r\nHost: shop.example\r\n\r\n";
     const LENGTH: usize = 20 << 20;
     let listener = world.server.within(|| Ok(TcpListener::bind("10.2.0.2:80")?)).unwrap();
@@ -158,6 +167,7 @@ fn a_long_transfer_goes_down_and_every_byte_is_counted_once() {
         peer.write_all(&vec![7; LENGTH]).unwrap();
         let mut end = Vec::new();
         peer.read_to_end(&mut end).unwrap();
+        repeated(&peer)
     });
     let mut client = world.client.within(|| Ok(TcpStream::connect("10.2.0.2:80")?)).unwrap();
     client.write_all(REQUEST).unwrap();
@@ -173,8 +183,13 @@ fn a_long_transfer_goes_down_and_every_byte_is_counted_once() {
     client.read_exact(&mut got[45..]).unwrap();
     let by_driver = world.verdict("flow_forward") - by_driver;
     assert!(by_driver as usize > LENGTH / 1500, "the transfer went by the driver: {by_driver} packets");
+    let by_client = repeated(&client);
     drop(client);
-    server.join().unwrap();
+    let repeated = by_client + server.join().unwrap();
+    if repeated > 0 {
+        println!("{repeated} segments repeated: once more");
+        return false;
+    }
 
     // A host counts what it hands to its device, which may be several segments in one; every further one has 52 bytes of
     // headers (IPv4, TCP with timestamps) of its own. A packet missed or counted twice would miss its payload too.
@@ -190,6 +205,20 @@ fn a_long_transfer_goes_down_and_every_byte_is_counted_once() {
     });
     let sent = [Plain::sent(&world.client), Plain::sent(&world.server)];
     assert!(ended.is_some(), "sent {sent:?}, counted {:?}", world.flow(80));
+    true
+}
+
+/// Segments that a connection's end sent again.
+fn repeated(socket: &TcpStream) -> u32 {
+    // SAFETY: all bit patterns are valid for a struct of integers.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `info`, which has as many.
+    let got = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
+    };
+    assert_eq!(got, 0, "{}", std::io::Error::last_os_error());
+    info.tcpi_total_retrans
 }
 
 /// Numbered datagrams all the while; whatever happens meanwhile, each arrives, and in the end each is counted once.
