@@ -11,7 +11,8 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
-mount -t tmpfs -o mode=1777 tmpfs /tmp
+# Nothing is mounted there: a checkout under /tmp has its tests in this very folder.
+mkdir -p /tmp && chmod 1777 /tmp
 mount -t bpf bpf /sys/fs/bpf
 mkdir -p /run/netns /run/lock
 exec </dev/null >/dev/ttyS0 2>&1
