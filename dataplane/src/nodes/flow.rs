@@ -78,8 +78,11 @@ fn find(cx: &mut Cx<'_>, packet: &mut Packet, prepared: &Prepared, now: Tick) {
 
 #[inline(always)]
 fn open(cx: &mut Cx<'_>, prepared: &Prepared, now: Tick) -> Option<Hit> {
-    let (inspector, export) = (&mut *cx.inspector, &mut *cx.export);
+    let (inspector, export, offload) = (&mut *cx.inspector, &mut *cx.export, cx.offload);
     let end = |at, ended: &crate::flow::Flow| {
+        if let Some(client) = offload {
+            client.ended(at, ended);
+        }
         if let Some(sink) = export {
             sink.ended(at, ended, inspector, now, EndReason::LackOfResources);
         }

@@ -30,6 +30,9 @@ pub fn consider(cx: &Cx<'_>, client: &Client, packet: &Packet) -> Result<Candida
     if meta.tunnel_in != NONE || meta.tunnel_out != NONE {
         return Err(Reason::Protected);
     }
+    if cx.plan.guards_by_class {
+        return Err(Reason::ByClass);
+    }
     let at = FlowIdx(meta.flow);
     let flow = cx.flows.get(at);
     let key = flow.key();

@@ -2,7 +2,7 @@
 
 use super::candidate::Candidate;
 use super::reason::Reason;
-use crate::flow::{Direction, FlowIdx, FlowKey, FlowTable, L4State, Tick, Tier};
+use crate::flow::{Direction, Flow, FlowIdx, FlowKey, FlowTable, L4State, Tick, Tier};
 use crate::io::steer::FlowCount;
 use crate::l7::Class;
 use crate::nodes::policy::last_rule;
@@ -83,6 +83,14 @@ pub struct Client {
 }
 
 impl Client {
+    /// A flow ends in the worker's table: it must not go on in the driver. Where there is no room for the question, the next
+    /// note about the flow finds that it is gone, and asks again.
+    pub fn ended(&self, idx: FlowIdx, flow: &Flow) {
+        if flow.tier() != Tier::Worker {
+            self.lane.ask(Ask::Leave(FlowRef { idx, key: *flow.key(), created: flow.created() }));
+        }
+    }
+
     /// Takes the thread's notes over into the flows and counters. Between two batches.
     pub fn read_notes(&self, flows: &mut FlowTable, counters: &WorkerCounters) {
         // No more than came until now: others may go on pushing.

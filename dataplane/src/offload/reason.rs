@@ -57,6 +57,7 @@ reasons! {
     Driver = 26 "driver" "The driver's table could not be written; the log says why.",
     NoDeviceOffload = 27 "no_device_offload" "Tier `nic`: the driver has no XDP offload, or softdpu was built without the loader for it. The drivers of SmartNICs that run XDP in the device have it.",
     NoTransmit = 28 "no_transmit" "The port it leaves by does not take frames that other ports redirect to it, as its driver says. A veth does once its peer polls: `ethtool -K PEER gro on`.",
+    ByClass = 29 "by_class" "The policy has a rule that encrypts or drops by class or host. What a connection carries is known from its bytes, which a worker has to see: also those of the next connection of the same ports.",
 }
 
 impl Reason {

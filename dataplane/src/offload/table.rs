@@ -50,6 +50,8 @@ pub(super) type Snapshots = (Arc<ArcSwap<Plan>>, Arc<ArcSwap<Keys>>, Arc<ArcSwap
 /// What the thread and the others work with.
 pub struct Gate {
     table: Mutex<Table>,
+    /// Held for as long as entries that have left may still be acted on.
+    settling: Mutex<()>,
     steering: Arc<Steering>,
     plan: Arc<ArcSwap<Plan>>,
     keys: Arc<ArcSwap<Keys>>,
@@ -74,7 +76,17 @@ impl Gate {
             fib_generation: fib.load().generation(),
             transmits: Vec::new(),
         };
-        Self { table: Mutex::new(table), steering, plan, keys, fib, interfaces, lanes, wakers }
+        Self {
+            table: Mutex::new(table),
+            settling: Mutex::new(()),
+            steering,
+            plan,
+            keys,
+            fib,
+            interfaces,
+            lanes,
+            wakers,
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -95,12 +107,10 @@ impl Gate {
     pub fn close(&self) {
         let mut table = self.table();
         table.closed = true;
-        let any = self.take_out(&mut table, Reason::KeysChanged, |_| true) > 0;
+        self.take_out(&mut table, Reason::KeysChanged, |_| true);
         drop(table);
-        if any {
-            // With the grace period: no packet is under way any more that met an entry.
-            self.settle();
-        }
+        // With the grace period, and after one that somebody else waits for: no packet is under way any more that met an entry.
+        self.settle();
     }
 
     /// After keys were published.
@@ -214,8 +224,13 @@ impl Gate {
     /// The worker saw its end, or does not have it any more.
     pub(super) fn leave(&self, worker: usize, flow: &FlowRef) {
         let mut table = self.table();
-        if table.records.get(&(worker, flow.idx.0)).is_some_and(|record| record.flow == *flow) {
-            self.take_out(&mut table, Reason::Closing, |key| *key == (worker, flow.idx.0));
+        let key = (worker, flow.idx.0);
+        if table.records.get(&key).is_none_or(|record| record.flow != *flow) {
+            return;
+        }
+        if let Some(record) = table.records.remove(&key) {
+            self.remove(record.entries.into_iter());
+            table.leaving.push((record, Reason::Closing));
         }
     }
 
@@ -270,14 +285,14 @@ impl Gate {
     /// Reads all counters, tells the workers, and takes out what has been silent.
     pub(super) fn fold(&self) {
         let mut table = self.table();
-        let mut silent = Vec::new();
+        let mut silent = std::collections::HashSet::new();
         self.steering.ask_mut(|steer| {
             for (key, record) in &mut table.records {
                 let counts = record.entries.map(|entry| steer.flows().count(entry));
                 if counts.iter().all(|count| count.packets == 0) {
                     record.silent += 1;
                     if record.silent >= SILENT_ROUNDS {
-                        silent.push(*key);
+                        silent.insert(*key);
                     }
                 } else {
                     record.silent = 0;
@@ -297,6 +312,7 @@ impl Gate {
 
     /// Tells the workers the last counts of what has left. Waits for a grace period where something has.
     pub(super) fn settle(&self) {
+        let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
         let mut leaving = std::mem::take(&mut self.table().leaving);
         if leaving.is_empty() {
             return;

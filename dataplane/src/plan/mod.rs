@@ -21,6 +21,8 @@ pub struct Plan {
     pub asks_ports: bool,
     /// Rules name more than one tunnel: what comes out of one may have to go into another.
     pub relays: bool,
+    /// Some rule encrypts or drops by class or host.
+    pub guards_by_class: bool,
     /// First match wins.
     pub rules: Vec<Rule>,
     /// The tunnel of type xfrm, and the rule that stands for all that the kernel's policies say.
@@ -80,6 +82,7 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
     Ok(Plan {
         xfrm,
         relays,
+        guards_by_class: rules.iter().any(Rule::guards_by_class),
         generation: generation.max(1),
         name: policy.name.clone(),
         ports: policy.ports.iter().map(|port| Port { name: port.name.clone(), finish_checksums: false }).collect(),

@@ -61,6 +61,11 @@ impl Match {
 }
 
 impl Rule {
+    /// Which flows may not go on in clear, or at all, is told from what they carry.
+    pub fn guards_by_class(&self) -> bool {
+        self.has_payload_terms() && (self.tunnel.is_some() || self.drop)
+    }
+
     fn has_payload_terms(&self) -> bool {
         !self.classes.is_empty() || !self.hosts.is_empty()
     }

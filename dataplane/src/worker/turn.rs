@@ -262,7 +262,11 @@ impl Worker {
     /// Ends flows that were silent for their timeout.
     fn age(&mut self, now: u64) {
         let (inspector, export, tick) = (&mut self.inspector, &mut self.export, Tick::from_nanos(now));
+        let offload = self.offload.as_ref();
         self.flows.expire(tick, AGE_BUDGET, |at, ended| {
+            if let Some(client) = offload {
+                client.ended(at, ended);
+            }
             if let Some(sink) = export {
                 sink.ended(at, ended, inspector, tick, EndReason::Idle);
             }
