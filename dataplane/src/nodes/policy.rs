@@ -5,7 +5,7 @@ use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
-use crate::l7::Class;
+use crate::l7::{By, Class};
 use crate::plan::Plan;
 use crate::plan::rules::{self, Known, Match, Side};
 use crate::wire::{icmp, ip};
@@ -144,7 +144,8 @@ fn tunnel_in(packet: &Packet) -> Option<u16> {
 pub(super) fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let Some(flow) = flow else { return Known::default() };
     let flow = cx.flows.get(flow);
-    let host = cx.inspector.host_of(flow);
+    // A name that only a DNS answer gave is for people to read: whoever owns some name can point it at any server's address.
+    let host = cx.inspector.host_of(flow).filter(|_| flow.host_by() != By::Dns);
     Known { class: flow.is_settled().then_some(flow.class), host }
 }
 

@@ -226,7 +226,8 @@ fn look(frame: &Frame) -> Look {
     if !plain || frame.is_chain() || head < l4 + 20 || head >= bytes.len() || total + ETHERNET_LEN != bytes.len() {
         return Look::Single { l4 };
     }
-    if !checksum_ok(bytes, l3, l4) {
+    // Joined, a packet gets sums of its own: a wrong one must not become right by that.
+    if l3 == L3::V4 && !checksum::ipv4_header_ok(&bytes[ETHERNET_LEN..l4]) || !checksum_ok(bytes, l3, l4) {
         return Look::Single { l4 };
     }
     Look::Segment { l4, head, psh: tcp[13] & PSH != 0 }
