@@ -1,4 +1,4 @@
-//! `cargo xtask ebpf`: builds the steer program from source, with the toolchain this machine offers.
+//! `cargo xtask ebpf`: builds the steer program, and the one for SmartNICs, from source, with the toolchain this machine offers.
 
 use std::{
     env, fs,
@@ -30,7 +30,7 @@ impl std::fmt::Display for Toolchain {
     }
 }
 
-/// Builds `ebpf/steer` and puts the object where the dataplane's build looks for it.
+/// Builds `ebpf/steer` and puts its two objects where the dataplane's build looks for them. Gives the steer program's.
 ///
 /// # Errors
 /// No usable toolchain, no `bpf-linker`, or the build failed: the message says what to install.
@@ -68,13 +68,16 @@ pub fn build() -> Result<PathBuf> {
         .status()
         .with_context(|| format!("cannot run {cargo:?}"))?;
     if !status.success() {
-        bail!("the steer program did not build ({status}, {toolchain})");
+        bail!("the XDP programs did not build ({status}, {toolchain})");
     }
 
-    let object = root.join("target/ebpf/softdpu-steer.o");
-    install(&target_dir.join(TARGET).join("release/softdpu-steer"), &object)?;
-    eprintln!("ebpf: {} ({} KiB)", object.display(), fs::metadata(&object)?.len() / 1024);
-    Ok(object)
+    let [steer, nic] = ["softdpu-steer", "softdpu-nic"].map(|name| {
+        let object = root.join(format!("target/ebpf/{name}.o"));
+        install(&target_dir.join(TARGET).join("release").join(name), &object)?;
+        eprintln!("ebpf: {} ({} KiB)", object.display(), fs::metadata(&object)?.len() / 1024);
+        Ok(object)
+    });
+    nic.and(steer)
 }
 
 /// The compiler [`build`] uses here.
@@ -149,7 +152,7 @@ fn install(from: &Path, to: &Path) -> Result<()> {
     }
     let folder = to.parent().context("the object has a folder")?;
     fs::create_dir_all(folder)?;
-    let fresh = folder.join(format!("softdpu-steer.{}.tmp", std::process::id()));
+    let fresh = to.with_extension(format!("{}.tmp", std::process::id()));
     fs::write(&fresh, new)?;
     fs::rename(&fresh, to).with_context(|| format!("cannot put {} in place", to.display()))
 }

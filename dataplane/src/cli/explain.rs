@@ -34,7 +34,7 @@ fn explain(flow: &FlowInfo) -> Explained<'_> {
     };
     let mut refused = Vec::new();
     if flow.tier != "nic" {
-        refused.push(because("nic", Some(Reason::NoDeviceOffload)));
+        refused.push(because("nic", flow.nic_reason.as_deref().and_then(Reason::from_code)));
     }
     if !matches!(flow.tier.as_str(), "nic" | "xdp") {
         refused.push(because("xdp", flow.offload_reason.as_deref().and_then(Reason::from_code)));
@@ -70,6 +70,7 @@ fn write(explained: &Explained<'_>, out: &mut impl Write) -> std::io::Result<()>
     }
     match flow.tier.as_str() {
         "xdp" => writeln!(out, "  tier xdp: settled by worker {}, then put into the driver's table", flow.worker)?,
+        "nic" => writeln!(out, "  tier nic: settled by worker {}, then put into the device, which drops it", flow.worker)?,
         tier => writeln!(out, "  tier {tier}: worker {} handles every packet", flow.worker)?,
     }
     for tried in &explained.refused {
@@ -104,6 +105,7 @@ mod tests {
             id: "0:7".into(),
             tier: tier.into(),
             offload_reason: reason.map(str::to_owned),
+            nic_reason: Some("no_device_offload".into()),
             ..FlowInfo::default()
         };
         let mut out = Vec::new();

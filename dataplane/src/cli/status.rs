@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::args::StatusArgs;
 use super::ask::ask;
 use super::show::{Rows, bytes, clean, count, duration, number, or_dash};
-use crate::control::{Status, client};
+use crate::control::{NicStatus, Status, client};
 
 /// How long rates are measured.
 const INTERVAL: Duration = Duration::from_millis(333);
@@ -28,6 +28,18 @@ pub fn run(args: &StatusArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// How it went with a port's device, in a line.
+fn device(nic: &NicStatus) -> String {
+    match (nic.state.as_str(), &nic.message) {
+        ("loaded", _) => format!("in the device: {} of {} flows", nic.flows, nic.capacity),
+        (state, Some(message)) => {
+            let reason = nic.reason.as_deref().map(|code| format!(" ({code})")).unwrap_or_default();
+            format!("device {state}{reason}: {message}")
+        }
+        (state, None) => format!("device {state}"),
+    }
+}
+
 /// The page: figures of `now`, rates since `before`.
 pub fn view(before: &Status, now: &Status) -> String {
     let mut page = format!(
@@ -43,6 +55,9 @@ pub fn view(before: &Status, now: &Status) -> String {
     }
     section(&mut page, "Ports", &ports(before, now));
     for port in &now.ports {
+        if let Some(nic) = &port.nic {
+            let _ = writeln!(page, "   {}: {}", clean(&port.name), clean(&device(nic)));
+        }
         for note in &port.notes {
             let _ = writeln!(page, "   {}: {}", clean(&port.name), clean(note));
         }

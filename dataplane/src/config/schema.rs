@@ -10,6 +10,7 @@ use super::at::At;
 use super::places::{
     Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
+use crate::offload::NicMode;
 use super::values::{HostPattern, PortRange, Prefix, Protocol, Span};
 
 /// A softdpu policy: what the host has and allows.
@@ -141,6 +142,9 @@ pub struct Offload {
     /// Whether a flow stays with the worker until it is known what it carries. Where rules ask for classes or hosts a flow
     /// waits in any case until its rule is settled. Default true.
     pub wait_for_class: Option<At<bool>>,
+    /// Whether SmartNICs are asked to drop what rules drop, in the device: "auto" asks each port's and goes on without those that
+    /// refuse, "off" asks none, "require" does not start unless all take it. Default "auto".
+    pub nic: Option<At<NicMode>>,
 }
 
 /// Where flows are told of.

@@ -12,7 +12,7 @@ pub mod types;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status,
+    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PortStatus, ReplayReport, RuleStatus, Status,
     SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
 

@@ -77,9 +77,29 @@ pub struct PortStatus {
     pub queues: u32,
     pub rx: Traffic,
     pub tx: Traffic,
+    /// The device itself, of ports of kind xdp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nic: Option<NicStatus>,
     /// What is less than was asked for, in words: "native XDP refused: …".
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// How it went with a port's device, tier `nic`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicStatus {
+    /// "loaded", "refused", "off", or "lost" when it was loaded once.
+    pub state: String,
+    /// Code of docs/offload-reasons.md, unless it is loaded.
+    pub reason: Option<String>,
+    /// Of the kernel, where it refused.
+    pub errno: Option<i32>,
+    /// What was refused and why, with the verifier's words if it had any.
+    pub message: Option<String>,
+    /// Flows that the device has room for.
+    pub capacity: u32,
+    /// Flows that it has.
+    pub flows: u32,
 }
 
 /// A worker.
@@ -231,6 +251,9 @@ pub struct FlowInfo {
     /// Why it is on no higher tier: a code of `docs/offload-reasons.md`. `None`: it is, or nothing was tried yet.
     #[serde(default)]
     pub offload_reason: Option<String>,
+    /// Why it is not in the device (tier `nic`), likewise. `None`: it is, or nothing was tried yet.
+    #[serde(default)]
+    pub nic_reason: Option<String>,
     /// "tcp", "udp", "icmp", or the protocol number.
     pub l4: String,
     /// The initiator, `ip:port`, IPv6 in brackets.

@@ -5,6 +5,7 @@ pub mod error;
 pub mod fault;
 pub mod frame;
 pub mod loopback;
+pub mod nic;
 pub mod pcap;
 pub mod pool;
 pub mod port;

@@ -2,7 +2,7 @@
 //! the first that may do, and then, where something stood against it, every few or every thousand.
 
 use crate::flow::tcp::{FIN, RST, SYN};
-use crate::flow::{Direction, FlowIdx, L4State, Tier};
+use crate::flow::{Direction, Flow, FlowIdx, L4State, Tier};
 use crate::graph::packet::NO_FLOW;
 use crate::graph::{Batch, Cx, Node, Packet};
 use crate::offload::candidate::consider;
@@ -28,7 +28,6 @@ impl Node for Offload {
 #[inline]
 fn look(cx: &mut Cx<'_>, client: &Client, packet: &Packet) {
     let flow = cx.flows.get(FlowIdx(packet.meta.flow));
-    let packets = flow.packets(Direction::FromInitiator).wrapping_add(flow.packets(Direction::FromResponder));
     if flow.tier() != Tier::Worker {
         // SYN, FIN and RST come up here: the end of the entry, whatever the worker makes of them.
         let ends = packet.headers.proto == proto::TCP && packet.headers.tcp_flags & (SYN | FIN | RST) != 0;
@@ -38,7 +37,15 @@ fn look(cx: &mut Cx<'_>, client: &Client, packet: &Packet) {
         }
         return;
     }
-    let due = match Reason::of(flow.offload_reason) {
+    if is_due(flow) {
+        propose(cx, client, packet);
+    }
+}
+
+/// Whether it is time to look at a flow of the worker's (again).
+pub fn is_due(flow: &Flow) -> bool {
+    let packets = flow.packets(Direction::FromInitiator).wrapping_add(flow.packets(Direction::FromResponder));
+    match Reason::of(flow.offload_reason) {
         None => true,
         Some(Reason::ByHand) => false,
         Some(Reason::Asked) => packets.is_multiple_of(256),
@@ -46,9 +53,6 @@ fn look(cx: &mut Cx<'_>, client: &Client, packet: &Packet) {
         // Young flows change with every packet.
         Some(reason) if reason.passes() => packets < 64 || packets.is_multiple_of(16),
         Some(_) => packets.is_multiple_of(1024),
-    };
-    if due {
-        propose(cx, client, packet);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
 use crate::l7::{By, Class};
+use crate::offload::nic;
 use crate::plan::Plan;
 use crate::plan::rules::{self, Known, Match, Side};
 use crate::wire::{icmp, ip};
@@ -47,6 +48,7 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         counter.add(1, len);
     }
     if plan.drop {
+        nic::look(cx, packet);
         return Err(DropReason::PolicyDrop);
     }
     let tunnel = plan.tunnel.unwrap_or(NONE);

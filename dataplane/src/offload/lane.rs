@@ -1,6 +1,7 @@
 //! The two bounded queues between a worker and the thread, and the worker's end of them.
 
 use super::candidate::Candidate;
+use super::nic::Blocked;
 use super::reason::Reason;
 use crate::flow::{Direction, Flow, FlowIdx, FlowKey, FlowTable, L4State, Tick, Tier};
 use crate::io::steer::FlowCount;
@@ -28,6 +29,8 @@ pub struct FlowRef {
 #[derive(Clone, Debug)]
 pub enum Ask {
     Place(Candidate),
+    /// A rule drops it: for the device.
+    Block(Blocked),
     /// FIN or RST, or the flow is not there any more.
     Leave(FlowRef),
 }
@@ -44,6 +47,8 @@ pub struct Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     Placed,
+    /// Into the device, which drops it.
+    Blocked,
     Refused(Reason),
     Counted([FlowCount; 2]),
     Left(Reason, [FlowCount; 2]),
@@ -78,6 +83,8 @@ pub struct Client {
     pub lane: Arc<Lane>,
     /// Interface index per port, 0 for ports that are not of kind xdp.
     pub interfaces: Arc<[u32]>,
+    /// Whether a port's device takes flows.
+    pub devices: Arc<[bool]>,
     pub min_packets: u64,
     pub wait_for_class: bool,
 }
@@ -102,7 +109,7 @@ impl Client {
 
     fn read(&self, note: &Note, flows: &mut FlowTable, counters: &WorkerCounters) {
         let Some(flow) = flows.held(note.flow.idx, &note.flow.key, note.flow.created) else {
-            if matches!(note.what, What::Placed | What::Counted(_)) {
+            if matches!(note.what, What::Placed | What::Blocked | What::Counted(_)) {
                 // Where it does not fit, the next note finds the same.
                 self.lane.ask(Ask::Leave(note.flow));
             }
@@ -118,6 +125,11 @@ impl Client {
                 if flow.state().is_tcp() && flow.state() != L4State::TcpEstablished {
                     self.lane.ask(Ask::Leave(note.flow));
                 }
+                return;
+            }
+            What::Blocked => {
+                flow.set_tier(Tier::Nic);
+                flow.offload_reason = 0;
                 return;
             }
             What::Refused(reason) => return flow.offload_reason = reason as u8,

@@ -11,18 +11,22 @@
 //! worker, whose flow goes on ageing and counting as if it had seen the packets. Every packet is counted once: by the entry,
 //! or by the worker.
 //!
+//! A flow that a rule drops is proposed to the device it comes by, where that takes such ([`nic`]).
+//!
 //! A flow that a rule protects is never proposed. Before a snapshot of keys that may protect other flows is in force, the
 //! [`Gate`] takes all entries out, and nothing gets in until workers have the new one.
 
 pub mod candidate;
 mod flow_name;
 pub mod lane;
+pub mod nic;
 pub mod reason;
 mod reason_docs;
 mod table;
 pub mod thread;
 
 pub use flow_name::FlowName;
+pub use nic::NicMode;
 pub use lane::{Ask, Client, FlowRef, Lane, Note, What};
 pub use reason::Reason;
 pub use table::Gate;

@@ -55,9 +55,13 @@ reasons! {
     SamePort = 24 "same_port" "It leaves by the port it came in by.",
     LinkDown = 25 "link_down" "The port it leaves by is down.",
     Driver = 26 "driver" "The driver's table could not be written; the log says why.",
-    NoDeviceOffload = 27 "no_device_offload" "Tier `nic`: the driver has no XDP offload, or softdpu was built without the loader for it. The drivers of SmartNICs that run XDP in the device have it.",
+    NoDeviceOffload = 27 "no_device_offload" "Tier `nic`: the driver of the port it comes by has no XDP in the device. The drivers of SmartNICs that run XDP programs have.",
     NoTransmit = 28 "no_transmit" "The port it leaves by does not take frames that other ports redirect to it, as its driver says. A veth does once its peer polls: `ethtool -K PEER gro on`.",
     ByClass = 29 "by_class" "The policy has a rule that encrypts or drops by class or host. What a connection carries is known from its bytes, which a worker has to see: also those of the next connection of the same ports.",
+    NicOff = 30 "nic_off" "Tier `nic`: `nic = \"off\"` or `enabled = false` in `[offload]`.",
+    NicRefused = 31 "nic_refused" "Tier `nic`: the device was asked and refused the table or the program. `softdpu status` has the kernel's error and the verifier's words.",
+    NicOnlyDrops = 32 "nic_only_drops" "Tier `nic`: of what flows need, a device only drops; this one is to be forwarded.",
+    NicFull = 33 "nic_full" "Tier `nic`: the device has no room for more flows. `softdpu status` says how many it took.",
 }
 
 impl Reason {

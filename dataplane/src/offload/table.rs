@@ -3,6 +3,7 @@
 
 use super::candidate::Candidate;
 use super::lane::{FlowRef, Lane, Note, What};
+use super::nic::{Blocked, Nics};
 use super::reason::Reason;
 use crate::flow::Tick;
 use crate::host::fib::{Adjacency, Fib, Hop, PortId};
@@ -42,6 +43,7 @@ pub(super) struct Table {
     fib_generation: u32,
     /// By port: whether it takes redirected frames, as of the last look.
     transmits: Vec<bool>,
+    nics: Nics,
 }
 
 /// What verdicts and routes are found in.
@@ -66,8 +68,8 @@ impl Gate {
         steering: Arc<Steering>,
         (plan, keys, fib): Snapshots,
         interfaces: Arc<[u32]>,
-        lanes: Vec<Arc<Lane>>,
-        wakers: Vec<Waker>,
+        (lanes, wakers): (Vec<Arc<Lane>>, Vec<Waker>),
+        nics: Nics,
     ) -> Self {
         let table = Table {
             records: HashMap::new(),
@@ -75,6 +77,7 @@ impl Gate {
             closed: false,
             fib_generation: fib.load().generation(),
             transmits: Vec::new(),
+            nics,
         };
         Self {
             table: Mutex::new(table),
@@ -93,9 +96,20 @@ impl Gate {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Flows in the driver.
+    /// Flows in the driver and in devices.
     pub fn len(&self) -> usize {
-        self.table().records.len()
+        let table = self.table();
+        table.records.len() + table.nics.len()
+    }
+
+    /// Flows that a port's device has, and `None` where it has none or is gone.
+    pub fn in_device(&self, port: usize) -> Option<u32> {
+        self.table().nics.flows(port)
+    }
+
+    /// All that devices dropped: packets, and bytes without link headers.
+    pub fn dropped_by_devices(&self) -> FlowCount {
+        self.table().nics.dropped()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -126,11 +140,12 @@ impl Gate {
 
     /// Takes out the flows that `leaves` names. Their packets meet the rules from here on.
     fn take_out(&self, table: &mut Table, why: Reason, leaves: impl Fn(&(usize, u32)) -> bool) -> usize {
+        let blocked = table.nics.take_out(why, &leaves, |worker, flow, what| self.tell(worker, flow, what));
         let gone: Vec<Record> = table.records.extract_if(|key, _| leaves(key)).map(|(_, record)| record).collect();
         self.remove(gone.iter().flat_map(|record| record.entries));
         let count = gone.len();
         table.leaving.extend(gone.into_iter().map(|record| (record, why)));
-        count
+        count + blocked
     }
 
     fn remove(&self, entries: impl Iterator<Item = EntryId>) {
@@ -158,6 +173,19 @@ impl Gate {
         };
         // Without the note the flow counts on, and the next counts find it: only its tier is not shown.
         self.tell(worker, candidate.flow, what);
+    }
+
+    /// Has a device drop a proposed flow.
+    pub(super) fn block(&self, worker: usize, blocked: &Blocked) {
+        let mut table = self.table();
+        // As for others below.
+        let generation = self.plan.load().generation.wrapping_add(self.keys.load().selection);
+        let placed = if table.closed || generation != blocked.generation {
+            Err(Reason::Changing)
+        } else {
+            table.nics.place(worker, blocked)
+        };
+        self.tell(worker, blocked.flow, placed.map_or_else(What::Refused, |()| What::Blocked));
     }
 
     fn try_place(&self, table: &mut Table, worker: usize, candidate: &Candidate) -> Result<Record, Reason> {
@@ -224,6 +252,7 @@ impl Gate {
     /// The worker saw its end, or does not have it any more.
     pub(super) fn leave(&self, worker: usize, flow: &FlowRef) {
         let mut table = self.table();
+        table.nics.leave(worker, flow, |worker, flow, what| self.tell(worker, flow, what));
         let key = (worker, flow.idx.0);
         if table.records.get(&key).is_none_or(|record| record.flow != *flow) {
             return;
@@ -285,6 +314,7 @@ impl Gate {
     /// Reads all counters, tells the workers, and takes out what has been silent.
     pub(super) fn fold(&self) {
         let mut table = self.table();
+        table.nics.fold(|worker, flow, what| self.tell(worker, flow, what));
         let mut silent = std::collections::HashSet::new();
         self.steering.ask_mut(|steer| {
             for (key, record) in &mut table.records {

@@ -1,6 +1,7 @@
 //! The thread that puts flows into the driver's table and takes their counters out.
 
 use super::lane::{Ask, Client, Lane};
+use super::nic::{NicMode, Nics};
 use super::table::Gate;
 use crate::host::watch::AskQueue;
 use crate::tunnel::steering::Steering;
@@ -25,11 +26,13 @@ pub struct Setting {
     pub capacity: u32,
     pub min_packets: u64,
     pub wait_for_class: bool,
+    /// Whether devices are asked to take what rules drop.
+    pub nic: NicMode,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { enabled: true, capacity: 16_384, min_packets: 4, wait_for_class: true }
+        Self { enabled: true, capacity: 16_384, min_packets: 4, wait_for_class: true, nic: NicMode::Auto }
     }
 }
 
@@ -42,15 +45,18 @@ pub struct Lanes {
     lanes: Vec<Arc<Lane>>,
     interfaces: Arc<[u32]>,
     setting: Setting,
+    nics: Nics,
+    devices: Arc<[bool]>,
 }
 
 impl Lanes {
-    /// `interfaces`: index per port, `None` for ports that are not of kind xdp.
-    pub fn new(setting: Setting, interfaces: &[Option<u32>], workers: usize) -> Self {
+    /// `interfaces`: index per port, `None` for ports that are not of kind xdp. `nics`: those of them that take flows.
+    pub fn new(setting: Setting, interfaces: &[Option<u32>], workers: usize, nics: Nics) -> Self {
         let thread = Arc::new(OnceLock::new());
         let lanes = (0..workers).map(|_| Lane::new(thread.clone())).collect();
         let interfaces = interfaces.iter().map(|index| index.unwrap_or(0)).collect();
-        Self { thread, lanes, interfaces, setting }
+        let devices = nics.there().into();
+        Self { thread, lanes, interfaces, setting, nics, devices }
     }
 
     pub fn unparker(&self) -> Unparker {
@@ -62,6 +68,7 @@ impl Lanes {
         Some(Client {
             lane: self.lanes.get(worker)?.clone(),
             interfaces: self.interfaces.clone(),
+            devices: self.devices.clone(),
             min_packets: self.setting.min_packets,
             wait_for_class: self.setting.wait_for_class,
         })
@@ -79,7 +86,7 @@ impl Lanes {
         asks: Arc<AskQueue>,
     ) -> Result<Offload> {
         let from = (shared.plan.clone(), shared.keys.clone(), shared.fib.clone());
-        let gate = Arc::new(Gate::new(steering, from, self.interfaces, self.lanes, wakers));
+        let gate = Arc::new(Gate::new(steering, from, self.interfaces, (self.lanes, wakers), self.nics));
         let stop = Arc::new(AtomicBool::new(false));
         let (its_gate, its_stop) = (gate.clone(), stop.clone());
         let thread = std::thread::Builder::new()
@@ -140,6 +147,7 @@ fn run(gate: &Gate, stop: &AtomicBool, asks: &AskQueue) {
                 let Some(ask) = lane.asks.pop() else { break };
                 match ask {
                     Ask::Place(candidate) => gate.place(worker, &candidate),
+                    Ask::Block(blocked) => gate.block(worker, &blocked),
                     Ask::Leave(flow) => gate.leave(worker, &flow),
                 }
             }

@@ -7,12 +7,12 @@ use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
-    CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status,
+    CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PortStatus, RuleStatus, Status,
     SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
-use crate::flow::{Direction, Flow, FlowIdx, Tick};
+use crate::flow::{Direction, Flow, FlowIdx, Tick, Tier};
 use crate::graph::DropReason;
-use crate::offload::{Offload, Reason};
+use crate::offload::{Offload, Reason, nic};
 use crate::plan::Plan;
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::export;
@@ -30,6 +30,8 @@ use std::time::Instant;
 
 /// Flow table entries that a worker looks at per question, so that listing flows does not hold up packets.
 const SCAN: usize = 2048;
+/// What is said of drops by devices.
+const NIC_DROP: &str = "A rule with `action = \"drop\"`, in the device: the flow was on tier nic.";
 
 /// What is known of a port once it is open.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +42,8 @@ pub struct PortFacts {
     pub mode: Option<String>,
     pub copy: Option<String>,
     pub queues: u32,
+    /// Of ports of kind xdp: how it went with the device.
+    pub nic: Option<nic::State>,
     pub notes: Vec<String>,
 }
 
@@ -113,7 +117,8 @@ impl Instance {
     }
 
     fn port_status(&self, counters: &Snapshot) -> Vec<PortStatus> {
-        let with_traffic = |(facts, traffic): (&PortFacts, &crate::telemetry::snapshot::PortTraffic)| PortStatus {
+        type Counted<'a> = (usize, (&'a PortFacts, &'a crate::telemetry::snapshot::PortTraffic));
+        let with_traffic = |(at, (facts, traffic)): Counted<'_>| PortStatus {
             name: facts.name.clone(),
             kind: facts.kind.clone(),
             interface: facts.interface.clone(),
@@ -122,9 +127,44 @@ impl Instance {
             queues: facts.queues,
             rx: traffic.rx,
             tx: traffic.tx,
+            nic: self.nic_status(at, facts),
             notes: facts.notes.clone(),
         };
-        self.ports.iter().zip(&counters.ports).map(with_traffic).collect()
+        self.ports.iter().zip(&counters.ports).enumerate().map(with_traffic).collect()
+    }
+
+    fn nic_status(&self, port: usize, facts: &PortFacts) -> Option<NicStatus> {
+        let flows = self.offload.as_ref().and_then(|offload| offload.gate().in_device(port));
+        let status = |state: &str| NicStatus { state: state.to_owned(), ..NicStatus::default() };
+        Some(match (facts.nic.as_ref()?, flows) {
+            (nic::State::Off, _) => NicStatus { reason: Some(Reason::NicOff.code().to_owned()), ..status("off") },
+            (nic::State::Loaded(capacity), Some(flows)) => NicStatus { capacity: *capacity, flows, ..status("loaded") },
+            (nic::State::Loaded(_), None) => {
+                NicStatus { reason: Some(Reason::NoDeviceOffload.code().to_owned()), ..status("lost") }
+            }
+            (nic::State::Refused(reason, refused), _) => NicStatus {
+                reason: Some(reason.code().to_owned()),
+                errno: refused.errno,
+                message: Some(refused.to_string()),
+                ..status("refused")
+            },
+        })
+    }
+
+    /// Why no flow is in a device: what is said of all ports' devices, the nearest to success first. `None` where one is at
+    /// work.
+    fn no_device(&self) -> Option<Reason> {
+        let of = |port: &PortFacts| match port.nic.as_ref()? {
+            nic::State::Off => Some(Reason::NicOff),
+            nic::State::Loaded(_) => None,
+            nic::State::Refused(reason, _) => Some(*reason),
+        };
+        if self.ports.iter().any(|port| matches!(port.nic, Some(nic::State::Loaded(_)))) {
+            return None;
+        }
+        let reasons: Vec<Reason> = self.ports.iter().filter_map(of).collect();
+        let first = [Reason::NicRefused, Reason::NicOff].into_iter().find(|reason| reasons.contains(reason));
+        Some(first.unwrap_or(Reason::NoDeviceOffload))
     }
 
     fn worker_status(&self, counters: &Snapshot) -> Vec<WorkerStatus> {
@@ -176,6 +216,11 @@ impl Instance {
                 drops.push(DropCount { reason, node, count: count.packets, help });
             }
             verdicts.push(XdpVerdict { verdict, packets: count.packets, bytes: count.bytes });
+        }
+        let by_devices = self.offload.as_ref().map_or(0, |offload| offload.gate().dropped_by_devices().packets);
+        if by_devices > 0 {
+            let (reason, node, help) = ("nic_drop".to_owned(), "nic".to_owned(), NIC_DROP.to_owned());
+            drops.push(DropCount { reason, node, count: by_devices, help });
         }
         (rules.collect(), verdicts, drops)
     }
@@ -239,6 +284,9 @@ fn wanted(
 
 fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, generation): (&Plan, u32)) -> FlowInfo {
     let rule = crate::nodes::policy::rule_of(flow, plan, generation);
+    let offload_reason = Reason::of(flow.offload_reason);
+    // What a rule drops is proposed to devices only, everything else to drivers only.
+    let drops = rule.is_some_and(|rule| rule.drop);
     let seconds = |ticks: u32| f64::from(ticks) / f64::from(Tick::PER_SECOND);
     FlowInfo {
         worker,
@@ -255,7 +303,12 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         host: host.map(str::to_owned),
         tier: flow.tier().name().to_owned(),
         id: String::new(),
-        offload_reason: Reason::of(flow.offload_reason).map(|reason| reason.code().to_owned()),
+        offload_reason: offload_reason.filter(|_| !drops).map(|reason| reason.code().to_owned()),
+        nic_reason: match flow.tier() {
+            Tier::Nic => None,
+            _ if drops => offload_reason.map(|reason| reason.code().to_owned()),
+            _ => Some(Reason::NicOnlyDrops.code().to_owned()),
+        },
         packets_ab: flow.packets(Direction::FromInitiator),
         bytes_ab: flow.bytes(Direction::FromInitiator),
         packets_ba: flow.packets(Direction::FromResponder),
@@ -363,8 +416,9 @@ impl ControlSource for Instance {
     fn counters(&self) -> Snapshot {
         let mut counters = Snapshot::take(&self.names, self.workers.iter().map(|worker| &*worker.counters));
         let (_, _, drops) = self.steer_status();
+        let name = |drop: &DropCount| if drop.node == "nic" { drop.reason.clone() } else { format!("steer_{}", drop.reason) };
         counters.drops.extend(
-            drops.into_iter().map(|drop| DropTraffic { reason: format!("steer_{}", drop.reason), packets: drop.count }),
+            drops.into_iter().map(|drop| DropTraffic { reason: name(&drop), packets: drop.count }),
         );
         counters
     }
@@ -381,6 +435,9 @@ impl ControlSource for Instance {
                 if found.len() >= filter.limit {
                     break;
                 }
+            }
+            if let Some(reason) = self.no_device() {
+                found.iter_mut().for_each(|flow| flow.nic_reason = Some(reason.code().to_owned()));
             }
             Ok(found)
         })

@@ -25,12 +25,13 @@ use crate::io::steer::{AttachMode, LoadOptions, Steer};
 use crate::io::tap::{TapPort, TapQueue, device};
 use crate::io::umem::Umem;
 use crate::io::xdp::{XdpSpec, open_ports};
-use crate::offload::{Lanes, Unparker};
+use crate::offload::nic::{self, Nics};
+use crate::offload::{Lanes, NicMode, Setting, Unparker};
 use crate::telemetry::export::Exporter;
 use crate::tunnel;
 use crate::tunnel::steering::Steering;
 use crate::tunnel::wireguard::uapi_server;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -100,7 +101,7 @@ async fn go(
     let exporter = host.blueprint.exporter()?;
     let mut workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
-    let lanes = host.lanes(&mut workers);
+    let lanes = host.lanes(&mut workers)?;
     let watcher = host.watch(&wakers, lanes.as_ref().map(Lanes::unparker)).await?;
     let to_wake = wakers.clone();
     host.blueprint.on_new_keys(Box::new(move || to_wake.iter().for_each(Waker::wake)));
@@ -375,17 +376,51 @@ impl Host {
     }
 
     /// The queues between the workers and the thread that offloads; each worker gets its end.
-    fn lanes(&self, workers: &mut [Ready]) -> Option<Lanes> {
+    fn lanes(&mut self, workers: &mut [Ready]) -> Result<Option<Lanes>> {
         let setting = self.blueprint.policy.offload;
+        let nics = self.devices(setting)?;
         if !setting.enabled || self.steer.is_none() {
-            return None;
+            return Ok(None);
         }
         let interfaces: Vec<Option<u32>> = self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect();
-        let lanes = Lanes::new(setting, &interfaces, workers.len());
+        let lanes = Lanes::new(setting, &interfaces, workers.len(), nics);
         for (at, ready) in workers.iter_mut().enumerate() {
             ready.worker.offload = lanes.client(at);
         }
-        Some(lanes)
+        Ok(Some(lanes))
+    }
+
+    /// Asks the devices of the ports to take flows; the ports' facts say how it went.
+    fn devices(&mut self, setting: Setting) -> Result<Nics> {
+        let mut devices = Vec::new();
+        for (interface, facts) in self.interfaces().into_iter().zip(&mut self.facts) {
+            let (device, state) = match interface {
+                None => (None, None),
+                Some(_) if !setting.enabled || setting.nic == NicMode::Off => (None, Some(nic::State::Off)),
+                Some(index) => {
+                    let (device, state) = nic::open(index, setting.capacity);
+                    (device, Some(state))
+                }
+            };
+            match &state {
+                Some(nic::State::Refused(reason, refused)) if setting.nic == NicMode::Require => bail!(
+                    "port `{}`: {refused} ({}). `nic = \"require\"` in [offload] needs a device that takes it; with \"auto\" \
+                     softdpu goes on without",
+                    facts.name,
+                    reason.code()
+                ),
+                Some(nic::State::Refused(reason, refused)) => {
+                    tracing::debug!(port = facts.name, reason = reason.code(), "the device takes no flows: {refused}");
+                }
+                Some(nic::State::Loaded(capacity)) => {
+                    tracing::info!(port = facts.name, flows = capacity, "the device takes flows that rules drop");
+                }
+                Some(nic::State::Off) | None => {}
+            }
+            facts.nic = state;
+            devices.push(device);
+        }
+        Ok(Nics::new(devices))
     }
 
     /// Publishes the first forwarding table and keeps it true. `offload`: who else wants to know of a new one.

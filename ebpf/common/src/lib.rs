@@ -4,4 +4,5 @@
 
 pub mod flows;
 pub mod maps;
+pub mod nic;
 pub mod walk;

@@ -92,7 +92,7 @@ impl Frame {
 
     /// Bytes of the frame that can be read: all of it but the further buffers of a multi-buffer frame.
     #[inline(always)]
-    fn linear(&self) -> usize {
+    pub fn linear(&self) -> usize {
         self.end - self.data
     }
 

@@ -31,7 +31,7 @@ impl Line {
     }
 
     /// The suite of Debian that has it.
-    fn suite(self) -> &'static str {
+    pub fn suite(self) -> &'static str {
         match self {
             Self::V6_12 => "trixie",
             Self::V7_2 => "forky",
@@ -165,13 +165,13 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// apt with folders and one source of its own.
-struct Apt {
+pub struct Apt {
     folder: PathBuf,
 }
 
 impl Apt {
     /// Fetches the list of a suite, from the mirror that the machine itself uses.
-    fn new(suite: &str, folder: &Path) -> Result<Self> {
+    pub fn new(suite: &str, folder: &Path) -> Result<Self> {
         let this = Self { folder: folder.to_owned() };
         for part in ["apt/lists/partial", "apt/cache/archives/partial"] {
             fs::create_dir_all(folder.join(part))?;
@@ -188,7 +188,7 @@ impl Apt {
         Ok(this)
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let mut set = |key: &str, value: &str| {
             command.arg("-o").arg(format!("{key}={value}"));
@@ -220,7 +220,7 @@ impl Apt {
         Ok(packages)
     }
 
-    fn download(&self, packages: &[String]) -> Result<()> {
+    pub fn download(&self, packages: &[String]) -> Result<()> {
         quiet(self.command("apt-get").args(["-q", "download"]).args(packages)).map(|_| ())
     }
 }
@@ -260,7 +260,7 @@ fn mirror() -> Result<String> {
 }
 
 /// Runs a command and gives what it printed; its words are shown only when it fails.
-fn quiet(command: &mut Command) -> Result<String> {
+pub fn quiet(command: &mut Command) -> Result<String> {
     let what = softdpu_testbed::process::describe(command);
     let what: String = what.chars().take(200).collect();
     let output = command.output().with_context(|| format!("start {what}"))?;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   kernel     downloads and unpacks a kernel package          target/vm/KERNEL/
+//!   netdevsim  builds that module for it, where a test wants it
 //!   binaries   builds softdpu and dataplane/tests/vm_*.rs
 //!   image      puts both, modules and programs into an initramfs
 //!   machine    runs QEMU, follows the second serial line        init.sh is what runs inside
@@ -15,6 +16,7 @@ mod cpio;
 mod image;
 mod kernel;
 mod machine;
+mod netdevsim;
 mod protocol;
 mod report;
 
@@ -120,6 +122,9 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
     for line in lines {
         let start = Instant::now();
         let kernel = kernel::get(line)?;
+        if jobs.iter().any(|job| job.file == "vm_nic") {
+            netdevsim(&kernel);
+        }
         let image = image::make(&kernel, &built.softdpu, &jobs, Duration::from_secs(arguments.test_time))?;
         let size = std::fs::metadata(&image)?.len() >> 20;
         say(&format!(
@@ -168,6 +173,13 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
     }
     report::show(&runs, arguments.json)?;
     Ok(runs)
+}
+
+/// The tests of `vm_nic` skip themselves without it, and say so: it takes a download of another size.
+fn netdevsim(kernel: &kernel::Kernel) {
+    if let Err(error) = netdevsim::get(kernel) {
+        say(&format!("Linux {} goes without netdevsim: {error:#}", kernel.release));
+    }
 }
 
 /// Says what is done now.

@@ -131,6 +131,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         capacity: file.offload.capacity.as_ref().map_or(plain.capacity, |c| **c),
         min_packets: file.offload.min_packets.as_ref().map_or(plain.min_packets, |n| u64::from(**n)),
         wait_for_class: file.offload.wait_for_class.as_ref().map_or(plain.wait_for_class, |on| **on),
+        nic: file.offload.nic.as_ref().map_or(plain.nic, |mode| **mode),
     };
     let export = export(&file.export, &mut check);
     let mut ports = ports::ports(&file.port, &workers, &mut check);
