@@ -20,8 +20,8 @@ fn embed(name: &str, variable: &str) {
     println!("cargo:rerun-if-env-changed={variable}");
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
-    let object = env::var_os(variable)
-        .map_or_else(|| manifest.join(format!("../target/ebpf/softdpu-{name}.o")), PathBuf::from);
+    let object =
+        env::var_os(variable).map_or_else(|| manifest.join(format!("../target/ebpf/softdpu-{name}.o")), PathBuf::from);
     // A file that is not there yet counts as changed once it is.
     println!("cargo:rerun-if-changed={}", object.display());
 

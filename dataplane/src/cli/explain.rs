@@ -70,7 +70,9 @@ fn write(explained: &Explained<'_>, out: &mut impl Write) -> std::io::Result<()>
     }
     match flow.tier.as_str() {
         "xdp" => writeln!(out, "  tier xdp: settled by worker {}, then put into the driver's table", flow.worker)?,
-        "nic" => writeln!(out, "  tier nic: settled by worker {}, then put into the device, which drops it", flow.worker)?,
+        "nic" => {
+            writeln!(out, "  tier nic: settled by worker {}, then put into the device, which drops it", flow.worker)?
+        }
         tier => writeln!(out, "  tier {tier}: worker {} handles every packet", flow.worker)?,
     }
     for tried in &explained.refused {

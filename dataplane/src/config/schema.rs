@@ -10,8 +10,8 @@ use super::at::At;
 use super::places::{
     Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
-use crate::offload::NicMode;
 use super::values::{HostPattern, PortRange, Prefix, Protocol, Span};
+use crate::offload::NicMode;
 
 /// A softdpu policy: what the host has and allows.
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -12,8 +12,8 @@ pub mod types;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PortStatus, ReplayReport, RuleStatus, Status,
-    SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PortStatus, ReplayReport,
+    RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
 
 use crate::telemetry::snapshot::Snapshot;

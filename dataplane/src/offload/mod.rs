@@ -26,8 +26,8 @@ mod table;
 pub mod thread;
 
 pub use flow_name::FlowName;
-pub use nic::NicMode;
 pub use lane::{Ask, Client, FlowRef, Lane, Note, What};
+pub use nic::NicMode;
 pub use reason::Reason;
 pub use table::Gate;
 pub use thread::{Lanes, Offload, Setting, Unparker};

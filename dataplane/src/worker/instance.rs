@@ -7,8 +7,8 @@ use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
-    CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PortStatus, RuleStatus, Status,
-    SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PortStatus, RuleStatus,
+    Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
 use crate::flow::{Direction, Flow, FlowIdx, Tick, Tier};
 use crate::graph::DropReason;
@@ -416,10 +416,9 @@ impl ControlSource for Instance {
     fn counters(&self) -> Snapshot {
         let mut counters = Snapshot::take(&self.names, self.workers.iter().map(|worker| &*worker.counters));
         let (_, _, drops) = self.steer_status();
-        let name = |drop: &DropCount| if drop.node == "nic" { drop.reason.clone() } else { format!("steer_{}", drop.reason) };
-        counters.drops.extend(
-            drops.into_iter().map(|drop| DropTraffic { reason: name(&drop), packets: drop.count }),
-        );
+        let name =
+            |drop: &DropCount| if drop.node == "nic" { drop.reason.clone() } else { format!("steer_{}", drop.reason) };
+        counters.drops.extend(drops.into_iter().map(|drop| DropTraffic { reason: name(&drop), packets: drop.count }));
         counters
     }
 

@@ -44,7 +44,9 @@ fn build(kernel: &Kernel, fresh: &Path) -> Result<PathBuf> {
     let apt = Apt::new(kernel.line.suite(), fresh)?;
     let headers = format!("linux-headers-{}", kernel.release);
     let (source, version) = source(&apt, &headers)?;
-    say(&format!("downloading {headers} with its compiler, and {source} {version}, for netdevsim (about 270 MB, once)"));
+    say(&format!(
+        "downloading {headers} with its compiler, and {source} {version}, for netdevsim (about 270 MB, once)"
+    ));
     let mut install = apt.command("apt-get");
     install.args(["-q", "-y", "--download-only", "--no-install-recommends", "install", &headers]).args(TOOLS);
     quiet(&mut install)?;
