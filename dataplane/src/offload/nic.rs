@@ -284,3 +284,7 @@ fn counts(direction: Direction, count: FlowCount) -> [FlowCount; 2] {
     both[direction.index()] = count;
     both
 }
+
+#[cfg(test)]
+#[path = "nic_tests.rs"]
+mod tests;

@@ -126,7 +126,23 @@ impl Device {
 
     /// Whether it is still there: an interface that went away took its program along.
     pub fn is_at_work(&self) -> bool {
+        #[cfg(test)]
+        if self.link.is_none() {
+            return true;
+        }
         self.link.as_ref().is_some_and(|link| bpf::link_interface(link.as_fd()).is_ok_and(|ifindex| ifindex != 0))
+    }
+
+    /// Maps and program of the host's, for tests of what uses them.
+    #[cfg(test)]
+    pub(crate) fn of_host(entries: u32) -> Result<Self, Refused> {
+        Self::prepare(0, entries)
+    }
+
+    /// What the program makes of a frame, where it is the host's.
+    #[cfg(test)]
+    pub(crate) fn run(&self, frame: &[u8]) -> u32 {
+        bpf::run(self.program.as_fd(), frame).unwrap_or(u32::MAX)
     }
 
     /// Most entries.

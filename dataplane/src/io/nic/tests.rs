@@ -41,7 +41,7 @@ fn key(frame: &[u8]) -> FlowKey {
 
 /// What the program makes of a frame.
 fn run(device: &Device, frame: &[u8]) -> u32 {
-    bpf::run(device.program.as_fd(), frame).unwrap()
+    device.run(frame)
 }
 
 #[test]
