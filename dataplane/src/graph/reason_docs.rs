@@ -5,6 +5,7 @@ use std::fmt::Write;
 use softdpu_ebpf_common::maps::Reason;
 
 use super::reason::DropReason;
+use crate::offload::nic;
 
 const HEAD: &str = "\
 # Drop reasons
@@ -22,11 +23,14 @@ The nodes stand in the order of the list, which is nearly the order a packet mee
 const STEER: &str = "\
 The XDP program, before any worker. It counts every packet under one verdict (`xdp` in `softdpu status --json`). These
 verdicts are no drops:";
+const NIC: &str = "The device, where it takes flows ([tier `nic`](operator.md#offload)).\n\n";
 const TABLE: &str = "| reason | meaning |\n| --- | --- |\n";
 
 /// The page, as Markdown.
 pub fn markdown() -> String {
     let mut page = HEAD.to_owned();
+    heading(&mut page, "nic", NIC);
+    row(&mut page, nic::DROPPED.0, nic::DROPPED.1);
     let kept: Vec<String> =
         Reason::ALL.iter().filter(|r| r.drop_help(true).is_none()).map(|r| format!("`{}`", r.name())).collect();
     heading(&mut page, "steer", &format!("{STEER}\n{}.\n\n", kept.join(", ")));

@@ -30,8 +30,6 @@ use std::time::Instant;
 
 /// Flow table entries that a worker looks at per question, so that listing flows does not hold up packets.
 const SCAN: usize = 2048;
-/// What is said of drops by devices.
-const NIC_DROP: &str = "A rule with `action = \"drop\"`, in the device: the flow was on tier nic.";
 
 /// What is known of a port once it is open.
 #[derive(Clone, Debug, Default)]
@@ -219,7 +217,8 @@ impl Instance {
         }
         let by_devices = self.offload.as_ref().map_or(0, |offload| offload.gate().dropped_by_devices().packets);
         if by_devices > 0 {
-            let (reason, node, help) = ("nic_drop".to_owned(), "nic".to_owned(), NIC_DROP.to_owned());
+            let (reason, help) = nic::DROPPED;
+            let (reason, node, help) = (reason.to_owned(), "nic".to_owned(), help.to_owned());
             drops.push(DropCount { reason, node, count: by_devices, help });
         }
         (rules.collect(), verdicts, drops)

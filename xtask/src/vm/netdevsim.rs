@@ -82,7 +82,7 @@ fn build(kernel: &Kernel, fresh: &Path) -> Result<PathBuf> {
         make.arg("--map-root-user");
     }
     make.args(["--mount", "--pid", "--fork"]).arg(format!("--mount-proc={}", root.join("proc").display()));
-    make.arg("chroot").arg(&root).args(["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "make", "-C"]);
+    make.arg("chroot").arg(&root).args(["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "make", "-j2", "-C"]);
     make.arg(format!("/usr/src/{headers}")).args(["M=/build", "CONFIG_NETDEVSIM=m", "modules"]);
     quiet(&mut make)?;
     Ok(root.join("build").join(FILE))

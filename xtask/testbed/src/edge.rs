@@ -15,8 +15,10 @@ use crate::{
     process::{self, Process},
 };
 
-/// How long start and stop may take. Generous: test machines are busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long start and stop may take. Generous: test machines are busy, and in the VM the processor is emulated.
+fn patience() -> Duration {
+    Duration::from_secs(if std::env::var_os("SOFTDPU_VM").is_some() { 60 } else { 20 })
+}
 
 /// A running softdpu.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl Edge {
         let process = Process::start(&mut command, &files.log)?;
         let mut this = Self { process, binary: binary.to_owned(), files: files.clone() };
         let (binary, socket) = (&this.binary, &this.files.socket);
-        this.process.until(PATIENCE, |_| socket.exists() && ask(binary, socket, "status").is_ok())?;
+        this.process.until(patience(), |_| socket.exists() && ask(binary, socket, "status").is_ok())?;
         Ok(this)
     }
 
@@ -79,7 +81,7 @@ impl Edge {
     pub fn verb(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.binary);
         command.args(words).arg("--socket").arg(&self.files.socket);
-        process::run(&mut command, PATIENCE)?.ok().with_context(|| process::describe(&command))
+        process::run(&mut command, patience())?.ok().with_context(|| process::describe(&command))
     }
 
     /// SIGTERM and a clean end.
@@ -87,7 +89,7 @@ impl Edge {
     /// # Errors
     /// When it had to be killed.
     pub fn stop(mut self) -> Result<ExitStatus> {
-        self.process.stop(PATIENCE)
+        self.process.stop(patience())
     }
 
     /// SIGKILL: the plug is pulled.
@@ -100,6 +102,6 @@ impl Edge {
 fn ask(binary: &Path, socket: &Path, what: &str) -> Result<Value> {
     let mut command = Command::new(binary);
     command.arg(what).arg("--json").arg("--socket").arg(socket);
-    let text = process::run(&mut command, PATIENCE)?.ok().with_context(|| process::describe(&command))?;
+    let text = process::run(&mut command, patience())?.ok().with_context(|| process::describe(&command))?;
     serde_json::from_str(&text).with_context(|| format!("{}: no JSON", process::describe(&command)))
 }
