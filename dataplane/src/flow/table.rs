@@ -4,6 +4,8 @@
 //! yet may take up a share of the table and no more; when that or the whole table is full, a new flow takes the place of the
 //! oldest unproven one. A proven flow never makes way.
 
+mod ageing;
+
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
 use super::entry::{Flow, FlowIdx, U24};
@@ -13,8 +15,8 @@ use super::key::{Direction, FlowKey, Net, Seed};
 use super::marks::Marks;
 use super::memory;
 use super::tcp::{self, L4State, Segment, Standing};
-use super::timers::{FIRST_LOOK, Tick, Timeouts, Wheel};
-use super::young::{QUEUES, STATES, Young};
+use super::timers::{Tick, Timeouts, Wheel};
+use super::young::{QUEUES, Young};
 
 #[derive(Clone, Debug)]
 pub struct FlowConfig {
@@ -251,9 +253,7 @@ impl FlowTable {
     #[inline]
     pub fn prefetch_flow(&self, p: &Prepared) {
         if let Some(flow) = self.index.guess(p.hash).and_then(|place| self.slab.get(place as usize)) {
-            memory::prefetch(flow);
-            memory::prefetch_at(flow, 63);
-            memory::prefetch_at(flow, std::mem::size_of::<Flow>() - 1);
+            ask_for(flow);
         }
     }
 
@@ -333,27 +333,6 @@ impl FlowTable {
             let next = if state == L4State::UdpOneSided { L4State::Udp } else { L4State::Other };
             self.moved(hit.idx.0, state, next);
         }
-    }
-
-    /// Ends the flows that have been idle for their timeout. Looks at no more than `budget` flows; `ended` is called
-    /// with each that ends. Gives how many were looked at. Invalidates every [`FlowIdx`].
-    pub fn expire(&mut self, now: Tick, budget: usize, mut ended: impl FnMut(FlowIdx, &Flow)) -> usize {
-        let mut looks = 0;
-        for queue in 0..QUEUES {
-            // The wheel has its turn too.
-            while looks < budget - budget / 4
-                && let Some(place) = self.due(queue, now, &mut looks)
-            {
-                self.look(place, now, &mut ended);
-            }
-        }
-        while looks < budget {
-            let slab = &self.slab;
-            let Some(place) = self.wheel.next_due(now, |i| slab[i as usize].link()) else { break };
-            looks += 1;
-            self.look(place, now, &mut ended);
-        }
-        looks
     }
 
     /// The flow in a place, if it is still this one.
@@ -513,20 +492,20 @@ impl FlowTable {
         }
         if let Some((queue, _)) = oldest {
             let place = self.young.pop(&self.slab, queue)?;
-            self.end(place, ended);
+            self.end(place, self.slab[place as usize].key.hash(&self.seed), ended);
             return Some((place, false));
         }
         let slab = &self.slab;
         let place = self.marks.next(|p| makes_way(&slab[p as usize], unproven, now))?;
-        self.end(place, ended);
+        self.end(place, self.slab[place as usize].key.hash(&self.seed), ended);
         Some((place, true))
     }
 
-    /// Ends a flow; its entry stays where it hangs.
-    fn end(&mut self, place: u32, ended: &mut impl FnMut(FlowIdx, &Flow)) {
+    /// Ends a flow, of whose key this is the hash; its entry stays where it hangs.
+    fn end(&mut self, place: u32, hash: u64, ended: &mut impl FnMut(FlowIdx, &Flow)) {
         let flow = &mut self.slab[place as usize];
         ended(FlowIdx(place), flow);
-        let (hash, standing) = (flow.key.hash(&self.seed), flow.state().standing());
+        let standing = flow.state().standing();
         flow.retire();
         self.live -= 1;
         self.unproven -= u32::from(standing == Standing::Unproven);
@@ -534,55 +513,14 @@ impl FlowTable {
         let found = self.index.remove(place, hash);
         debug_assert!(found, "a live flow is in one of its two buckets");
     }
+}
 
-    /// Takes the head off a queue if its time has come.
-    fn due(&mut self, queue: usize, now: Tick, looks: &mut usize) -> Option<u32> {
-        let stay = self.timeouts.of(STATES[queue]);
-        // Where an entry was taken over in the queue's middle, its flow is younger than those behind it.
-        for _ in 0..2 {
-            let place = self.young.head(queue)?;
-            *looks += 1;
-            let flow = &self.slab[place as usize];
-            let next = flow.link();
-            if let Some(next) = next {
-                memory::prefetch(&self.slab[next as usize]);
-            }
-            let age = now.since(flow.created);
-            if age >= stay || !flow.is_live() {
-                return self.young.pop(&self.slab, queue);
-            }
-            let older = next.is_some_and(|next| now.since(self.slab[next as usize].created) > age);
-            if !older {
-                return None;
-            }
-            self.young.rotate(&mut self.slab, queue);
-        }
-        None
-    }
-
-    /// Ends a flow that is off its list if it was silent for long enough, else hangs it up again.
-    fn look(&mut self, place: u32, now: Tick, ended: &mut impl FnMut(FlowIdx, &Flow)) {
-        let flow = &self.slab[place as usize];
-        if flow.is_live() {
-            if now.since(flow.last_seen) < self.timeouts.of(flow.state()) {
-                return self.pass_on(place, now);
-            }
-            self.end(place, ended);
-        }
-        self.give_back(place);
-    }
-
-    /// Hangs an entry on the wheel; one without a flow goes to the free ones.
-    fn pass_on(&mut self, place: u32, now: Tick) {
-        let flow = &mut self.slab[place as usize];
-        if !flow.is_live() {
-            return self.give_back(place);
-        }
-        let left = self.timeouts.of(flow.state()).saturating_sub(now.since(flow.last_seen));
-        let at = now.plus(left.min(FIRST_LOOK.max(now.since(flow.created))));
-        let link = self.wheel.hang(place, at);
-        flow.set_link(link);
-    }
+/// Asks for a flow's cache lines.
+#[inline(always)]
+fn ask_for(flow: &Flow) {
+    memory::prefetch(flow);
+    memory::prefetch_at(flow, 63);
+    memory::prefetch_at(flow, std::mem::size_of::<Flow>() - 1);
 }
 
 /// Whether a flow may end for another's sake.

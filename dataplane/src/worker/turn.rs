@@ -27,9 +27,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Housekeeping happens this often (nanoseconds): flow timers tick in hundredths of a second.
 const HOUSEKEEPING: u64 = 10_000_000;
-/// Flows looked at per turn: bounds what ageing may add to one batch's latency. Where millions are due at once, they go over
-/// many turns.
-const AGE_BUDGET: usize = 128;
+/// Most flows that ageing looks at per turn: bounds what it may add to one batch's latency. Where millions are due at once, they
+/// go over many turns.
+pub const MOST_AGED: usize = 128;
 /// A packet waits this long (nanoseconds) for its next hop's link address, or for a session with its peer.
 const PATIENCE: u64 = 1_500_000_000;
 
@@ -76,6 +76,8 @@ pub struct Worker {
     stop: Arc<AtomicBool>,
     questions: Receiver<Question>,
     next_housekeeping: u64,
+    /// Flows were left at the last look that may be due too.
+    more_to_age: bool,
 }
 
 /// One queue of one port.
@@ -133,6 +135,7 @@ impl Worker {
             stop: parts.shared.stop,
             questions: parts.questions,
             next_housekeeping: 0,
+            more_to_age: false,
         }
     }
 
@@ -143,7 +146,8 @@ impl Worker {
             if packets == 0 {
                 self.counters.work.idle.inc();
             }
-            if idler.tired(packets) {
+            // Millions of flows may have come of age; what they hold is given back before the worker rests.
+            if idler.tired(packets + usize::from(self.more_to_age)) {
                 // What the kernel does not take now (the link is down, its queue full) is tried again soon, not at once
                 // and for ever.
                 let longest = if self.sending() { 1 } else { i32::MAX };
@@ -199,6 +203,18 @@ impl Worker {
         self.counters.work.batches.inc();
         self.counters.work.packets.add(self.batch.len() as u64);
         self.on_graph(now, |graph, cx, batch| graph.run(cx, batch));
+    }
+
+    /// Finds out what packets are and whose (`parse`, `flow`, `classify`), as if they had come in by the first port, and gives
+    /// the frames back: for benches.
+    pub fn understand(&mut self, frames: &mut Vec<Frame>, now: u64) {
+        let port = self.ports[0].id;
+        frames.iter().for_each(Frame::prefetch);
+        for frame in frames.drain(..) {
+            self.batch.packets.push(Packet { frame, headers: Headers::default(), meta: Meta::new(port) });
+        }
+        self.on_graph(now, |graph, cx, batch| graph.understand(cx, batch));
+        frames.extend(self.batch.packets.drain(..).map(|packet| packet.frame));
     }
 
     fn on_graph(&mut self, now: u64, walk: impl FnOnce(&mut Graph, &mut Cx<'_>, &mut Batch)) {
@@ -263,7 +279,7 @@ impl Worker {
     fn age(&mut self, now: u64) {
         let (inspector, export, tick) = (&mut self.inspector, &mut self.export, Tick::from_nanos(now));
         let offload = self.offload.as_ref();
-        self.flows.expire(tick, AGE_BUDGET, |at, ended| {
+        let looks = self.flows.expire(tick, MOST_AGED, |at, ended| {
             if let Some(client) = offload {
                 client.ended(at, ended);
             }
@@ -272,6 +288,7 @@ impl Worker {
             }
             inspector.release(at, ended);
         });
+        self.more_to_age = looks >= MOST_AGED / 2;
     }
 
     fn housekeeping(&mut self, now: u64) {
