@@ -138,36 +138,26 @@ fn prepare(table: &mut FlowTable, to: &mut [Prepared], at: &mut u32, all: u32, n
 const AHEAD: usize = 12;
 
 fn look_up<'a>(name: &str, title: &str, table: &'a mut FlowTable, all: u32, now: Tick) -> Case<'a> {
-    let mut prepared = vec![Prepared::default(); BATCH];
-    let mut at = 0u32;
-    Case::new(name, title, move |n| {
-        let mut left = n;
-        while left > 0 {
-            let batch = left.min(BATCH);
-            if at + batch as u32 > all {
-                at = 0;
-            }
-            prepare(table, &mut prepared[..batch], &mut at, all, now);
-            ahead(table, &prepared[..batch], |p| assert!(table.lookup(p).is_some()));
-            left -= batch;
+    batches(name, title, table, all, now, |table, p| assert!(table.lookup(p).is_some()))
+}
+
+fn count<'a>(name: &str, title: &str, table: &'a mut FlowTable, all: u32, now: Tick) -> Case<'a> {
+    batches(name, title, table, all, now, move |table, p| {
+        if let Ok(hit) = table.lookup_or_insert(p, now, |_, _| {}) {
+            table.touch(hit, p, 60, now);
         }
     })
 }
 
-#[inline(always)]
-fn ahead(table: &FlowTable, batch: &[Prepared], mut each: impl FnMut(&Prepared)) {
-    for p in batch.iter().take(AHEAD) {
-        table.prefetch_flow(p);
-    }
-    for (i, p) in batch.iter().enumerate() {
-        if let Some(p) = batch.get(i + AHEAD) {
-            table.prefetch_flow(p);
-        }
-        each(p);
-    }
-}
-
-fn count<'a>(name: &str, title: &str, table: &'a mut FlowTable, all: u32, now: Tick) -> Case<'a> {
+/// Batches over all flows: hashed, asked for, and `each` of them.
+fn batches<'a>(
+    name: &str,
+    title: &str,
+    table: &'a mut FlowTable,
+    all: u32,
+    now: Tick,
+    each: impl Fn(&mut FlowTable, &Prepared) + 'a,
+) -> Case<'a> {
     let mut prepared = vec![Prepared::default(); BATCH];
     let mut at = 0u32;
     Case::new(name, title, move |n| {
@@ -177,17 +167,16 @@ fn count<'a>(name: &str, title: &str, table: &'a mut FlowTable, all: u32, now: T
             if at + batch as u32 > all {
                 at = 0;
             }
-            prepare(table, &mut prepared[..batch], &mut at, all, now);
-            for p in prepared[..batch].iter().take(AHEAD) {
+            let prepared = &mut prepared[..batch];
+            prepare(table, prepared, &mut at, all, now);
+            for p in prepared.iter_mut().take(AHEAD) {
                 table.prefetch_flow(p);
             }
             for i in 0..batch {
-                if let Some(p) = prepared[..batch].get(i + AHEAD) {
+                if let Some(p) = prepared.get_mut(i + AHEAD) {
                     table.prefetch_flow(p);
                 }
-                if let Ok(hit) = table.lookup_or_insert(&prepared[i], now, |_, _| {}) {
-                    table.touch(hit, &prepared[i], 60, now);
-                }
+                each(table, &prepared[i]);
             }
             left -= batch;
         }

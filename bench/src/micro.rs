@@ -45,6 +45,15 @@ impl<'a> Case<'a> {
         Self { name: name.into(), title: title.into(), run: Box::new(move |n| (n, Spent::on(|| run(n)))) }
     }
 
+    /// `run` is told how many operations to do, and times them itself; it says how many it did and how long they took.
+    pub fn timed(
+        name: impl Into<String>,
+        title: impl Into<String>,
+        run: impl FnMut(usize) -> (usize, Spent) + 'a,
+    ) -> Self {
+        Self { name: name.into(), title: title.into(), run: Box::new(run) }
+    }
+
     /// Batches of `size` operations, each prepared (untimed) and run (timed) on `state`.
     pub fn batches<S: 'a>(
         name: impl Into<String>,

@@ -1,13 +1,17 @@
 //! Packets of flows that are decided: the nodes `parse`, `flow` and `classify` of a real worker, per packet.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use anyhow::{Context, Result, ensure};
 use softdpu::config;
 use softdpu::io::frame::Frame;
 use softdpu::worker::harness::Harness;
+use softdpu::worker::turn::Worker;
 
 use crate::bpf::programs::ip_checksum;
 use crate::memory::packet;
-use crate::micro::Case;
+use crate::micro::{Case, Spent};
 
 /// Packets made ready before each timed stretch.
 const BURST: usize = 1024;
@@ -108,13 +112,15 @@ impl Established {
 
     /// One packet of each flow.
     fn feed(&mut self, packet: impl Fn(u32) -> Vec<u8>) {
-        let mut frames = Vec::with_capacity(BATCH);
+        let worker = &mut self.harness.worker;
         let mut n = 0;
         while n < self.flows {
             let end = self.flows.min(n + BATCH as u32);
-            frames.extend((n..end).filter_map(|n| self.harness.worker.pool.scatter(&packet(n))));
-            self.harness.worker.understand(&mut frames, self.harness.now);
-            frames.drain(..).for_each(|frame| self.harness.worker.pool.free(frame));
+            self.batch.extend((n..end).filter_map(|n| worker.pool.scatter(&packet(n))));
+            worker.parse(&mut self.batch, self.harness.now);
+            worker.understand(self.harness.now);
+            worker.give_back(&mut self.batch);
+            self.batch.drain(..).for_each(|frame| worker.pool.free(frame));
             n = end;
         }
     }
@@ -134,31 +140,59 @@ impl Established {
         }
     }
 
-    /// Not inlined: what counts instructions finds it by name.
-    #[inline(never)]
-    fn counted_burst(&mut self) {
+    /// The packets that are ready, batch by batch. Gives the time that `parse` took, and `flow` with `classify`.
+    fn burst(&mut self) -> [Spent; 2] {
+        let mut spent = [Spent::default(); 2];
         self.harness.now += 10_000;
+        let (worker, now) = (&mut self.harness.worker, self.harness.now);
         while !self.frames.is_empty() {
             let from = self.frames.len().saturating_sub(BATCH);
             self.batch.extend(self.frames.drain(from..));
-            self.harness.worker.understand(&mut self.batch, self.harness.now);
-            self.done.append(&mut self.batch);
+            spent[0] += Spent::on(|| counted_parse(worker, &mut self.batch, now));
+            spent[1] += Spent::on(|| counted_understand(worker, now));
+            worker.give_back(&mut self.done);
         }
+        spent
     }
 
-    /// Packets that were counted, of which instructions are counted too.
+    /// Has some bursts for whoever counts instructions; says of how many packets.
     pub fn count(&mut self) -> usize {
         for _ in 0..4 {
             self.prepare();
-            self.counted_burst();
+            self.burst();
         }
         4 * BURST
     }
+}
 
-    /// A case that times it.
-    pub fn case(self, name: String, title: String) -> Case<'static> {
-        Case::batches(name, title, BURST, self, Self::prepare, Self::counted_burst)
-    }
+/// Not inlined, as the next: who counts instructions finds it by name.
+#[inline(never)]
+fn counted_parse(worker: &mut Worker, frames: &mut Vec<Frame>, now: u64) {
+    worker.parse(frames, now);
+}
+
+#[inline(never)]
+fn counted_understand(worker: &mut Worker, now: u64) {
+    worker.understand(now);
+}
+
+/// Cases that time `flow` with `classify`, and these with `parse` before, over the same packets.
+pub fn cases(established: Established, name: &str, title: &str) -> [Case<'static>; 2] {
+    let shared = Rc::new(RefCell::new(established));
+    [("", "flow, classify", 1), ("-parse", "parse, flow, classify", 0)].map(|(suffix, stages, first)| {
+        let shared = shared.clone();
+        Case::timed(format!("{name}{suffix}"), format!("{title}: {stages}"), move |n| {
+            let mut all = shared.borrow_mut();
+            let (mut done, mut spent) = (0, Spent::default());
+            while done < n {
+                all.prepare();
+                let stages = all.burst();
+                stages[first..].iter().for_each(|stage| spent += *stage);
+                done += BURST;
+            }
+            (done, spent)
+        })
+    })
 }
 
 impl Drop for Established {

@@ -27,8 +27,7 @@ pub enum Counted {
 /// Flows whose packets are counted.
 const FLOWS: u32 = 1000;
 
-/// Does what is to be counted, and prints how many packets it were. Instructions outside the functions named `counted_…` are not
-/// counted.
+/// Does what is to be counted, and prints how many packets it were.
 ///
 /// # Errors
 /// Captures that are not there.
@@ -78,9 +77,14 @@ pub fn run(folder: Option<&Path>, captures: Option<(&Packets, &Merged)>) -> Resu
     } else {
         section.missing("instructions", ours, "no captures");
     }
-    let title = |transport: &str| format!("softdpu, {transport} packets of {FLOWS} decided flows, worker's nodes");
-    section.round("instructions-tcp", &title("TCP"), count("tcp", "*counted_burst*")?);
-    section.round("instructions-udp", &title("UDP"), count("udp", "*counted_burst*")?);
+    for (name, transport) in [("tcp", "TCP"), ("udp", "UDP")] {
+        for (suffix, stages, function) in
+            [("", "flow, classify", "*counted_understand*"), ("-parse", "parse", "*counted_parse*")]
+        {
+            let title = format!("softdpu, {transport} packets of {FLOWS} decided flows: {stages}");
+            section.round(&format!("instructions-{name}{suffix}"), &title, count(name, function)?);
+        }
+    }
     Ok(section)
 }
 

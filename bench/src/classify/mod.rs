@@ -170,33 +170,24 @@ fn say(packets: &Packets, reader: Option<&Reader>, merged: &Merged, section: &mu
 const FLOWS: [u32; 3] = [1, 1_000, 100_000];
 
 fn decided(effort: Effort, targets: &mut Vec<Target>) -> Result<Section> {
-    let mut section = Section::new(
-        "classify-decided",
-        "packets of decided flows through the worker's nodes parse, flow and classify, 64 B, one core",
-        "ns",
-    );
+    let mut section =
+        Section::new("classify-decided", "packets of decided flows through the worker's nodes, 64 B, one core", "ns");
     let mut cases = Vec::new();
     for (transport, name, title) in [(Transport::Tcp, "tcp", "TCP"), (Transport::Udp, "udp", "UDP")] {
         for flows in FLOWS {
-            if stop::asked() {
-                return Ok(section);
-            }
-            cases.push(
-                Established::new(transport, flows)?.case(format!("{name}-{flows}"), format!("{title}, {flows} flows")),
-            );
+            let ready = Established::new(transport, flows)?;
+            cases.extend(established::cases(ready, &format!("{name}-{flows}"), &format!("{title}, {flows} flows")));
         }
     }
     alternate(&mut section, &mut cases, effort);
     section.notes.push("Batches of 64. Packets of many flows in an order that no cache guesses.".into());
     for flows in FLOWS {
-        let seen = |transport| section.median(&format!("{transport}-{flows}"));
-        let slower = seen("tcp").zip(seen("udp")).map(|(a, b)| a.max(b));
-        targets.push(Target::new(
-            format!("decided flows, {flows}: parse, flow, classify, ns per packet"),
-            Bound::AtMost,
-            40.0,
-            slower,
-        ));
+        for (stages, suffix) in [("flow and classify", ""), ("parse, flow and classify", "-parse")] {
+            let seen = |transport| section.median(&format!("{transport}-{flows}{suffix}"));
+            let slower = seen("tcp").zip(seen("udp")).map(|(a, b)| a.max(b));
+            let title = format!("{stages} of {flows} decided flows, ns per packet");
+            targets.push(Target::new(title, Bound::AtMost, 40.0, slower));
+        }
     }
     Ok(section)
 }
@@ -243,7 +234,7 @@ mod tests {
     fn decided_flows_are_timed() {
         let mut targets = Vec::new();
         let section = decided(Effort { rounds: 1, turn_ns: 1000 }, &mut targets).unwrap();
-        assert_eq!(section.contenders.len(), 6);
+        assert_eq!(section.contenders.len(), 12);
         assert!(targets.iter().all(|t| t.seen.is_some()));
     }
 }

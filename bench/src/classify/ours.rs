@@ -14,7 +14,7 @@ use super::captures::Packets;
 /// As a worker's by default.
 pub const BATCH: usize = 64;
 /// How many packets ahead of the look-up a flow's own cache lines are asked for: as a worker does it.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 /// No flow ends by a capture's pauses, as with `softdpu classify` (and as with others' programs that read files).
 const IDLE: Duration = Duration::from_secs(120 * 86_400);
 
@@ -81,11 +81,11 @@ impl Ours {
             }
         }
         for i in (0..n.min(AHEAD)).filter(|i| keyed[*i]) {
-            table.prefetch_flow(&prepared[i]);
+            table.prefetch_flow(&mut prepared[i]);
         }
         for i in 0..n {
             if i + AHEAD < n && keyed[i + AHEAD] {
-                table.prefetch_flow(&prepared[i + AHEAD]);
+                table.prefetch_flow(&mut prepared[i + AHEAD]);
             }
             if !keyed[i] {
                 tally.without += 1;

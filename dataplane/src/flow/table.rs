@@ -34,13 +34,25 @@ impl Default for FlowConfig {
 }
 
 /// A packet's key, hashed: made for a whole batch first, so that the memory is on its way when it is looked up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Prepared {
     key: FlowKey,
     swapped: bool,
     early: Early,
     hash: u64,
     segment: Segment,
+    /// Where the flow most likely is, as [`FlowTable::prefetch_flow`] saw it; else [`UNGUESSED`].
+    guess: u32,
+}
+
+/// Beyond every slab.
+const UNGUESSED: u32 = u32::MAX;
+
+impl Default for Prepared {
+    fn default() -> Self {
+        let (key, segment, early) = (FlowKey::default(), Segment::default(), Early::default());
+        Self { key, swapped: false, early, hash: 0, segment, guess: UNGUESSED }
+    }
 }
 
 impl Prepared {
@@ -215,7 +227,7 @@ impl FlowTable {
         } else {
             Segment::default()
         };
-        *to = Prepared { key, hash: key.hash(&self.seed), swapped, segment, early };
+        *to = Prepared { key, hash: key.hash(&self.seed), swapped, segment, early, guess: UNGUESSED };
         Ok(())
     }
 
@@ -227,7 +239,7 @@ impl FlowTable {
             return None;
         }
         let (key, swapped) = FlowKey::of(about, (about.sport, about.dport), net);
-        let place = self.find(&key, key.hash(&self.seed))?;
+        let place = self.find_key(&key, key.hash(&self.seed))?;
         let flow = &self.slab[place as usize];
         let dir = flow.direction(swapped);
         let state = flow.state();
@@ -251,8 +263,11 @@ impl FlowTable {
 
     /// Asks for the flow's cache lines, once its bucket's is there.
     #[inline]
-    pub fn prefetch_flow(&self, p: &Prepared) {
-        if let Some(flow) = self.index.guess(p.hash).and_then(|place| self.slab.get(place as usize)) {
+    pub fn prefetch_flow(&self, p: &mut Prepared) {
+        if let Some(place) = self.index.guess(p.hash)
+            && let Some(flow) = self.slab.get(place as usize)
+        {
+            p.guess = place;
             ask_for(flow);
         }
     }
@@ -263,31 +278,37 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`Refusal::TableFull`], [`Refusal::TooManyUnproven`].
-    #[inline]
+    #[inline(always)]
     pub fn lookup_or_insert(
         &mut self,
         p: &Prepared,
         now: Tick,
-        mut ended: impl FnMut(FlowIdx, &Flow),
+        ended: impl FnMut(FlowIdx, &Flow),
     ) -> Result<Hit, Refusal> {
-        if let Some(place) = self.find(&p.key, p.hash) {
-            let flow = &mut self.slab[place as usize];
-            let new = tcp::opens(p.key.proto(), p.segment.flags) && flow.state().gives_way();
-            if new {
-                ended(FlowIdx(place), flow);
-                let before = flow.state().standing();
-                flow.restart(p.key, p.swapped, L4State::TcpOpening, now);
-                self.stands(place, before, Standing::Unproven);
-            }
-            return Ok(Hit { idx: FlowIdx(place), dir: self.slab[place as usize].direction(p.swapped), new });
+        let Some(place) = self.find(p) else { return self.insert(p, now, ended) };
+        if tcp::opens(p.key.proto(), p.segment.flags) && self.slab[place as usize].state().gives_way() {
+            return Ok(self.open_again(place, p, now, ended));
         }
-        self.insert(p, now, ended)
+        Ok(Hit { idx: FlowIdx(place), dir: self.slab[place as usize].direction(p.swapped), new: false })
+    }
+
+    /// A new connection on the ports of one that is over.
+    #[cold]
+    #[inline(never)]
+    fn open_again(&mut self, place: u32, p: &Prepared, now: Tick, mut ended: impl FnMut(FlowIdx, &Flow)) -> Hit {
+        let flow = &mut self.slab[place as usize];
+        ended(FlowIdx(place), flow);
+        let before = flow.state().standing();
+        flow.restart(p.key, p.swapped, L4State::TcpOpening, now);
+        let dir = flow.direction(p.swapped);
+        self.stands(place, before, Standing::Unproven);
+        Hit { idx: FlowIdx(place), dir, new: true }
     }
 
     /// The flow of a packet, if there is one.
     #[inline]
     pub fn lookup(&self, p: &Prepared) -> Option<(FlowIdx, Direction)> {
-        let place = self.find(&p.key, p.hash)?;
+        let place = self.find(p)?;
         Some((FlowIdx(place), self.slab[place as usize].direction(p.swapped)))
     }
 
@@ -302,12 +323,26 @@ impl FlowTable {
     }
 
     /// Counts one packet into its flow and moves the L4 state. `bytes`: what the caller counts as the packet's length.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&mut self, hit: Hit, p: &Prepared, bytes: u32, now: Tick) {
         let flow = &mut self.slab[hit.idx.0 as usize];
         flow.last_seen = now;
         flow.count(hit.dir, bytes);
         let state = flow.state();
+        let nothing_new = match state {
+            L4State::Udp | L4State::Other => true,
+            L4State::TcpEstablished => flow.is_in_step(hit.dir, &p.segment),
+            _ => false,
+        };
+        if !nothing_new || p.early.packets != 0 {
+            self.learn(hit, p, state, now);
+        }
+    }
+
+    /// What a packet tells of its flow's state.
+    #[inline(never)]
+    fn learn(&mut self, hit: Hit, p: &Prepared, state: L4State, now: Tick) {
+        let flow = &mut self.slab[hit.idx.0 as usize];
         if p.early != Early::default() {
             flow.fold(hit.dir, u64::from(p.early.packets), u64::from(p.early.bytes), now);
         }
@@ -371,8 +406,19 @@ impl FlowTable {
             .map(|(i, f)| (FlowIdx(i as u32), f))
     }
 
-    #[inline]
-    fn find(&self, key: &FlowKey, hash: u64) -> Option<u32> {
+    /// The place of a packet's flow: nearly always where it was guessed to be.
+    #[inline(always)]
+    fn find(&self, p: &Prepared) -> Option<u32> {
+        if let Some(flow) = self.slab.get(p.guess as usize)
+            && flow.key == p.key
+            && flow.is_live()
+        {
+            return Some(p.guess);
+        }
+        self.find_key(&p.key, p.hash)
+    }
+
+    fn find_key(&self, key: &FlowKey, hash: u64) -> Option<u32> {
         self.index.find(hash, |p| self.slab[p as usize].key == *key)
     }
 

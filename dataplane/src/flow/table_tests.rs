@@ -43,9 +43,9 @@ fn bytes(h: &Headers) -> Vec<u8> {
 /// One packet through the table. Gives the hit and the ended flows' initiators.
 fn pass(t: &mut FlowTable, h: &Headers, now: Tick) -> (Result<Hit, Refusal>, Vec<String>) {
     let mut ended = Vec::new();
-    let p = t.prepare(h, &bytes(h), now).unwrap();
+    let mut p = t.prepare(h, &bytes(h), now).unwrap();
     t.prefetch(&p);
-    t.prefetch_flow(&p);
+    t.prefetch_flow(&mut p);
     let hit = t.lookup_or_insert(&p, now, |_, f| ended.push(f.initiator().to_string()));
     if let Ok(hit) = hit {
         t.touch(hit, &p, 100, now);

@@ -83,8 +83,10 @@ pub fn patch(header: &mut [u8], at: usize, old: [u8; 2], new: [u8; 2]) {
 /// Pseudo-header sum (RFC 9293 §3.1, RFC 768, RFC 8200 §8.1), not folded. `len`: bytes of the transport segment.
 #[inline]
 pub fn pseudo(headers: &Headers, len: usize) -> u64 {
-    // IPv4 addresses are followed by zeros, which add nothing.
-    let addresses = words(&headers.src) + words(&headers.dst);
+    let addresses = match (headers.l3, headers.src.first_chunk::<4>(), headers.dst.first_chunk::<4>()) {
+        (L3::V4, Some(src), Some(dst)) => words(src) + words(dst),
+        _ => words(&headers.src) + words(&headers.dst),
+    };
     addresses
         + u64::from((len as u32).to_be() & 0xffff)
         + u64::from((len as u32).to_be() >> 16)

@@ -1,5 +1,7 @@
 //! One turn of the worker's loop: receive from each port, walk the graph, send, and the housekeeping between batches.
 
+mod stages;
+
 use super::clock;
 use super::idle::Idler;
 use super::neighbours::Asks;
@@ -203,18 +205,6 @@ impl Worker {
         self.counters.work.batches.inc();
         self.counters.work.packets.add(self.batch.len() as u64);
         self.on_graph(now, |graph, cx, batch| graph.run(cx, batch));
-    }
-
-    /// Finds out what packets are and whose (`parse`, `flow`, `classify`), as if they had come in by the first port, and gives
-    /// the frames back: for benches.
-    pub fn understand(&mut self, frames: &mut Vec<Frame>, now: u64) {
-        let port = self.ports[0].id;
-        frames.iter().for_each(Frame::prefetch);
-        for frame in frames.drain(..) {
-            self.batch.packets.push(Packet { frame, headers: Headers::default(), meta: Meta::new(port) });
-        }
-        self.on_graph(now, |graph, cx, batch| graph.understand(cx, batch));
-        frames.extend(self.batch.packets.drain(..).map(|packet| packet.frame));
     }
 
     fn on_graph(&mut self, now: u64, walk: impl FnOnce(&mut Graph, &mut Cx<'_>, &mut Batch)) {
