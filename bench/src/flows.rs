@@ -135,7 +135,7 @@ fn prepare(table: &mut FlowTable, to: &mut [Prepared], at: &mut u32, all: u32, n
 }
 
 /// How many look-ups ahead a flow's own lines are asked for, as in the node.
-const AHEAD: usize = 12;
+const AHEAD: usize = 16;
 
 fn look_up<'a>(name: &str, title: &str, table: &'a mut FlowTable, all: u32, now: Tick) -> Case<'a> {
     batches(name, title, table, all, now, |table, p| assert!(table.lookup(p).is_some()))

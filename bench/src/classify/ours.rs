@@ -14,7 +14,7 @@ use super::captures::Packets;
 /// As a worker's by default.
 pub const BATCH: usize = 64;
 /// How many packets ahead of the look-up a flow's own cache lines are asked for: as a worker does it.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
 /// No flow ends by a capture's pauses, as with `softdpu classify` (and as with others' programs that read files).
 const IDLE: Duration = Duration::from_secs(120 * 86_400);
 

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use softdpu::flow::{FlowTable, Prepared, Tick};
+use softdpu::flow::{FlowTable, Hit, Prepared, Tick};
+use softdpu::l7::{Inspector, L7Config};
 use softdpu::worker::turn::MOST_AGED;
 
 use super::{BATCH, fill, prepare};
@@ -27,11 +28,14 @@ pub(super) struct Ageing {
     /// Of each call the least CPU time of all rounds so far, µs: each round makes the same calls.
     best: [Vec<f64>; CASES.len()],
     section: Section,
+    /// What flows hold there they give back when they end, as in a worker.
+    inspector: Inspector,
 }
 
 impl Ageing {
     pub(super) fn new() -> Self {
-        Self { best: Default::default(), section: Section::new("flow-ageing", "", "µs") }
+        let inspector = Inspector::new(&L7Config::default());
+        Self { best: Default::default(), section: Section::new("flow-ageing", "", "µs"), inspector }
     }
 
     /// A round over a full table of unanswered flows. It is empty at the end, which is at the time that is given back.
@@ -57,7 +61,7 @@ impl Ageing {
         let mut calls = Vec::with_capacity(table.len() / 32 + 64);
         loop {
             let before = thread_cpu();
-            let looked = table.expire(now, MOST_AGED, |_, _| {});
+            let looked = table.expire(now, MOST_AGED, |idx, flow| self.inspector.release(idx, flow));
             calls.push((thread_cpu() - before) as f64 / 1e3);
             if looked < MOST_AGED / 2 {
                 break;
@@ -130,7 +134,7 @@ fn answer(table: &mut FlowTable, flows: u32, now: Tick) {
         for (i, p) in prepared[..n].iter().enumerate() {
             let when = (first + i as u32).wrapping_mul(0x9e37_79b1) >> 20;
             if let Some((idx, dir)) = table.lookup(p) {
-                let hit = softdpu::flow::Hit { idx, dir: dir.other(), new: false };
+                let hit = Hit { idx, dir: dir.other(), new: false };
                 table.touch(hit, p, 60, now.plus(UNANSWERED - 1 - when));
             }
         }

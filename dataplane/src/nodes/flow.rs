@@ -10,7 +10,7 @@ use crate::wire::{icmp, overlay};
 use softdpu_ebpf_common::walk::{Headers, proto};
 
 /// How many packets ahead of the look-up a flow's own cache lines are asked for.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
 /// A full batch and all fragments that may come out of waiting with it.
 const MOST: usize = 2 * MAX_BATCH;
 
