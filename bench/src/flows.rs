@@ -303,7 +303,8 @@ fn pass(harness: &mut Harness, port: usize, packets: &[Vec<u8>]) -> f64 {
     spent
 }
 
-fn answer(p: &[u8]) -> Vec<u8> {
+/// The same packet from its receiver.
+pub(crate) fn answer(p: &[u8]) -> Vec<u8> {
     let mut a = p.to_vec();
     for i in 0..4 {
         a.swap(26 + i, 30 + i);

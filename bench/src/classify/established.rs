@@ -10,8 +10,9 @@ use softdpu::worker::harness::Harness;
 use softdpu::worker::turn::Worker;
 
 use crate::bpf::programs::ip_checksum;
+use crate::flows::answer;
 use crate::memory::packet;
-use crate::micro::{Case, Spent};
+use crate::micro::{Case, Spent, Ticks};
 
 /// Packets made ready before each timed stretch.
 const BURST: usize = 1024;
@@ -64,6 +65,7 @@ pub struct Established {
     transport: Transport,
     /// Number of the next packet.
     at: u32,
+    clock: Ticks,
 }
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n";
@@ -85,13 +87,15 @@ impl Established {
             flows,
             transport,
             at: 0,
+            clock: Ticks::new(),
         };
         match transport {
             Transport::Tcp => all.open_tcp(),
             // Nothing that anybody recognises: given up after its eighth datagram.
             Transport::Udp => {
-                for _ in 0..8 {
+                for _ in 0..4 {
                     all.feed(|n| packet(n, 60));
+                    all.feed(|n| answer(&packet(n, 60)));
                 }
             }
         }
@@ -144,12 +148,12 @@ impl Established {
     fn burst(&mut self) -> [Spent; 2] {
         let mut spent = [Spent::default(); 2];
         self.harness.now += 10_000;
-        let (worker, now) = (&mut self.harness.worker, self.harness.now);
+        let (worker, now, clock) = (&mut self.harness.worker, self.harness.now, self.clock);
         while !self.frames.is_empty() {
             let from = self.frames.len().saturating_sub(BATCH);
             self.batch.extend(self.frames.drain(from..));
-            spent[0] += Spent::on(|| counted_parse(worker, &mut self.batch, now));
-            spent[1] += Spent::on(|| counted_understand(worker, now));
+            spent[0] += clock.on(|| counted_parse(worker, &mut self.batch, now));
+            spent[1] += clock.on(|| counted_understand(worker, now));
             worker.give_back(&mut self.done);
         }
         spent

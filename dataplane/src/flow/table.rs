@@ -331,6 +331,7 @@ impl FlowTable {
         let state = flow.state();
         let nothing_new = match state {
             L4State::Udp | L4State::Other => true,
+            L4State::UdpOneSided | L4State::OtherOneSided => hit.dir == Direction::FromInitiator,
             L4State::TcpEstablished => flow.is_in_step(hit.dir, &p.segment),
             _ => false,
         };

@@ -199,9 +199,8 @@ impl Worker {
         let port = self.ports[at].id;
         // The first touch of a packet is a miss to memory that another core wrote; asked for together, they overlap.
         self.received.iter().for_each(Frame::prefetch);
-        for frame in self.received.drain(..) {
-            self.batch.packets.push(Packet { frame, headers: Headers::default(), meta: Meta::new(port) });
-        }
+        let packet = |frame| Packet { frame, headers: Headers::default(), meta: Meta::new(port) };
+        self.batch.packets.extend(self.received.drain(..).map(packet));
         self.counters.work.batches.inc();
         self.counters.work.packets.add(self.batch.len() as u64);
         self.on_graph(now, |graph, cx, batch| graph.run(cx, batch));

@@ -10,9 +10,8 @@ impl Worker {
     pub fn parse(&mut self, frames: &mut Vec<Frame>, now: u64) {
         let port = self.ports[0].id;
         frames.iter().for_each(Frame::prefetch);
-        for frame in frames.drain(..) {
-            self.batch.packets.push(Packet { frame, headers: Headers::default(), meta: Meta::new(port) });
-        }
+        let packet = |frame| Packet { frame, headers: Headers::default(), meta: Meta::new(port) };
+        self.batch.packets.extend(frames.drain(..).map(packet));
         self.on_graph(now, |graph, cx, batch| graph.parse(cx, batch));
     }
 
