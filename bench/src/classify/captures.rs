@@ -18,6 +18,9 @@ struct Place {
     original: u32,
 }
 
+/// Damaged captures jump by years, in nanoseconds: more than this is left out.
+const LONGEST_PAUSE: u64 = 3_600_000_000_000;
+
 /// Packets of many captures, one after the other, as Ethernet frames.
 #[derive(Debug, Default)]
 pub struct Packets {
@@ -56,14 +59,14 @@ impl Packets {
 
     /// A capture's packets behind those that are there: its clock goes on where the last one's stopped.
     fn add(&mut self, path: &Path) {
-        let base = self.places.last().map_or(0, |last| last.time);
-        let mut first = None;
-        let mut latest = base;
+        let mut time = self.places.last().map_or(0, |last| last.time);
+        let mut before = None;
         // A damaged end is no reason to leave the beginning out; `softdpu classify` says what is wrong with it.
         let _ = capture::for_each(path, |packet| {
-            let first = *first.get_or_insert(packet.time);
-            latest = latest.max(base + packet.time.saturating_sub(first));
-            self.push(&packet, latest);
+            let pause = before.map_or(0, |before| packet.time.saturating_sub(before));
+            before = Some(packet.time);
+            time += pause.min(LONGEST_PAUSE);
+            self.push(&packet, time);
         });
     }
 
