@@ -111,7 +111,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     if let Some(what) = arguments.count {
-        return classify::be_counted(what, classify::folder(arguments.captures.as_deref()).as_deref());
+        return classify::instructions::be_counted(what, classify::folder(arguments.captures.as_deref()).as_deref());
     }
     let quick = arguments.quick;
     let rounds = arguments.rounds.map_or(if quick { 2 } else { 7 }, usize::from);

@@ -6,7 +6,7 @@ pub mod instructions;
 mod ndpi;
 mod ours;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -193,14 +193,6 @@ fn decided(effort: Effort, targets: &mut Vec<Target>) -> Result<Section> {
         targets.push(Target::new(title, Bound::AtMost, 40.0, slower));
     }
     Ok(section)
-}
-
-/// [`instructions::be_counted`] with the folder found.
-///
-/// # Errors
-/// As that.
-pub fn be_counted(what: instructions::Counted, captures: Option<&Path>) -> Result<()> {
-    instructions::be_counted(what, captures)
 }
 
 #[cfg(test)]
