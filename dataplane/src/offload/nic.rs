@@ -22,7 +22,8 @@ use std::collections::HashMap;
 /// Rounds of counting without a packet after which a flow leaves.
 const SILENT_ROUNDS: u8 = 5;
 /// Code and meaning of drops by devices, beside those of workers and of the XDP program.
-pub const DROPPED: (&str, &str) = ("nic_drop", "A rule with `action = \"drop\"`, in the device: the flow was on tier `nic`.");
+pub const DROPPED: (&str, &str) =
+    ("nic_drop", "A rule with `action = \"drop\"`, in the device: the flow was on tier `nic`.");
 
 /// Whether devices are asked to take flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
