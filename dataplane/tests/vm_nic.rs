@@ -70,9 +70,9 @@ fn device(number: u32, ns: &NetNs, name: &str, address: &str) -> u32 {
     said[0]["ifindex"].as_u64().unwrap() as u32
 }
 
-/// What a test writes to or reads of a port's device.
+/// What a test writes to or reads of a device.
 fn knob(number: u32, name: &str) -> String {
-    format!("{DEBUG}/netdevsim{number}/ports/0/{name}")
+    format!("{DEBUG}/netdevsim{number}/{name}")
 }
 
 impl Sim {
@@ -163,31 +163,35 @@ name = "all"
         flows.as_array().unwrap().iter().find(|flow| flow["a"].as_str().unwrap().ends_with(&end)).cloned()
     }
 
+    /// Sends to the banned port from `sport`, then asks.
+    fn send<T>(&self, sport: u16, ask: impl FnOnce() -> Option<T>) -> Option<T> {
+        let sender = self.client.within(|| Ok(UdpSocket::bind(("10.1.0.2", sport))?)).unwrap();
+        for _ in 0..4 {
+            sender.send_to(b"banned", "10.2.0.2:7000").unwrap();
+        }
+        ask()
+    }
+
     /// Sends to the banned port from `sport` until the flow is as asked for.
     fn send_until(&self, sport: u16, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        let sender = self.client.within(|| Ok(UdpSocket::bind(("10.1.0.2", sport))?)).unwrap();
-        let met = eventually(vm::PATIENCE, || {
-            for _ in 0..4 {
-                sender.send_to(b"banned", "10.2.0.2:7000").unwrap();
-            }
-            self.flow(sport).filter(&mut wanted)
-        });
+        let met = eventually(vm::PATIENCE, || self.send(sport, || self.flow(sport)).filter(&mut wanted));
         met.unwrap_or_else(|| {
             panic!("{:?}\n{}\n{}", self.flow(sport), self.edge().status().unwrap(), self.edge().said())
         })
     }
 
-    /// What the device of `apps` would count: writes it into both counters of its map.
-    fn counts(&self, packets: u8, bytes: u8) {
+    /// What the device of `apps` would count in all: so many packets of 10 bytes, into both counters of its map.
+    fn counts(&self, packets: u16) {
         let show = bpftool(&self.dut, &["-j", "map", "show"]);
         let maps: Value = serde_json::from_str(&show).unwrap();
         let ours = |map: &&Value| map["name"] == "NIC_COUNTS" && map["dev"]["ifname"] == "apps";
         let map = maps.as_array().unwrap().iter().find(ours).unwrap_or_else(|| panic!("{show}"));
         let id = map["id"].as_u64().unwrap().to_string();
         for counter in ["0", "1"] {
-            let (packets, bytes) = (packets.to_string(), bytes.to_string());
+            let value = [u64::from(packets), 10 * u64::from(packets)].map(u64::to_le_bytes).concat();
+            let value: Vec<String> = value.iter().map(u8::to_string).collect();
             let mut words = vec!["map", "update", "id", &id, "key", counter, "0", "0", "0", "value"];
-            words.extend([&packets, "0", "0", "0", "0", "0", "0", "0", &bytes, "0", "0", "0", "0", "0", "0", "0"]);
+            words.extend(value.iter().map(String::as_str));
             bpftool(&self.dut, &words);
         }
     }
@@ -206,7 +210,7 @@ fn bpftool(ns: &NetNs, words: &[&str]) -> String {
 
 /// The program at work in a port's device; 0: none.
 fn at_work(number: u32) -> u32 {
-    fs::read_to_string(knob(number, "bpf_offloaded_id")).unwrap().trim().parse().unwrap()
+    fs::read_to_string(knob(number, "ports/0/bpf_offloaded_id")).unwrap().trim().parse().unwrap()
 }
 
 /// Programs that a device has at all.
@@ -237,40 +241,50 @@ fn the_device_takes_what_a_rule_drops_and_gives_it_back() {
     let down = sim.send_until(5001, |flow| flow["tier"] == "nic");
     assert_eq!(down["rule"], "banned");
     assert_eq!(sim.nic(0)["flows"], 1);
-    let listed: Value = serde_json::from_str(&sim.edge().verb(&["flows", "--tier", "nic", "--json"]).unwrap()).unwrap();
-    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
-    let explained = sim.edge().verb(&["explain", "10.1.0.2:5001"]).unwrap();
-    assert!(explained.contains("tier nic") && !explained.contains("not nic"), "{explained}");
+    // The device counts nothing by itself, so the flow leaves after 5 s and goes back with its next packets.
+    let listed = || sim.edge().verb(&["flows", "--tier", "nic", "--json"]).unwrap();
+    let one = |said: &String| serde_json::from_str::<Value>(said).unwrap().as_array().unwrap().len() == 1;
+    assert!(eventually(vm::PATIENCE, || sim.send(5001, || Some(listed()).filter(&one))).is_some(), "{}", listed());
+    let explain = || sim.edge().verb(&["explain", "10.1.0.2:5001"]).unwrap();
+    let there = |said: &String| said.contains("tier nic") && !said.contains("not nic");
+    assert!(eventually(vm::PATIENCE, || sim.send(5001, || Some(explain()).filter(&there))).is_some(), "{}", explain());
     assert!(sim.drops("policy_drop") >= before + 4, "the first ones the worker dropped");
 
-    // Counters fold: into the flow, its rule, and the drops.
-    let seen = sim.flow(5001).unwrap();
-    sim.counts(100, 250);
+    // Counters fold: into the flow, and the drops. What a worker dropped has 34 bytes.
+    let whole = |flow: &Value| {
+        let by_device = sim.drops("nic_drop");
+        let (packets, bytes) = (number(flow, "packets_ab"), number(flow, "bytes_ab"));
+        by_device > 0 && by_device % 100 == 0 && bytes == 34 * (packets - by_device) + 10 * by_device
+    };
+    let mut written = 0;
     let counted = eventually(vm::PATIENCE, || {
-        let now = sim.flow(5001)?;
-        let more = |key: &str| number(&now, key) - number(&seen, key);
-        (more("packets_ab") == 100 && more("bytes_ab") == 250).then_some(())
+        sim.send_until(5001, |flow| flow["tier"] == "nic");
+        written += 100;
+        sim.counts(written);
+        eventually(std::time::Duration::from_secs(3), || sim.flow(5001).filter(&whole))
     });
-    assert!(counted.is_some(), "{seen} {:?}", sim.flow(5001));
-    assert_eq!(sim.drops("nic_drop"), 100);
+    assert!(counted.is_some(), "{:?}, {} by the device", sim.flow(5001), sim.drops("nic_drop"));
 
     // As many as there is room for; the next one is told why.
-    sim.send_until(5002, |flow| flow["tier"] == "nic");
-    let third = sim.send_until(5003, |flow| flow["nic_reason"] == "nic_full");
-    assert_eq!(third["tier"], "worker");
+    let third = eventually(vm::PATIENCE, || {
+        for sport in [5001, 5002] {
+            sim.send_until(sport, |flow| flow["tier"] == "nic");
+        }
+        sim.send(5003, || sim.flow(5003).filter(|flow| flow["nic_reason"] == "nic_full"))
+    });
+    assert_eq!(third.expect("a full table")["tier"], "worker");
     let forwarded = sim.edge().flows().unwrap();
     let forwarded = forwarded.as_array().unwrap().iter().find(|flow| flow["rule"] == "all").cloned().unwrap();
     assert_eq!(forwarded["nic_reason"], "nic_only_drops", "{forwarded}");
 
-    // By hand, with the last counts.
-    sim.counts(107, 255);
-    let back = sim.edge().verb(&["demote", "10.1.0.2:5001"]).unwrap();
-    assert!(back.contains("1 flow taken back"), "{back}");
-    let up = eventually(vm::PATIENCE, || sim.flow(5001).filter(|flow| flow["tier"] == "worker")).unwrap();
+    // By hand, and it stays with the worker. The silent one makes way by itself.
+    let demoted = eventually(vm::PATIENCE, || {
+        sim.send_until(5001, |flow| flow["tier"] == "nic");
+        sim.edge().verb(&["demote", "10.1.0.2:5001"]).unwrap().contains("1 flow taken back").then_some(())
+    });
+    assert!(demoted.is_some());
+    let up = sim.send_until(5001, |flow| flow["tier"] == "worker");
     assert_eq!(up["nic_reason"], "by_hand", "{up}");
-    assert_eq!(number(&up, "packets_ab") - number(&seen, "packets_ab"), 107);
-    // The place is free for the one that was refused; the silent one makes way by itself.
-    sim.send_until(5004, |flow| flow["tier"] == "nic");
     let idle = eventually(vm::PATIENCE, || sim.flow(5002).filter(|flow| flow["nic_reason"] == "idle"));
     assert!(idle.is_some(), "{:?}", sim.flow(5002));
 
@@ -298,17 +312,20 @@ fn a_killed_instance_leaves_nothing_in_the_device() {
 fn what_a_device_refuses_is_said_with_its_reason() {
     let Some(mut sim) = Sim::new("vm-nicno") else { return };
     let steps = [
-        ("bpf_map_accept", "its table was refused"),
-        ("bpf_bind_accept", "the program was refused"),
-        ("bpf_xdpoffload_accept", "the program was taken, but not put to work"),
+        ("ports/0/bpf_map_accept", "its table was refused", ""),
+        ("bpf_bind_accept", "the program was refused", ""),
+        // The verifier of the device itself, which says something.
+        ("bpf_bind_verifier_accept", "the program was refused", "netdevsim"),
+        ("ports/0/bpf_xdpoffload_accept", "the program was taken, but not put to work", ""),
     ];
-    for (refusing, said) in steps {
+    for (refusing, said, words) in steps {
         fs::write(knob(71, refusing), "N").unwrap();
         sim.start("auto").unwrap();
         let nic = sim.nic(0);
         assert_eq!((nic["state"].as_str(), nic["reason"].as_str()), (Some("refused"), Some("nic_refused")), "{nic}");
         assert_eq!(nic["errno"], libc::EOPNOTSUPP, "{nic}");
-        assert!(nic["message"].as_str().unwrap().starts_with(said), "{nic}");
+        let message = nic["message"].as_str().unwrap();
+        assert!(message.starts_with(said) && message.contains(words), "{nic}");
         assert_eq!(sim.nic(1)["state"], "loaded", "the other port's device takes it");
         let page = sim.edge().verb(&["status"]).unwrap();
         assert!(page.contains(&format!("apps: device refused (nic_refused): {said}")), "{page}");
