@@ -71,7 +71,7 @@ fn what_a_rule_drops_is_proposed_once_it_is_worth_it() {
     lane.notes.push(note(What::Counted(counts(blocked.direction, FlowCount { packets: 5, bytes: 220 })))).unwrap();
     harness.pass(0, &frame);
     assert_eq!(flow(&harness), (Tier::Nic, None));
-    let rule = harness.worker.counters.rules[0].packets.get();
+    let rule = harness.worker.counters.rules.totals()[0].1;
     assert_eq!((rule, harness.dropped(DropReason::PolicyDrop)), (5 + 5, 5), "five by the device, five here");
     for _ in 0..2000 {
         harness.pass(0, &frame);
