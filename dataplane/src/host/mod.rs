@@ -2,6 +2,7 @@
 
 pub mod fib;
 pub mod icmp_errors;
+pub mod inventory;
 pub mod lpm;
 pub mod netlink;
 pub mod nic;
