@@ -21,8 +21,8 @@ use anyhow::{Context, Result, bail};
 
 use super::cores;
 use super::namespace::{Namespace, ifindex};
-use crate::bpf::programs::{self, Traffic};
-use crate::bpf::sys::{Program, Words};
+use crate::rig::bpf::programs::{self, Traffic};
+use crate::rig::bpf::sys::{Program, Words};
 
 pub const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 2);
 pub const NEAR: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 1);
