@@ -216,11 +216,19 @@ impl<'a> Situation<'a> {
         ports
     }
 
+    /// Why there is no port to look at.
+    pub fn no_port(&self) -> &'static str {
+        match self.policy {
+            Some(_) => "the policy has no port of kind xdp",
+            None => "no port to look at: name a policy (--policy) or an interface (--interface)",
+        }
+    }
+
     /// Runs `look` for each port whose interface is there; says so where there is none to look at.
     pub fn each_port(&self, found: &mut Found, mut look: impl FnMut(&Port<'a>, &'a Interface, &mut Found)) {
         let ports = self.ports();
         if ports.is_empty() {
-            found.not_applicable(None, "no port to look at: name a policy (--policy) or an interface (--interface)");
+            found.not_applicable(None, self.no_port());
         }
         for port in &ports {
             match port.nic {

@@ -12,23 +12,28 @@ use super::nic;
 const GDRVINFO: u32 = 0x03;
 const GRINGPARAM: u32 = 0x10;
 const SRINGPARAM: u32 = 0x11;
+const GSTRINGS: u32 = 0x1b;
 const GFLAGS: u32 = 0x25;
 const SFLAGS: u32 = 0x26;
+const GSSET_INFO: u32 = 0x37;
+const GFEATURES: u32 = 0x3a;
+const SFEATURES: u32 = 0x3b;
 const GCHANNELS: u32 = 0x3c;
 const SCHANNELS: u32 = 0x3d;
 const GRSSH: u32 = 0x46;
 const GLINKSETTINGS: u32 = 0x4c;
+const SS_FEATURES: u32 = 4;
+/// Bytes of a name in a set of strings.
+const NAME: usize = 32;
+/// Far more features than there are.
+const MAX_FEATURES: usize = 1024;
 const SPEED_UNKNOWN: u32 = u32::MAX;
 
 /// An offload that has commands of its own: ethtool's short name, the command that reads it and the one that sets it.
-const SINGLE: [(&str, u32, u32); 6] = [
-    ("rx", 0x14, 0x15),
-    ("tx", 0x16, 0x17),
-    ("sg", 0x18, 0x19),
-    ("tso", 0x1e, 0x1f),
-    ("gso", 0x23, 0x24),
-    ("gro", 0x2b, 0x2c),
-];
+const SINGLE: [(&str, u32, u32); 5] =
+    [("rx", 0x14, 0x15), ("tx", 0x16, 0x17), ("sg", 0x18, 0x19), ("gso", 0x23, 0x24), ("gro", 0x2b, 0x2c)];
+/// All of TCP's segmentation: the kernel's features whose names begin so. (The old command for it leaves the newer ones on.)
+const TSO: (&str, &str) = ("tso", "tx-tcp");
 /// Offloads that share a word of flags.
 const FLAGS: [(&str, u32); 5] =
     [("txvlan", 1 << 7), ("rxvlan", 1 << 8), ("lro", 1 << 15), ("ntuple", 1 << 27), ("rxhash", 1 << 28)];
@@ -174,6 +179,9 @@ impl Ethtool {
             Some(((*name).to_owned(), value != 0))
         });
         let mut all: BTreeMap<String, bool> = single.collect();
+        if let Ok(on) = self.any_feature(interface, TSO.1) {
+            all.insert(TSO.0.to_owned(), on);
+        }
         if let Ok(flags) = self.value(interface, GFLAGS) {
             all.extend(FLAGS.iter().map(|(name, bit)| ((*name).to_owned(), flags & bit != 0)));
         }
@@ -189,11 +197,69 @@ impl Ethtool {
             self.set_value(interface, *set, u32::from(on))?;
             return settled((self.value(interface, *get)? != 0) == on);
         }
+        if name == TSO.0 {
+            self.set_features(interface, TSO.1, on)?;
+            return settled(self.any_feature(interface, TSO.1)? == on);
+        }
         let unknown = || io::Error::from(io::ErrorKind::InvalidInput);
         let (_, bit) = FLAGS.iter().find(|(n, _)| *n == name).ok_or_else(unknown)?;
         let flags = self.value(interface, GFLAGS)?;
         self.set_value(interface, SFLAGS, if on { flags | bit } else { flags & !bit })?;
         settled((self.value(interface, GFLAGS)? & bit != 0) == on)
+    }
+
+    /// Places of the features whose names begin with `prefix`, and how many features there are.
+    fn features(&self, interface: &str, prefix: &str) -> io::Result<(Vec<usize>, usize)> {
+        // `struct ethtool_sset_info`: command, reserved, mask of sets in 64 bits, then a length per set asked for.
+        let mut info = [GSSET_INFO, 0, 0, 0, 0];
+        let mask = (1u64 << SS_FEATURES).to_ne_bytes();
+        let (low, high) = mask.split_at(4);
+        info[2] = u32::from_ne_bytes([low[0], low[1], low[2], low[3]]);
+        info[3] = u32::from_ne_bytes([high[0], high[1], high[2], high[3]]);
+        self.call(interface, &mut info)?;
+        let count = (info[4] as usize).min(MAX_FEATURES);
+        // `struct ethtool_gstrings`: command, set, length, names.
+        let mut names = vec![0u32; 3 + count * NAME / 4];
+        (names[0], names[1], names[2]) = (GSTRINGS, SS_FEATURES, count as u32);
+        // The buffer has room for as many names as the first answer announced.
+        nic::ethtool(&self.socket, interface, names.as_mut_ptr().cast())?;
+        let bytes: Vec<u8> = names[3..].iter().flat_map(|w| w.to_ne_bytes()).collect();
+        let places = bytes.chunks_exact(NAME).enumerate().filter(|(_, name)| name.starts_with(prefix.as_bytes()));
+        Ok((places.map(|(place, _)| place).collect(), count))
+    }
+
+    /// `struct ethtool_gfeatures`: per 32 features the words available, requested, active, never changed.
+    fn blocks(&self, interface: &str, count: usize) -> io::Result<Vec<[u32; 4]>> {
+        let blocks = count.div_ceil(32);
+        let mut words = vec![0u32; 2 + blocks * 4];
+        (words[0], words[1]) = (GFEATURES, blocks as u32);
+        // The buffer has room for as many blocks as it says.
+        nic::ethtool(&self.socket, interface, words.as_mut_ptr().cast())?;
+        Ok(words[2..].chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]).collect())
+    }
+
+    /// Whether any feature whose name begins with `prefix` is active. An error where the device has none.
+    fn any_feature(&self, interface: &str, prefix: &str) -> io::Result<bool> {
+        let (places, count) = self.features(interface, prefix)?;
+        let blocks = self.blocks(interface, count)?;
+        Ok(places.iter().any(|p| blocks.get(p / 32).is_some_and(|b| b[2] >> (p % 32) & 1 == 1)))
+    }
+
+    /// Switches all features whose names begin with `prefix`, as far as the device lets them be.
+    fn set_features(&self, interface: &str, prefix: &str, on: bool) -> io::Result<()> {
+        let (places, count) = self.features(interface, prefix)?;
+        let blocks = self.blocks(interface, count)?;
+        // `struct ethtool_sfeatures`: per 32 features the words valid and requested.
+        let mut words = vec![0u32; 2 + blocks.len() * 2];
+        (words[0], words[1]) = (SFEATURES, blocks.len() as u32);
+        for place in places {
+            let (block, bit) = (place / 32, 1 << (place % 32));
+            if blocks.get(block).is_some_and(|b| b[0] & bit != 0 && b[3] & bit == 0) {
+                words[2 + block * 2] |= bit;
+                words[3 + block * 2] |= if on { bit } else { 0 };
+            }
+        }
+        nic::ethtool(&self.socket, interface, words.as_mut_ptr().cast())
     }
 
     /// `struct ethtool_value`.

@@ -36,7 +36,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "foreign-program",
         title: "No other XDP program is on the port",
         meaning: "softdpu does not replace another's program, and does not start.",
-        remedy: "End whoever has it (Cilium, Katran, suricata, xdp-loader ...), or `ip link set dev IF xdp off`; or an interface of softdpu's own.",
+        remedy: "End whoever has it (Cilium, Katran, suricata, xdp-loader ...), or `ip link set dev IF xdp off`; where that is refused, `bpftool link` shows which process holds it. Or an interface of softdpu's own.",
         run: foreign,
     },
     Check {
@@ -58,7 +58,7 @@ pub(super) const CHECKS: &[Check] = &[
 fn interface(s: &Situation<'_>, found: &mut Found) {
     let ports = s.ports();
     if ports.is_empty() {
-        found.not_applicable(None, "no port to look at: name a policy (--policy) or an interface (--interface)");
+        found.not_applicable(None, s.no_port());
     }
     for port in &ports {
         let Some(nic) = port.nic else {

@@ -7,6 +7,8 @@ use crate::host::inventory::{Interface, Queues};
 
 /// Slots that a device's receive ring should have at least, where it can.
 const DEVICE_RING: u32 = 1024;
+/// A veth's own ring, of which it does not tell (`VETH_RING_SIZE`).
+const VETH_RING: u32 = 256;
 /// What makes busy polling keep interrupts off: interrupts to defer, and nanoseconds until they come anyway.
 const DEFER: u64 = 2;
 const TIMEOUT_NS: u64 = 200_000;
@@ -178,8 +180,12 @@ fn socket_ring(s: &Situation<'_>, found: &mut Found) {
     let sockets = s.ports().len().max(1) as u32;
     s.each_port(found, |port, nic, found| {
         let (name, ring) = (port.interface, port.ring());
-        // Slots of a fill ring are twice the ring's; a veth's own ring counts as any device's.
-        let device = nic.rings.as_ref().map_or(0, |r| r.rx);
+        // Slots of a fill ring are twice the ring's.
+        let device = match &nic.rings {
+            Some(rings) => rings.rx,
+            None if nic.driver == "veth" => VETH_RING,
+            None => 0,
+        };
         let share = policy.workers.frames / 4 * 3 / sockets;
         let lent = share.min(ring * 2);
         if ring * 2 < device + ring {
