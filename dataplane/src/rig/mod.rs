@@ -2,6 +2,7 @@
 //! becomes of the figures. `softdpu tune` and the benches stand on it; nothing of it runs beside a dataplane in service.
 
 pub mod bpf;
+pub mod instance;
 pub mod net;
 pub mod progress;
 pub mod stats;
