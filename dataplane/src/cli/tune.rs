@@ -24,8 +24,8 @@ pub fn run(args: &TuneArgs, out: &mut impl Write) -> anyhow::Result<bool> {
         let known = Setting::ALL.into_iter().find(|s| s.name() == name || s.key() == name);
         known.with_context(|| {
             let names = Setting::ALL.map(Setting::name);
-            let near = config::nearest(name, names).map_or(String::new(), |n| format!(", did you mean {n}?"));
-            format!("--only: no setting `{name}`{near} There are {}", names.join(", "))
+            let near = config::nearest(name, names).map_or(String::new(), |n| format!(": did you mean {n}?"));
+            format!("--only: no setting `{name}`{near} (there are {})", names.join(", "))
         })
     };
     let options = Options {

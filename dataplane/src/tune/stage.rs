@@ -18,8 +18,11 @@ use crate::rig::stop;
 
 /// Before counting: flows open, frequencies settle.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// How long an instance is watched doing nothing.
-const REST: Duration = Duration::from_millis(250);
+/// Longest wait for the first packet to come through.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// From the start of an instance until it does nothing, and how long it is watched at that.
+const SETTLE: Duration = Duration::from_millis(100);
+const REST: Duration = Duration::from_millis(400);
 /// Packets offered per second: well above what a worker forwards, so that it is the limit.
 const OFFERED: f64 = 4e6;
 
@@ -67,11 +70,17 @@ impl<'a> Stage<'a> {
     fn generated(&self, topology: &Topology, values: &Values, options: &Options) -> Result<Turn> {
         let policy = |socket: &Path| self.made_up(topology, values, socket).to_string();
         let instance = Instance::start(Some(&topology.dut), &options.binary, None, policy)?;
+        stop::sleep(SETTLE);
         let idle_cpu = cpu_over(&instance, REST)?;
         let traffic = topology.traffic(options.flows, options.size);
-        let time = WARM_UP + options.turn;
+        let time = PATIENCE + WARM_UP + options.turn;
         let limits = Limits { packets: u64::MAX, time: time * 2, rate: Some(OFFERED), core: self.generator, batch: 64 };
-        let generator = Generator::start(topology, &traffic, limits)?;
+        let (generator, before) = (Generator::start(topology, &traffic, limits)?, topology.arrived()?);
+        // On a busy machine the generator takes a while to begin.
+        let patience = Instant::now() + PATIENCE;
+        while topology.arrived()? == before && Instant::now() < patience && !stop::asked() {
+            stop::sleep(Duration::from_millis(10));
+        }
         stop::sleep(WARM_UP);
         let (start, arrived, used) = (Instant::now(), topology.arrived()?, cores::process_cpu(instance.pid())?);
         stop::sleep(options.turn);
