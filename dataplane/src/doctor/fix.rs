@@ -129,11 +129,14 @@ impl Change {
         Self { namespace: namespace.map(str::to_owned), setting, value: value.to_owned() }
     }
 
-    /// A setting of this namespace by its name as in sysctl(8), in which slashes stand for dots where a name has some.
+    /// A file under /proc/sys, /proc/irq or /sys, as this namespace sees it.
+    #[allow(clippy::needless_pass_by_value)] // numbers and words: a reference would only clutter the calls
     pub fn file(path: impl Into<String>, value: impl ToString) -> Self {
         Self { namespace: None, setting: Setting::File { path: path.into() }, value: value.to_string() }
     }
 
+    /// A setting of this namespace.
+    #[allow(clippy::needless_pass_by_value)] // as above
     pub fn here(setting: Setting, value: impl ToString) -> Self {
         Self { namespace: None, setting, value: value.to_string() }
     }

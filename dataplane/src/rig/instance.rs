@@ -1,10 +1,12 @@
 //! A `softdpu run` of its own, for as long as it is measured.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -39,13 +41,18 @@ impl Instance {
         if !binary.exists() {
             bail!("{} is not there", binary.display());
         }
-        let directory = std::env::temp_dir().join(format!("softdpu-rig-{}", std::process::id()));
-        fs::create_dir_all(&directory)?;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (id, n) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(format!("softdpu-rig-{id}-{n}"));
+        // Ours alone and new: others may write to the folder above.
+        let made = fs::DirBuilder::new().mode(0o700).create(&directory);
+        made.with_context(|| directory.display().to_string())?;
         let socket = directory.join("socket");
-        fs::remove_file(&socket).ok();
-        let beside = folder.map(|f| f.join(format!(".softdpu-tune-{}.toml", std::process::id())));
+        let beside = folder.map(|f| f.join(format!(".softdpu-tune-{id}-{n}.toml")));
         let path = beside.clone().unwrap_or_else(|| directory.join("policy.toml"));
-        fs::write(&path, policy(&socket)).with_context(|| path.display().to_string())?;
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut f| f.write_all(policy(&socket).as_bytes()));
+        written.with_context(|| path.display().to_string())?;
         let log = fs::File::create(directory.join("log"))?;
         let mut command = inside.map_or_else(|| Command::new(binary), |ns| ns.command(binary));
         // SAFETY: system calls between fork and exec; threads inherit the priority, and the child ends with us.

@@ -150,7 +150,7 @@ fn forwarding(s: &Situation<'_>, found: &mut Found) {
     let ports = policy.ports.iter().filter(|p| matches!(p.kind, PortKind::Xdp(_))).count();
     let passes = policy.steer.iter().any(|r| r.on_loss == OnLoss::Pass || r.action == SteerAction::Pass);
     let tap = policy.ports.iter().any(|p| matches!(p.kind, PortKind::Tap(_)));
-    if ports < 2 && !tap || !passes && !tap {
+    if !(tap || ports >= 2 && passes) {
         found.not_applicable(None, "nothing is left to the kernel to forward");
         return;
     }
