@@ -15,7 +15,7 @@ use crate::l7::Inspector;
 use crate::offload::Client;
 use crate::plan::Plan;
 use crate::plan::rules::ip;
-use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::counters::{RuleCounters, WorkerCounters};
 use crate::telemetry::export::{EndReason, Sink};
 use crate::tunnel::events::Events;
 use crate::tunnel::keys::Keys;
@@ -70,7 +70,10 @@ pub struct Worker {
     icmp_budget: Budget,
     stranger_budget: Budget,
     scratch: Box<[u8]>,
-    plan: Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>,
+    /// The newest plan, and the one that the worker is at.
+    plans: Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>,
+    plan: Arc<Plan>,
+    rules: Arc<RuleCounters>,
     keys: Cache<Arc<ArcSwap<Keys>>, Arc<Keys>>,
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     stop: Arc<AtomicBool>,
@@ -102,8 +105,11 @@ pub struct Parts {
 
 impl Worker {
     pub fn new(parts: Parts) -> Self {
-        let mut plan = Cache::new(parts.shared.plan);
-        let ports = plan.load().ports.len();
+        let mut plans = Cache::new(parts.shared.plan);
+        let plan = plans.load().clone();
+        let ports = plan.ports.len();
+        let rules = parts.counters.rules.begin(plan.rule_names.clone());
+        parts.counters.plan.set(plan.generation.into());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -127,7 +133,9 @@ impl Worker {
             icmp_budget: Budget::new(),
             stranger_budget: Budget::of_strangers(),
             scratch: vec![0; 66_560].into_boxed_slice(),
+            plans,
             plan,
+            rules,
             keys: Cache::new(parts.shared.keys),
             fib: Cache::new(parts.shared.fib),
             stop: parts.shared.stop,
@@ -158,6 +166,7 @@ impl Worker {
     /// One turn: every port once. Returns how many packets came in.
     pub fn turn(&mut self, now: u64) -> usize {
         let mut packets = 0;
+        self.follow_plan();
         for at in 0..self.ports.len() {
             self.ports[at].io.reap(&mut self.pool);
             let max = self.batch_size;
@@ -180,12 +189,31 @@ impl Worker {
         packets
     }
 
+    /// Goes on to the newest plan, between two turns: all packets of a turn meet the same.
+    #[inline]
+    fn follow_plan(&mut self) {
+        let newest: &Arc<Plan> = self.plans.load();
+        if newest.generation != self.plan.generation {
+            let newest = newest.clone();
+            self.begin_plan(newest);
+        }
+    }
+
+    #[cold]
+    fn begin_plan(&mut self, newest: Arc<Plan>) {
+        // What was said of the old plan's rules is counted to them.
+        self.read_notes();
+        self.rules = self.counters.rules.begin(newest.rule_names.clone());
+        self.plan = newest;
+        self.counters.plan.set(self.plan.generation.into());
+    }
+
     /// What the offload thread has to say.
     fn read_notes(&mut self) {
         if let Some(client) = &self.offload
             && !client.lane.notes.is_empty()
         {
-            client.read_notes(&mut self.flows, &self.counters);
+            client.read_notes(&mut self.flows, &self.counters, &self.rules);
         }
     }
 
@@ -204,7 +232,7 @@ impl Worker {
     fn on_graph(&mut self, now: u64, walk: impl FnOnce(&mut Graph, &mut Cx<'_>, &mut Batch)) {
         let mut cx = Cx {
             now,
-            plan: self.plan.load(),
+            plan: &self.plan,
             fib: self.fib.load(),
             pool: &mut self.pool,
             flows: &mut self.flows,
@@ -220,6 +248,7 @@ impl Worker {
             stranger_budget: &mut self.stranger_budget,
             scratch: &mut self.scratch,
             counters: &self.counters,
+            rules: &self.rules,
             seen: Seen::default(),
         };
         self.generation = cx.generation();
