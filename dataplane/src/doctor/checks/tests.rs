@@ -99,8 +99,8 @@ fn each_fault_is_found_by_its_check_alone() {
         ("socket-ring", State::Warn, |h| h.interfaces[0].rings.as_mut().unwrap().rx = 8160),
         ("irq-affinity", State::Warn, |h| h.interfaces[0].irqs.iter_mut().for_each(|i| i.cpus = vec![0])),
         ("busy-poll", State::Warn, |h| h.interfaces[0].napi.defer_hard_irqs = Some(0)),
-        ("lro", State::Fail, |h| drop(h.interfaces[0].offloads.insert("lro".into(), true))),
-        ("vlan-tags", State::Warn, |h| drop(h.interfaces[0].offloads.insert("rxvlan".into(), true))),
+        ("lro", State::Fail, |h| *h.interfaces[0].offloads.entry("lro".into()).or_default() = true),
+        ("vlan-tags", State::Warn, |h| *h.interfaces[0].offloads.entry("rxvlan".into()).or_default() = true),
         ("rp-filter", State::Warn, |h| drop(h.interfaces[0].sysctl.insert("ipv4.rp_filter".into(), "1".into()))),
     ];
     let policy = policy("cores = [0, 1, 2, 3]\nframes = 16384", "busy_poll = true");
