@@ -11,6 +11,7 @@ use softdpu::config;
 use softdpu::flow::{FlowConfig, FlowTable, Prepared, Seed, Tick};
 use softdpu::worker::harness::Harness;
 use softdpu_ebpf_common::walk::{Headers, L3};
+use softdpu_testbed::packet::syn_of;
 
 use crate::memory::packet;
 use crate::micro::{Case, Effort, alternate};
@@ -304,7 +305,6 @@ fn flooded(effort: Effort, flood: u32) -> Result<(Section, Option<f64>)> {
         }
     }
     let (mut sent, rounds) = (0u32, effort.rounds.max(2));
-    let mut syn = packet(0, 60);
     for _ in 0..rounds {
         if stop::asked() {
             break;
@@ -317,7 +317,7 @@ fn flooded(effort: Effort, flood: u32) -> Result<(Section, Option<f64>)> {
             spent[0] += pass(&mut harness, 0, part);
         }
         for turn in 0..turns {
-            let syns: Vec<Vec<u8>> = (0..TURN).map(|n| new_syn(&mut syn, sent + n)).collect();
+            let syns: Vec<Vec<u8>> = (0..TURN).map(|n| syn_of(sent + n, [10, 2, 0, 2], (7, 80))).collect();
             spent[1] += pass(&mut harness, 0, &syns);
             sent += TURN;
             let from = (turn * TURN % OLD) as usize;
@@ -377,18 +377,6 @@ fn answer(p: &[u8]) -> Vec<u8> {
     a.swap(34, 36);
     a.swap(35, 37);
     a
-}
-
-/// The rig's packet as a SYN of source number `n`. Its checksum of TCP is not looked at on the way.
-fn new_syn(p: &mut [u8], n: u32) -> Vec<u8> {
-    p[23] = 6;
-    p[26..30].copy_from_slice(&(0x1400_0000 + n).to_be_bytes());
-    p[46] = 0x50;
-    p[47] = 2;
-    p[24..26].fill(0);
-    let sum = crate::bpf::programs::ip_checksum(&p[14..34]);
-    p[24..26].copy_from_slice(&sum.to_be_bytes());
-    p.to_vec()
 }
 
 #[cfg(test)]

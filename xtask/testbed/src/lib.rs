@@ -13,6 +13,7 @@ pub mod garbage;
 pub mod generator;
 pub mod interop;
 pub mod netns;
+pub mod packet;
 pub mod pcap;
 pub mod peers;
 pub mod policy;
