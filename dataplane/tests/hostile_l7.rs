@@ -259,7 +259,7 @@ fn dns_of_64_kib_over_tcp() {
 #[test]
 fn quic_in_thousands_of_pieces() {
     let mut edge = Edge::new("");
-    let message = hello("quic.example", 10, 3000);
+    let message = hello("quic.example", 3000, 10);
     let id = |n: u32| [&n.to_be_bytes()[..], &[9; 4]].concat();
     let whole = quic::initial(&id(0), 0, &quic::crypto(0, &hello("quic.example", 10, 10)));
     edge.put(0, [frame(&udp(client(0, 443), &whole))]);
