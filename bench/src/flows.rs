@@ -153,7 +153,7 @@ fn prepare(table: &mut FlowTable, to: &mut [Prepared], at: &mut u32, all: u32, n
 }
 
 /// Nanoseconds that this thread has had a core for.
-fn cpu_time() -> i64 {
+pub(crate) fn cpu_time() -> i64 {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes one `timespec`, which `t` is.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
@@ -256,7 +256,7 @@ fn resident() -> u64 {
     pages.and_then(|s| s.split(' ').nth(1)?.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
-const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r#"
 [workers]
 count = 1
 batch = 64
@@ -285,9 +285,9 @@ action = "forward"
 "#;
 
 /// Old flows, decided and answered, in the order of their packets.
-const OLD: u32 = 1024;
+pub(crate) const OLD: u32 = 1024;
 /// Packets of each kind put on the wire at a time.
-const TURN: u32 = 256;
+pub(crate) const TURN: u32 = 256;
 
 /// Old flows' packets through the graph: alone, and in turn with SYNs that each have another source.
 fn flooded(effort: Effort, flood: u32) -> Result<(Section, Option<f64>)> {
@@ -295,15 +295,7 @@ fn flooded(effort: Effort, flood: u32) -> Result<(Section, Option<f64>)> {
         Section::new("flow-flood", "old flows in a flood of SYNs, graph in memory, per packet, one core", "ns");
     let policy = config::parse(POLICY, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")?;
     let mut harness = Harness::new(policy)?;
-    let old: Vec<Vec<u8>> = (0..OLD).map(|n| packet(n, 60)).collect();
-    let answers: Vec<Vec<u8>> = old.iter().map(|p| answer(p)).collect();
-    for _ in 0..16 {
-        for (port, packets) in [(0, &old), (1, &answers)] {
-            for part in packets.chunks(TURN as usize) {
-                pass(&mut harness, port, part);
-            }
-        }
-    }
+    let old = settled(&mut harness);
     let (mut sent, rounds) = (0u32, effort.rounds.max(2));
     for _ in 0..rounds {
         if stop::asked() {
@@ -351,18 +343,32 @@ fn flooded(effort: Effort, flood: u32) -> Result<(Section, Option<f64>)> {
     Ok((section, rate))
 }
 
-/// Nanoseconds for these packets, received and sent by the worker.
-fn pass(harness: &mut Harness, port: usize, packets: &[Vec<u8>]) -> f64 {
+/// Opens the old flows, until each is decided and answered. Their clients' packets.
+pub(crate) fn settled(harness: &mut Harness) -> Vec<Vec<u8>> {
+    let old: Vec<Vec<u8>> = (0..OLD).map(|n| packet(n, 60)).collect();
+    let answers: Vec<Vec<u8>> = old.iter().map(|p| answer(p)).collect();
+    for _ in 0..16 {
+        for (port, packets) in [(0, &old), (1, &answers)] {
+            for part in packets.chunks(TURN as usize) {
+                pass(harness, port, part);
+            }
+        }
+    }
+    old
+}
+
+/// Nanoseconds of CPU time for these packets, received and sent by the worker.
+pub(crate) fn pass(harness: &mut Harness, port: usize, packets: &[Vec<u8>]) -> f64 {
     for p in packets {
         assert!(harness.send(port, p), "the wire holds a turn");
     }
-    let start = Instant::now();
+    let start = cpu_time();
     let mut done = 0;
     while done < packets.len() {
         harness.now += 10_000;
         done += harness.worker.turn(harness.now);
     }
-    let spent = start.elapsed().as_nanos() as f64;
+    let spent = (cpu_time() - start) as f64;
     for port in 0..2 {
         while harness.receive(port).is_some() {}
     }

@@ -8,11 +8,11 @@
 mod counting;
 mod hostile;
 
-use hostile::made::{PREFACE, dns, h2, hello, question, records};
-use hostile::{Edge, OVER_PORTS, client, quic, segments};
+use hostile::{Edge, OVER_PORTS, client, segments};
 use softdpu::graph::DropReason;
 use softdpu::l7::inspect::{MAX_DATAGRAMS, MAX_PACKETS};
 use softdpu::l7::{Class, Reason};
+use softdpu_testbed::hostile::{PREFACE, dns, h2, hello, question, quic, records};
 use softdpu_testbed::packet::{ACK, frame, ipv4_fragment, ipv6_fragment, tcp, udp, udp_datagram};
 
 /// A fixed order that is none.

@@ -1,9 +1,6 @@
 //! A worker in memory with connections that were there before, and an account of every packet that is put in.
 #![allow(dead_code, clippy::unwrap_used)]
 
-pub mod made;
-pub mod quic;
-
 use softdpu::config;
 use softdpu::flow::{Direction, Flow, FlowIdx, Tick};
 use softdpu::graph::DropReason;

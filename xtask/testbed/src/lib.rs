@@ -11,6 +11,7 @@ pub mod cleanup;
 pub mod edge;
 pub mod garbage;
 pub mod generator;
+pub mod hostile;
 pub mod interop;
 pub mod netns;
 pub mod packet;

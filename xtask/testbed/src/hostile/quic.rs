@@ -1,5 +1,5 @@
 //! A client's Initial packets, sealed as RFC 9001 §5 says, whatever is in them.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)] // lengths are constants that fit
 
 use ring::aead::quic::{AES_128, HeaderProtectionKey};
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
