@@ -1,4 +1,5 @@
-//! Every recogniser and every reassembler is reached by a fuzz target of its own family. A new one that is not fails here.
+//! Every recogniser and every reassembler is reached by a fuzz target of its own family. A new one that is not fails here, and
+//! so does a protocol asked for that has no class.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -87,4 +88,18 @@ fn every_reassembler_has_a_target_and_every_target_is_built() {
     for target in targets.keys() {
         assert!(manifest.contains(&format!("path = \"fuzz_targets/{target}.rs\"")), "{target} is not in Cargo.toml");
     }
+}
+
+/// What softdpu is asked to recognise, by its class names: none may disappear unseen.
+const ASKED_FOR: &str = "tls dtls quic http http_proxy http_connect http2 grpc websocket dns mdns llmnr netbios dot doh doq \
+    ssdp ntp dhcp dhcpv6 snmp syslog radius tftp ssh telnet ftp ftp_data smtp imap pop3 ldap kerberos smb nfs sunrpc dcerpc \
+    rdp vnc sip rtp rtcp rtsp rtmp stun wireguard openvpn ike ipsec l2tp pptp gre vxlan geneve gtp_u gtp_c teredo bgp ospf \
+    vrrp icmp icmpv6 igmp sctp mysql postgresql tds oracle mongodb redis memcached cassandra elasticsearch kafka amqp mqtt \
+    nats stomp coap zookeeper etcd nvme_tcp iscsi ceph modbus dnp3 iec104 opcua bacnet ethernet_ip s7 someip bittorrent \
+    socks proxy_protocol git rsync xmpp irc netflow ipfix sflow zabbix";
+
+#[test]
+fn every_protocol_asked_for_has_a_class() {
+    let missing: Vec<&str> = ASKED_FOR.split_whitespace().filter(|name| !l7::Class::NAMES.contains(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
