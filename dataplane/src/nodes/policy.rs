@@ -1,6 +1,7 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
 use super::relay;
+use super::select;
 use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
@@ -70,6 +71,9 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
             packet.meta.compress = plan.compress;
             cx.seen.to_seal = true;
             cx.seen.to_compress |= plan.compress;
+            if cx.keys.many_ways() {
+                select::prefetch_way(cx, packet);
+            }
             Ok(())
         }
     }
