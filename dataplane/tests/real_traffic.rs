@@ -13,7 +13,7 @@ const FILES: [(&str, &str, usize); 13] = [
     ("kafka", "kafka", 1),
     ("l2tp", "l2tp", 1),
     ("mongodb", "mongodb", 1),
-    ("nats", "nats", 2),
+    ("nats", "nats", 1),
     ("proxy", "proxy_protocol", 2),
     ("redis", "redis", 2),
     ("sflow", "sflow", 1),
