@@ -8,6 +8,7 @@ pub mod esp;
 pub mod esp_many;
 pub mod flows;
 pub mod graph;
+pub mod hostile;
 pub mod idle;
 pub mod machine;
 pub mod memory;
