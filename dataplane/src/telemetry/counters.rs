@@ -91,6 +91,14 @@ pub struct TunnelCounters {
     pub escaped_bytes: Counter,
 }
 
+/// What a rule has done to packets beyond letting them by, in the driver and here.
+#[derive(Debug, Default)]
+pub struct TreatCounters {
+    /// Dropped, over the meter.
+    pub metered: Counter,
+    pub sampled: Counter,
+}
+
 /// Counters of a class of flows.
 #[derive(Debug, Default)]
 pub struct ClassCounters {
@@ -134,6 +142,8 @@ pub struct LoopCounters {
 pub struct WorkerCounters {
     pub ports: Padded<PortCounters>,
     pub rules: Padded<Traffic>,
+    /// By rule.
+    pub treated: Padded<TreatCounters>,
     pub tunnels: Padded<TunnelCounters>,
     pub classes: Padded<ClassCounters>,
     /// By discriminant of the drop reason.
@@ -206,6 +216,7 @@ impl WorkerCounters {
         Self {
             ports: Padded::new(names.ports.len()),
             rules: Padded::new(names.rules.len()),
+            treated: Padded::new(names.rules.len()),
             tunnels: Padded::new(names.tunnels.len()),
             classes: Padded::new(names.classes.len()),
             drops: Padded::new(names.reasons.len()),

@@ -87,6 +87,18 @@ impl Collector for Scrape {
         };
         counters(e, "rule_packets", "Packets of flows that a rule decided.", rules(|r| r.packets))?;
         counters(e, "rule_bytes", "Bytes of flows that a rule decided.", rules(|r| r.bytes))?;
+        counters(
+            e,
+            "rule_metered",
+            "Packets that a rule's meter dropped, in the driver and by workers.",
+            rules(|r| r.metered),
+        )?;
+        counters(
+            e,
+            "rule_sampled",
+            "Packets that a rule sampled, in the driver and by workers.",
+            rules(|r| r.sampled),
+        )?;
         tunnels(e, s)?;
         let classes = |f: fn(&super::snapshot::ClassTraffic) -> u64| {
             s.classes.iter().map(move |c| (vec![("class", c.name.as_str())], f(c)))

@@ -31,6 +31,11 @@ pub struct RuleTraffic {
     pub name: String,
     pub packets: u64,
     pub bytes: u64,
+    /// Packets dropped over its meter, in the driver and by workers.
+    #[serde(default)]
+    pub metered: u64,
+    #[serde(default)]
+    pub sampled: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,6 +207,10 @@ impl Snapshot {
         for (sum, rule) in self.rules.iter_mut().zip(from.rules.iter()) {
             sum.packets += rule.packets.get();
             sum.bytes += rule.bytes.get();
+        }
+        for (sum, rule) in self.rules.iter_mut().zip(from.treated.iter()) {
+            sum.metered += rule.metered.get();
+            sum.sampled += rule.sampled.get();
         }
         for (sum, tunnel) in self.tunnels.iter_mut().zip(from.tunnels.iter()) {
             sum.sealed.take(&tunnel.sealed);

@@ -466,10 +466,25 @@ fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
         if rule.compress == Compress::Lz4 {
             parts.push("compress lz4".to_owned());
         }
+        if let Some(meter) = rule.meter {
+            parts.push(format!("meter {} B/s", meter.rate));
+        }
+        if let Some(dscp) = rule.dscp {
+            parts.push(format!("dscp {dscp}"));
+        }
+        if rule.sample > 0 {
+            parts.push(format!("sample 1 in {}", rule.sample));
+        }
         if parts.is_empty() { "forward".to_owned() } else { parts.join(", ") }
     };
-    let status = |(rule, counted): (&crate::config::policy::Rule, &crate::telemetry::snapshot::RuleTraffic)| {
-        RuleStatus { name: rule.name.clone(), what: what(rule), packets: counted.packets, bytes: counted.bytes }
-    };
+    let status =
+        |(rule, counted): (&crate::config::policy::Rule, &crate::telemetry::snapshot::RuleTraffic)| RuleStatus {
+            name: rule.name.clone(),
+            what: what(rule),
+            packets: counted.packets,
+            bytes: counted.bytes,
+            metered: counted.metered,
+            sampled: counted.sampled,
+        };
     policy.rules.iter().zip(&counters.rules).map(status).collect()
 }

@@ -12,6 +12,7 @@ use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::l7::Inspector;
+use crate::nodes::treat::Treated;
 use crate::offload::Client;
 use crate::plan::Plan;
 use crate::plan::rules::ip;
@@ -53,6 +54,7 @@ pub struct Worker {
     pub inspector: Inspector,
     pub export: Option<Sink>,
     pub offload: Option<Client>,
+    treated: Treated,
     pub counters: Arc<WorkerCounters>,
     /// What rules and ways that flows remember were found in, as of the last batch.
     pub generation: u32,
@@ -104,6 +106,7 @@ impl Worker {
     pub fn new(parts: Parts) -> Self {
         let mut plan = Cache::new(parts.shared.plan);
         let ports = plan.load().ports.len();
+        let treated = Treated::new(&plan.load().rules, parts.flows.capacity());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -112,6 +115,7 @@ impl Worker {
             inspector: parts.inspector,
             export: parts.export,
             offload: None,
+            treated,
             counters: parts.counters,
             generation: 0,
             events: parts.events,
@@ -185,7 +189,7 @@ impl Worker {
         if let Some(client) = &self.offload
             && !client.lane.notes.is_empty()
         {
-            client.read_notes(&mut self.flows, &self.counters);
+            client.read_notes(&mut self.flows, &mut self.treated, &self.counters);
         }
     }
 
@@ -211,6 +215,7 @@ impl Worker {
             inspector: &mut self.inspector,
             export: &mut self.export,
             offload: self.offload.as_ref(),
+            treated: &mut self.treated,
             keys: self.keys.load(),
             events: &self.events,
             tx: &mut self.tx,
