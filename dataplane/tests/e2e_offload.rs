@@ -375,7 +375,8 @@ sample = 50
     assert!(settled.is_some(), "{} dropped by the meter, of {sent} sent {got} came", rule("metered"));
     let by_driver = world.verdict("flow_meter");
     assert!(by_driver > 100 && by_driver + 100 < sent - got, "both tiers metered: {by_driver} of {}", sent - got);
-    assert!(rule("sampled").abs_diff(got / 50) <= 1, "{} sampled of {got}", rule("sampled"));
+    // What came up before the worker knew that the flow is back is in neither count.
+    assert!(rule("sampled").abs_diff(got / 50) <= 5, "{} sampled of {got}", rule("sampled"));
     let mut nft = world.server.command("nft");
     let text = process::run(nft.args(["list", "chain", "ip", "m", "in"]), common::PATIENCE).unwrap().ok().unwrap();
     let words: Vec<&str> = text.split_whitespace().collect();

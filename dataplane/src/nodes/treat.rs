@@ -143,7 +143,12 @@ mod tests {
         }
         assert!((1005..=1012).contains(&passed), "1 MB and the burst: {passed}");
         // The other direction has a bucket of its own, and so has the next flow of the place.
-        assert!(treated.slot(Some((3, created)), 0).is_some_and(|slot| slot.conforms(1, 0, cost, meter.burst)));
+        assert!(treated.slot(Some((3, created)), 0).is_some_and(|slot| slot.conforms(
+            1,
+            3_000_000_000,
+            cost,
+            meter.burst
+        )));
         assert_eq!(treated.progress(idx, Tick(8), 0), [Progress::default(); 2]);
     }
 

@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(names, [
             "softdpu_build", "softdpu_uptime_seconds",
             "softdpu_port_rx_packets", "softdpu_port_rx_bytes", "softdpu_port_tx_packets", "softdpu_port_tx_bytes",
-            "softdpu_rule_packets", "softdpu_rule_bytes",
+            "softdpu_rule_packets", "softdpu_rule_bytes", "softdpu_rule_metered", "softdpu_rule_sampled",
             "softdpu_tunnel_sealed_packets", "softdpu_tunnel_sealed_bytes", "softdpu_tunnel_opened_packets",
             "softdpu_tunnel_opened_bytes", "softdpu_tunnel_replayed_packets", "softdpu_tunnel_forged_packets",
             "softdpu_tunnel_compress_in_bytes", "softdpu_tunnel_compress_out_bytes", "softdpu_tunnel_compressed_packets",
