@@ -11,6 +11,7 @@ pub use super::schema::{
     SequenceMode, SteerAction, TunnelType, ZeroCopy,
 };
 pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
+use crate::io::steer::Meter;
 use crate::offload::Setting;
 
 /// A whole, valid policy.
@@ -345,6 +346,10 @@ pub struct Rule {
     pub compress: Compress,
     pub action: RuleAction,
     pub offload: RuleOffload,
+    pub meter: Option<Meter>,
+    pub dscp: Option<u8>,
+    /// 0: none.
+    pub sample: u32,
 }
 
 impl Policy {

@@ -201,6 +201,11 @@ pub struct RuleStatus {
     pub what: String,
     pub packets: u64,
     pub bytes: u64,
+    /// Packets dropped over its meter, in the driver and by workers; packets sampled.
+    #[serde(default)]
+    pub metered: u64,
+    #[serde(default)]
+    pub sampled: u64,
 }
 
 /// Packets dropped for one reason.

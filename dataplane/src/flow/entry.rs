@@ -237,6 +237,17 @@ impl Flow {
         self.has(flag::SEQ << i) && segment.is_plain() && segment.upper_end() == self.next_seq[i]
     }
 
+    /// How far TCP has come, by direction: upper half of what that side is to send next, where it is known.
+    pub fn tcp_next(&self) -> [Option<u16>; 2] {
+        let s = self.sequences();
+        [s.known[0].then_some(s.next[0]), s.known[1].then_some(s.next[1])]
+    }
+
+    /// The same from whoever saw the flow's packets meanwhile.
+    pub fn set_tcp_next(&mut self, next: [u16; 2]) {
+        self.set_sequences(&Sequences { next, known: [true; 2] });
+    }
+
     /// To be called when packets of the flow have gone elsewhere than through this table: what it knows of TCP's sequence
     /// numbers is old, and is learnt anew from the next packets.
     pub fn forget_sequences(&mut self) {

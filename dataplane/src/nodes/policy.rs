@@ -2,13 +2,14 @@
 
 use super::relay;
 use super::select;
+use super::treat::treat;
 use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
 use crate::l7::{By, Class};
 use crate::plan::Plan;
-use crate::plan::rules::{self, Known, Match, Side};
+use crate::plan::rules::{self, Known, Match, Rule, Side};
 use crate::wire::{icmp, ip};
 use softdpu_ebpf_common::walk::{Fragment, Headers, proto};
 
@@ -50,6 +51,15 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if plan.drop {
         return Err(DropReason::PolicyDrop);
     }
+    let treats = plan.treats().then_some(plan);
+    service(cx, packet, rule, side, plan)?;
+    // Of what may go on only: what is refused says nothing about the flow's rate.
+    treats.map_or(Ok(()), |plan| treat(cx, packet, rule, plan))
+}
+
+/// What the rule asks for, or why it does not let the packet go on.
+#[inline]
+fn service(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, side: Side, plan: &Rule) -> Result<(), DropReason> {
     let tunnel = plan.tunnel.unwrap_or(NONE);
     if tunnel == packet.meta.tunnel_in {
         if tunnel == NONE {

@@ -2,6 +2,7 @@
 
 use crate::config::policy::{HostPattern, PortRange};
 use crate::graph::packet::NONE;
+use crate::io::steer::Meter;
 use crate::wire::prefix::Prefix;
 use softdpu_ebpf_common::walk::{Fragment, Headers, L3, proto};
 use std::net::IpAddr;
@@ -27,8 +28,30 @@ pub struct Rule {
     pub drop: bool,
     /// Its flows stay with the worker.
     pub keep: bool,
+    /// Of each direction of each flow; what is over is dropped.
+    pub meter: Option<RuleMeter>,
+    /// 0..=63.
+    pub dscp: Option<u8>,
+    /// One of so many packets is counted, and seen by a worker; 0: none.
+    pub sample: u32,
     /// Stands for the kernel's policies: never found by its own terms.
     pub mirrored: bool,
+}
+
+/// A token bucket, and what of it can be computed once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleMeter {
+    pub meter: Meter,
+    /// Nanoseconds that one byte takes, in 1/2^16.
+    pub per_byte: u64,
+    /// Nanoseconds' worth of burst.
+    pub burst: u64,
+}
+
+impl RuleMeter {
+    pub fn new(meter: Meter) -> Self {
+        Self { meter, per_byte: meter.per_byte(), burst: meter.burst_nanos() }
+    }
 }
 
 /// What is known of a flow when a rule is looked for.
@@ -61,6 +84,11 @@ impl Match {
 }
 
 impl Rule {
+    /// Whether packets that go on are metered, sampled or marked.
+    pub fn treats(&self) -> bool {
+        self.meter.is_some() || self.dscp.is_some() || self.sample > 0
+    }
+
     /// Which flows may not go on in clear, or at all, is told from what they carry.
     pub fn guards_by_class(&self) -> bool {
         self.has_payload_terms() && (self.tunnel.is_some() || self.drop)

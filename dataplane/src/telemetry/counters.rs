@@ -93,6 +93,14 @@ pub struct TunnelCounters {
     pub escaped_bytes: Counter,
 }
 
+/// What a rule has done to packets beyond letting them by, in the driver and here.
+#[derive(Debug, Default)]
+pub struct TreatCounters {
+    /// Dropped, over the meter.
+    pub metered: Counter,
+    pub sampled: Counter,
+}
+
 /// Counters of a class of flows.
 #[derive(Debug, Default)]
 pub struct ClassCounters {
@@ -222,6 +230,7 @@ pub struct WorkerCounters {
 pub struct RuleCounters {
     names: Arc<[String]>,
     traffic: Padded<Traffic>,
+    treated: Padded<TreatCounters>,
 }
 
 impl RuleCounters {
@@ -231,9 +240,42 @@ impl RuleCounters {
         self.traffic.get(usize::from(rule))
     }
 
-    fn totals(&self) -> impl Iterator<Item = (&str, u64, u64)> {
-        let both = self.names.iter().zip(self.traffic.iter());
-        both.map(|(name, traffic)| (name.as_str(), traffic.packets.get(), traffic.bytes.get()))
+    /// Likewise, what its meter and its samples came to.
+    #[inline]
+    pub fn treated(&self, rule: u16) -> Option<&TreatCounters> {
+        self.treated.get(usize::from(rule))
+    }
+
+    fn totals(&self) -> impl Iterator<Item = (&str, RuleTotal)> {
+        let counters = self.traffic.iter().zip(self.treated.iter());
+        self.names.iter().zip(counters).map(|(name, (traffic, treated))| {
+            let [packets, bytes] = [traffic.packets.get(), traffic.bytes.get()];
+            (
+                name.as_str(),
+                RuleTotal { packets, bytes, metered: treated.metered.get(), sampled: treated.sampled.get() },
+            )
+        })
+    }
+}
+
+/// What a rule has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleTotal {
+    pub packets: u64,
+    pub bytes: u64,
+    pub metered: u64,
+    pub sampled: u64,
+}
+
+impl std::ops::Add for RuleTotal {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            metered: self.metered + other.metered,
+            sampled: self.sampled + other.sampled,
+        }
     }
 }
 
@@ -244,37 +286,35 @@ pub struct RuleBook {
     /// The last one is being written to.
     plans: Mutex<Vec<Arc<RuleCounters>>>,
     /// Of those that were taken out.
-    before: Mutex<HashMap<String, (u64, u64)>>,
+    before: Mutex<HashMap<String, RuleTotal>>,
 }
 
 impl RuleBook {
     /// The worker begins with another plan, whose rules have these names. It holds up nobody: it only adds to a list.
     pub fn begin(&self, names: Arc<[String]>) -> Arc<RuleCounters> {
-        let traffic = Padded::new(names.len());
-        let counters = Arc::new(RuleCounters { names, traffic });
+        let (traffic, treated) = (Padded::new(names.len()), Padded::new(names.len()));
+        let counters = Arc::new(RuleCounters { names, traffic, treated });
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
         counters
     }
 
-    /// Name, packets and bytes of each rule of the newest plan, in its order.
-    pub fn totals(&self) -> Vec<(String, u64, u64)> {
+    /// Each rule of the newest plan, in its order.
+    pub fn totals(&self) -> Vec<(String, RuleTotal)> {
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let (done, newest) = {
             let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
             let last = plans.len().saturating_sub(1);
             (plans.drain(..last).collect::<Vec<_>>(), plans.last().cloned())
         };
-        for (name, packets, bytes) in done.iter().flat_map(|plan| plan.totals()) {
-            if (packets, bytes) != (0, 0) {
+        for (name, total) in done.iter().flat_map(|plan| plan.totals()) {
+            if total != RuleTotal::default() {
                 let sum = before.entry(name.to_owned()).or_default();
-                *sum = (sum.0 + packets, sum.1 + bytes);
+                *sum = *sum + total;
             }
         }
         let Some(newest) = newest else { return Vec::new() };
-        let with_before = |(name, packets, bytes): (&str, u64, u64)| {
-            let (p, b) = before.get(name).copied().unwrap_or_default();
-            (name.to_owned(), p + packets, b + bytes)
-        };
+        let with_before =
+            |(name, total): (&str, RuleTotal)| (name.to_owned(), total + before.get(name).copied().unwrap_or_default());
         newest.totals().map(with_before).collect()
     }
 }
@@ -381,10 +421,12 @@ mod tests {
         second.get(0).unwrap().add(2, 120);
         // A reader that comes between finds the same.
         for _ in 0..2 {
-            assert_eq!(book.totals(), [("dns".to_owned(), 3, 180), ("mail".to_owned(), 0, 0)]);
+            let dns = RuleTotal { packets: 3, bytes: 180, ..RuleTotal::default() };
+            assert_eq!(book.totals(), [("dns".to_owned(), dns), ("mail".to_owned(), RuleTotal::default())]);
         }
         book.begin(names(&["web"]));
-        assert_eq!(book.totals(), [("web".to_owned(), 3, 300)]);
+        let web = RuleTotal { packets: 3, bytes: 300, ..RuleTotal::default() };
+        assert_eq!(book.totals(), [("web".to_owned(), web)]);
         assert!(second.get(2).is_none());
     }
 

@@ -88,6 +88,18 @@ impl Collector for Scrape {
         };
         counters(e, "rule_packets", "Packets of flows that a rule decided.", rules(|r| r.packets))?;
         counters(e, "rule_bytes", "Bytes of flows that a rule decided.", rules(|r| r.bytes))?;
+        counters(
+            e,
+            "rule_metered",
+            "Packets that a rule's meter dropped, in the driver and by workers.",
+            rules(|r| r.metered),
+        )?;
+        counters(
+            e,
+            "rule_sampled",
+            "Packets that a rule sampled, in the driver and by workers.",
+            rules(|r| r.sampled),
+        )?;
         tunnels(e, s)?;
         let classes = |f: fn(&super::snapshot::ClassTraffic) -> u64| {
             s.classes.iter().map(move |c| (vec![("class", c.name.as_str())], f(c)))
@@ -253,7 +265,7 @@ mod tests {
         assert_eq!(names, [
             "softdpu_build", "softdpu_uptime_seconds",
             "softdpu_port_rx_packets", "softdpu_port_rx_bytes", "softdpu_port_tx_packets", "softdpu_port_tx_bytes",
-            "softdpu_rule_packets", "softdpu_rule_bytes",
+            "softdpu_rule_packets", "softdpu_rule_bytes", "softdpu_rule_metered", "softdpu_rule_sampled",
             "softdpu_tunnel_sealed_packets", "softdpu_tunnel_sealed_bytes", "softdpu_tunnel_opened_packets",
             "softdpu_tunnel_opened_bytes", "softdpu_tunnel_replayed_packets", "softdpu_tunnel_forged_packets",
             "softdpu_tunnel_compress_in_bytes", "softdpu_tunnel_compress_out_bytes", "softdpu_tunnel_compressed_packets",

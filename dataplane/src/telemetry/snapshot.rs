@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::counters::{Counter, FrameCounters, L7Counters, Names, Traffic as TrafficCounters, WorkerCounters};
+use super::counters::{
+    Counter, FrameCounters, L7Counters, Names, RuleTotal, Traffic as TrafficCounters, WorkerCounters,
+};
 use crate::l7::Reason;
 
 /// Packets and bytes.
@@ -34,6 +36,11 @@ pub struct RuleTraffic {
     pub name: String,
     pub packets: u64,
     pub bytes: u64,
+    /// Packets dropped over its meter, in the driver and by workers.
+    #[serde(default)]
+    pub metered: u64,
+    #[serde(default)]
+    pub sampled: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -296,17 +303,19 @@ impl Snapshot {
     }
 
     /// By name: while a new plan comes into force, workers may be at different ones.
-    fn add_rules(&mut self, totals: Vec<(String, u64, u64)>) {
+    fn add_rules(&mut self, totals: Vec<(String, RuleTotal)>) {
         let places: HashMap<String, usize> =
             self.rules.iter().enumerate().map(|(at, rule)| (rule.name.clone(), at)).collect();
-        for (name, packets, bytes) in totals {
-            match places.get(&name).and_then(|at| self.rules.get_mut(*at)) {
-                Some(sum) => {
-                    sum.packets += packets;
-                    sum.bytes += bytes;
-                }
-                None => self.rules.push(RuleTraffic { name, packets, bytes }),
-            }
+        for (name, total) in totals {
+            let at = places.get(&name).copied().unwrap_or_else(|| {
+                self.rules.push(RuleTraffic { name, ..RuleTraffic::default() });
+                self.rules.len() - 1
+            });
+            let sum = &mut self.rules[at];
+            sum.packets += total.packets;
+            sum.bytes += total.bytes;
+            sum.metered += total.metered;
+            sum.sampled += total.sampled;
         }
     }
 
