@@ -5,7 +5,7 @@ mod datagrams;
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
-use self::beginnings::{Beginnings, born};
+use self::beginnings::Beginnings;
 use super::addresses::Addresses;
 use super::facts::{FactStore, Facts};
 use super::hosts::Hosts;
@@ -156,7 +156,7 @@ impl Inspector {
 
     /// What else is known of the flow.
     pub fn facts_of(&self, idx: FlowIdx, flow: &Flow) -> Option<&Facts> {
-        self.facts.get(idx.0, born(flow))
+        self.facts.get(idx.0, self.beginnings.born(flow))
     }
 
     /// Gives back what an ended flow held. Must be called once for each flow that the table ends, from its `ended`.
@@ -366,7 +366,7 @@ impl Inspector {
             let alpn = if found.alpn == Alpn::None { flow.alpn() } else { found.alpn };
             flow.set_class(found.class, found.by, alpn);
         }
-        self.facts.add(idx.0, born(flow), &self.scratch.facts);
+        self.facts.add(idx.0, self.beginnings.born(flow), &self.scratch.facts);
         if flow.host().is_none()
             && let Some(name) = self.scratch.host.get()
         {
@@ -389,7 +389,7 @@ impl Inspector {
             self.addresses.hear(
                 dns,
                 name,
-                (idx, born(flow)),
+                (idx, self.beginnings.born(flow)),
                 dir,
                 client.addr,
                 &mut self.hosts,

@@ -289,6 +289,27 @@ fn a_hello_that_is_dribbled_is_not_a_hello_without_a_name() {
     assert!(flow.is_decided() && flow.is_cut_short() && flow.host().is_none());
 }
 
+/// Birth times and ports that are one another's mirror: what the one said is not the other's.
+#[test]
+fn a_flow_inherits_nothing_from_the_one_that_had_its_entry() {
+    for k in 1..40u16 {
+        let mut b = Bench::new();
+        b.now = Tick(1);
+        let (_, first) = b.tcp((1, 40_000, 2, 80), ACK, 1, b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        assert!(b.inspector.facts_of(first, b.table.get(first)).is_some());
+        b.now = Tick(1 + u32::from(k) * Tick::PER_SECOND * 3600);
+        let inspector = &mut b.inspector;
+        while b.table.iter().next().is_some() {
+            b.table.expire(b.now, 64, |i, f| inspector.release(i, f));
+        }
+        let twist = 1 ^ b.now.0;
+        let ports = (40_000 ^ (twist & 0xffff) as u16, 80 ^ (twist >> 16) as u16);
+        let (_, second) = b.tcp((1, ports.0, 2, ports.1), ACK, 1, b"\x01strange");
+        assert_eq!(first, second, "the same entry");
+        assert!(b.inspector.facts_of(second, b.table.get(second)).is_none(), "{ports:?}");
+    }
+}
+
 #[test]
 fn hosts_are_released_with_their_flows() {
     let mut b = Bench::with(&L7Config { buffers: 1, hosts: 1, starts: 16, facts: 64, addresses: 64 });
