@@ -2,6 +2,7 @@
 //! once, each with file, line, column and remedy; nothing is used unless everything is valid.
 
 mod at;
+pub mod change;
 mod check;
 mod cover;
 mod format;
@@ -22,6 +23,7 @@ mod tunnel_tests;
 
 use std::path::Path;
 
+pub use change::{Change, Changes, changes};
 pub use cover::{covers, overlaps};
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
@@ -46,12 +48,19 @@ const MAX_FILE: usize = 4 << 20;
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
-    let base = path.parent().unwrap_or(Path::new(""));
-    let (policy, mut problems) = parse_all(&text, &path.display().to_string(), base);
+    load_text(&text, &path.display().to_string(), path)
+}
+
+/// A policy text as [`load`] would take it from `path`. `name` stands for it in messages.
+///
+/// # Errors
+/// Everything that is wrong with it, warnings included.
+pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigErrors> {
+    let (policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
     if let Some(policy) = &policy {
         problems.extend(keyfiles::check(policy));
     }
-    finish(policy, problems, &text, &path.display().to_string())
+    finish(policy, problems, text, name)
 }
 
 /// Checks a policy text without looking at the file system. `name` stands for the file in messages.

@@ -44,7 +44,7 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         // No rule: plain forwarding, and nothing that a tunnel was made for.
         return if packet.meta.tunnel_in == NONE { Ok(()) } else { Err(DropReason::WrongTunnel) };
     };
-    if let Some(counter) = cx.counters.rules.get(usize::from(rule)) {
+    if let Some(counter) = cx.rules.get(rule) {
         counter.add(1, len);
     }
     if plan.drop {
