@@ -94,6 +94,9 @@ pub struct WorkerStatus {
     pub polls: u64,
     /// Flows in its table.
     pub flows: u64,
+    /// Flows so far of which too little could be read for rules over class and host: those that protect hold for them.
+    #[serde(default)]
+    pub flows_unread: u64,
     pub frames: Frames,
 }
 

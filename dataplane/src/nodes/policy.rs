@@ -9,7 +9,7 @@ use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
 use crate::l7::{By, Class};
 use crate::plan::Plan;
-use crate::plan::rules::{self, Known, Match, Rule, Side};
+use crate::plan::rules::{self, Known, Match, Rule, Side, Unread};
 use crate::wire::{icmp, ip};
 use softdpu_ebpf_common::walk::{Fragment, Headers, proto};
 
@@ -160,7 +160,14 @@ pub(super) fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let flow = cx.flows.get(flow);
     // A name that only a DNS answer gave is for people to read: whoever owns some name can point it at any server's address.
     let host = cx.inspector.host_of(flow).filter(|_| flow.host_by() != By::Dns);
-    Known { class: flow.is_settled().then_some(flow.class), host }
+    let unread = if flow.is_cut_short() && flow.is_settled() {
+        Unread::CutShort
+    } else if flow.is_headless() {
+        Unread::Headless
+    } else {
+        Unread::No
+    };
+    Known { class: flow.known_class(), host, unread }
 }
 
 /// The same for a packet. An ICMP error has no flow of its own, and what it is can be told without one.
@@ -170,7 +177,7 @@ pub(super) fn known_of<'a>(cx: &'a Cx<'_>, packet: &Packet, flow: Option<FlowIdx
         && matches!(headers.proto, proto::ICMP | proto::ICMPV6)
         && icmp::is_error(packet.frame.bytes(), headers)
     {
-        return Known { class: Class::of_ip_protocol(headers.proto).map(|class| class as u16), host: None };
+        return Known { class: Class::of_ip_protocol(headers.proto).map(|class| class as u16), ..Known::default() };
     }
     known(cx, flow)
 }

@@ -187,6 +187,8 @@ pub struct WorkerCounters {
     pub flows: Counter,
     /// Packets that found the flow table full and were judged by themselves.
     pub flows_refused: Counter,
+    /// Flows of which too little could be read for rules over class and host: those that protect hold for them.
+    pub flows_unread: Counter,
     /// Flows in the table now that are opening or one-sided.
     pub flows_unproven: Counter,
     /// Flows that made way for others because the table was full.
@@ -356,6 +358,7 @@ impl WorkerCounters {
             frames: FrameCounters::default(),
             flows: Counter::default(),
             flows_refused: Counter::default(),
+            flows_unread: Counter::default(),
             flows_unproven: Counter::default(),
             flows_evicted_full: Counter::default(),
             flows_evicted_unproven: Counter::default(),

@@ -159,6 +159,8 @@ fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     counters(e, "worker_polls", "Times the worker slept.", worker(|w| w.polls))?;
     let refused = "Packets that found the flow table full and were judged by themselves.";
     counters(e, "worker_flows_refused", refused, worker(|w| w.flows_refused))?;
+    let unread = "Flows of which too little could be read for rules over class and host: those that protect hold.";
+    counters(e, "worker_flows_unread", unread, worker(|w| w.flows_unread))?;
     let reasons = |of: fn(&WorkerLoop) -> [u64; 2]| {
         s.workers.iter().zip(&ids).flat_map(move |(w, id)| {
             ["table_full", "unproven"]
@@ -273,7 +275,7 @@ mod tests {
             "softdpu_class_flows", "softdpu_class_packets", "softdpu_class_bytes",
             "softdpu_drop_packets", "softdpu_escaped_bytes",
             "softdpu_worker_batches", "softdpu_worker_packets", "softdpu_worker_idle_rounds", "softdpu_worker_polls",
-            "softdpu_worker_flows_refused", "softdpu_worker_flows_evicted", "softdpu_worker_flow_refusals",
+            "softdpu_worker_flows_refused", "softdpu_worker_flows_unread", "softdpu_worker_flows_evicted", "softdpu_worker_flow_refusals",
             "softdpu_worker_tcp_unbelieved", "softdpu_worker_fragments_orphaned",
             "softdpu_worker_l7_given_up", "softdpu_worker_l7_cut_short", "softdpu_worker_l7_names_refused",
             "softdpu_worker_l7_names_bad",

@@ -153,6 +153,9 @@ pub struct WorkerLoop {
     /// Packets that found the flow table full and were judged by themselves.
     #[serde(default)]
     pub flows_refused: u64,
+    /// Flows of which too little could be read for rules over class and host: those that protect hold for them.
+    #[serde(default)]
+    pub flows_unread: u64,
     /// Flows in the table now that are opening or one-sided.
     #[serde(default)]
     pub flows_unproven: u64,
@@ -282,6 +285,7 @@ impl Snapshot {
             polls: from.work.polls.get(),
             flows: from.flows.get(),
             flows_refused: from.flows_refused.get(),
+            flows_unread: from.flows_unread.get(),
             flows_unproven: from.flows_unproven.get(),
             flows_evicted_full: from.flows_evicted_full.get(),
             flows_evicted_unproven: from.flows_evicted_unproven.get(),

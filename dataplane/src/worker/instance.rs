@@ -156,6 +156,7 @@ impl Instance {
             packets: counted.packets,
             polls: counted.polls,
             flows: counted.flows,
+            flows_unread: counted.flows_unread,
             frames: counted.frames,
         };
         self.switch.workers.iter().zip(&counters.workers).map(status).collect()
