@@ -63,6 +63,14 @@ pub fn view(before: &Status, now: &Status) -> String {
         }
     }
     section(&mut page, "Workers", &workers(now));
+    let unread: u64 = now.workers.iter().map(|w| w.flows_unread).sum();
+    if unread > 0 {
+        let _ = writeln!(
+            page,
+            "   flows_unread: {} of which too little could be read to tell class and host",
+            count(unread)
+        );
+    }
     section(&mut page, "Tunnels", &tunnels(now));
     for tunnel in &now.tunnels {
         for note in &tunnel.notes {

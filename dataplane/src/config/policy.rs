@@ -11,6 +11,7 @@ pub use super::schema::{
     SequenceMode, SteerAction, TunnelType, ZeroCopy,
 };
 pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
+use crate::io::steer::Meter;
 use crate::offload::Setting;
 
 /// A whole, valid policy.
@@ -174,8 +175,17 @@ pub struct TapPort {
     pub addresses: Vec<LinkAddress>,
     /// What the kernel is to route by it.
     pub routes: Vec<Prefix>,
-    /// Of packets to `routes`, once nobody reads the tap any more. Already the stricter of what was written and what rules need.
+    /// Of packets to `routes` and [`Self::nets`], once nobody reads the tap any more. Already the stricter of what was written
+    /// and what rules need.
     pub on_loss: OnLoss,
+}
+
+impl TapPort {
+    /// The prefixes of `addresses` that are more than the host itself: the kernel routes these by the tap of its own accord.
+    pub fn nets(&self) -> impl Iterator<Item = Prefix> + '_ {
+        let net = |address: &LinkAddress| Prefix::new(address.addr, address.prefix_len);
+        self.addresses.iter().filter_map(net).filter(|net| *net != Prefix::host(net.addr()))
+    }
 }
 
 /// What packets a rule is about. An empty list means any.
@@ -345,6 +355,10 @@ pub struct Rule {
     pub compress: Compress,
     pub action: RuleAction,
     pub offload: RuleOffload,
+    pub meter: Option<Meter>,
+    pub dscp: Option<u8>,
+    /// 0: none.
+    pub sample: u32,
 }
 
 impl Policy {

@@ -579,6 +579,20 @@ pub struct Rule {
     /// Whether its flows may go down into the driver once nothing is left to do for a worker. Encrypted ones never do.
     /// Default "auto".
     pub offload: Option<At<RuleOffload>>,
+    /// Bytes of IP packets per second that each direction of each flow may have; what is over is dropped and counted. Default: no
+    /// limit.
+    #[schemars(range(min = 1_000, max = 125_000_000_000u64))]
+    pub meter_rate: Option<At<u64>>,
+    /// Bytes at once, before `meter_rate` holds. Default: 50 ms of `meter_rate`, at least 65536.
+    #[schemars(range(min = 1_500, max = 4_294_967_295u32))]
+    pub meter_burst: Option<At<u64>>,
+    /// DSCP that its packets leave with (RFC 2474), both directions. Default: as they came.
+    #[schemars(range(min = 0, max = 63))]
+    pub dscp: Option<At<u8>>,
+    /// One of so many packets of each direction of each flow is counted as sampled and, where the flow is in the driver, handed
+    /// up to the worker. Default: none.
+    #[schemars(range(min = 1, max = 4_294_967_295u32))]
+    pub sample: Option<At<u32>>,
 }
 
 /// The JSON Schema (draft 2020-12) of a policy file, references resolved in place.

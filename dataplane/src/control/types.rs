@@ -114,6 +114,9 @@ pub struct WorkerStatus {
     pub polls: u64,
     /// Flows in its table.
     pub flows: u64,
+    /// Flows so far of which too little could be read for rules over class and host: those that protect hold for them.
+    #[serde(default)]
+    pub flows_unread: u64,
     pub frames: Frames,
 }
 
@@ -221,6 +224,11 @@ pub struct RuleStatus {
     pub what: String,
     pub packets: u64,
     pub bytes: u64,
+    /// Packets dropped over its meter, in the driver and by workers; packets sampled.
+    #[serde(default)]
+    pub metered: u64,
+    #[serde(default)]
+    pub sampled: u64,
 }
 
 /// Packets dropped for one reason.
@@ -279,6 +287,9 @@ pub struct FlowInfo {
     pub tunnel: Option<String>,
     /// State of the transport: "established".
     pub state: String,
+    /// The overlay that its packets are within: "vxlan 5", "gre". `None` outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<String>,
 }
 
 /// Most flows in one answer.

@@ -346,6 +346,12 @@ impl crate::flow::Flow {
         self.is_decided() || self.l7_info & SETTLED != 0
     }
 
+    /// The class as far as rules may go by it: `None` while it is open, and for good where too little was read of the flow.
+    pub fn known_class(&self) -> Option<u16> {
+        let open = (self.is_cut_short() || self.is_headless()) && super::inspect::is_general(self.class());
+        (self.is_settled() && !open).then_some(self.class)
+    }
+
     pub(super) fn set_settled(&mut self) {
         self.l7_info |= SETTLED;
     }

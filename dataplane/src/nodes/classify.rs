@@ -1,6 +1,6 @@
 //! `classify`: what the flow carries, from its first bytes; then counts every packet under its flow's class.
 
-use crate::flow::{FlowIdx, Tick};
+use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::NO_FLOW;
 use crate::graph::{Batch, Cx, Node, Packet};
 use crate::l7::Class;
@@ -53,14 +53,23 @@ impl Run {
     }
 }
 
+/// All that rules may go by: whether it stands, class, host, and whether anything of it will stay open.
+fn for_rules(flow: &Flow) -> (bool, u16, Option<u32>, bool) {
+    let settled = flow.is_settled();
+    (settled, flow.class, flow.host(), settled && (flow.is_cut_short() || flow.is_headless()))
+}
+
 #[cold]
 fn inspect(cx: &mut Cx<'_>, packet: &Packet, at: FlowIdx, now: Tick) {
     let flow = cx.flows.get_mut(at);
-    let (before, settled) = (flow.class, flow.is_settled());
+    let (before, known) = (flow.class, for_rules(flow));
     cx.inspector.inspect(at, flow, packet.meta.direction, &packet.headers, packet.frame.bytes(), now);
-    if flow.is_settled() && (!settled || flow.class != before) {
-        // Rules over classes are asked again now that there is one.
+    if flow.is_settled() && for_rules(flow) != known {
+        // Rules over classes and hosts are asked again now that there is more to go by.
         flow.plan_generation = 0;
+        if for_rules(flow).3 && !known.3 {
+            cx.counters.flows_unread.inc();
+        }
     }
     if flow.class != before
         && let Some(counters) = cx.counters.classes.get(Class::place(flow.class))

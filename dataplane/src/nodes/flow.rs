@@ -1,7 +1,8 @@
 //! `flow`: finds or opens the packet's flow and counts the packet into it. Hashes the whole batch first, so that the table's
 //! memory is on its way when it is looked up.
 
-use crate::flow::{Hit, Net, Prepared, Refusal, Tick};
+use crate::flow::tcp::{FIN, RST, SYN};
+use crate::flow::{Hit, Net, Prepared, Refusal, Tick, Tier};
 use crate::graph::packet::MAX_BATCH;
 use crate::graph::{Batch, Cx, Node, Packet};
 use crate::l7::Class;
@@ -43,6 +44,8 @@ impl Node for Flow {
             *keyed = cx.flows.prepare_into(Net::OUTSIDE, &packet.headers, bytes, now, prepared).is_ok();
             if *keyed {
                 cx.flows.prefetch(prepared);
+            } else {
+                cx.counters.fragments_orphaned.inc();
             }
         }
         let len = batch.len().min(MOST);
@@ -71,8 +74,22 @@ fn find(cx: &mut Cx<'_>, packet: &mut Packet, prepared: &Prepared, now: Tick) {
     if hit.new {
         flow.set_carries(overlay::carries(&packet.headers));
     }
-    if flow.carries() {
+    let carries = flow.carries();
+    if flow.tier() == Tier::Xdp && prepared.segment().flags & (SYN | FIN | RST) != 0 {
+        ends(cx, hit, prepared);
+    }
+    if carries {
         inside(cx, packet, now);
+    }
+}
+
+/// What may end an offloaded connection is judged when the flow is back from the driver.
+#[cold]
+fn ends(cx: &mut Cx<'_>, hit: Hit, prepared: &Prepared) {
+    let told =
+        cx.offload.is_some_and(|client| client.ends(hit.idx, cx.flows.get(hit.idx), hit.dir, prepared.segment()));
+    if !told {
+        cx.flows.judge(hit.idx, hit.dir, &prepared.segment());
     }
 }
 
@@ -112,7 +129,9 @@ fn inside(cx: &mut Cx<'_>, packet: &Packet, now: Tick) {
             return about(cx, net, bytes, &headers);
         }
         let len = u32::from(headers.end - headers.l3_off);
-        let Ok(prepared) = cx.flows.prepare_in(net, &headers, bytes, now) else { return };
+        let Ok(prepared) = cx.flows.prepare_in(net, &headers, bytes, now) else {
+            return cx.counters.fragments_orphaned.inc();
+        };
         let Some(hit) = open(cx, &prepared, now) else { return };
         cx.flows.touch(hit, &prepared, len, now);
         let flow = cx.flows.get_mut(hit.idx);

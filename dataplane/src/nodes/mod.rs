@@ -21,6 +21,7 @@ pub mod rewrite;
 pub mod route;
 pub mod seal;
 pub mod select;
+pub mod treat;
 mod xfrm;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -2,6 +2,7 @@
 
 use super::relay;
 use super::select;
+use super::treat::treat;
 use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
@@ -9,7 +10,7 @@ use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
 use crate::l7::{By, Class};
 use crate::offload::nic;
 use crate::plan::Plan;
-use crate::plan::rules::{self, Known, Match, Side};
+use crate::plan::rules::{self, Known, Match, Rule, Side, Unread};
 use crate::wire::{icmp, ip};
 use softdpu_ebpf_common::walk::{Fragment, Headers, proto};
 
@@ -52,6 +53,15 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         nic::look(cx, packet);
         return Err(DropReason::PolicyDrop);
     }
+    let treats = plan.treats().then_some(plan);
+    service(cx, packet, rule, side, plan)?;
+    // Of what may go on only: what is refused says nothing about the flow's rate.
+    treats.map_or(Ok(()), |plan| treat(cx, packet, rule, plan))
+}
+
+/// What the rule asks for, or why it does not let the packet go on.
+#[inline]
+fn service(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, side: Side, plan: &Rule) -> Result<(), DropReason> {
     let tunnel = plan.tunnel.unwrap_or(NONE);
     if tunnel == packet.meta.tunnel_in {
         if tunnel == NONE {
@@ -152,7 +162,14 @@ pub(super) fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let flow = cx.flows.get(flow);
     // A name that only a DNS answer gave is for people to read: whoever owns some name can point it at any server's address.
     let host = cx.inspector.host_of(flow).filter(|_| flow.host_by() != By::Dns);
-    Known { class: flow.is_settled().then_some(flow.class), host }
+    let unread = if flow.is_cut_short() && flow.is_settled() {
+        Unread::CutShort
+    } else if flow.is_headless() {
+        Unread::Headless
+    } else {
+        Unread::No
+    };
+    Known { class: flow.known_class(), host, unread }
 }
 
 /// The same for a packet. An ICMP error has no flow of its own, and what it is can be told without one.
@@ -162,7 +179,7 @@ pub(super) fn known_of<'a>(cx: &'a Cx<'_>, packet: &Packet, flow: Option<FlowIdx
         && matches!(headers.proto, proto::ICMP | proto::ICMPV6)
         && icmp::is_error(packet.frame.bytes(), headers)
     {
-        return Known { class: Class::of_ip_protocol(headers.proto).map(|class| class as u16), host: None };
+        return Known { class: Class::of_ip_protocol(headers.proto).map(|class| class as u16), ..Known::default() };
     }
     known(cx, flow)
 }

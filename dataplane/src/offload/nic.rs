@@ -3,7 +3,7 @@
 //! A worker proposes such a flow as others are proposed for the driver, the same thread places it, and the same things end it:
 //! `take_out` of the [`Gate`](super::Gate) takes out of both tables. The worker still meets whatever the device lets by.
 
-use super::lane::{Ask, Client, FlowRef, What};
+use super::lane::{Ask, Back, Client, Counts, FlowRef, What};
 use super::reason::Reason;
 use crate::flow::{Direction, FlowIdx, Net, Tier};
 use crate::graph::packet::{NO_FLOW, NONE};
@@ -216,7 +216,7 @@ impl Nics {
             let rest = self.remove(record.port, &record.entry);
             add(&mut self.dropped, rest);
             add(&mut record.pending, rest);
-            let what = What::Left(why, counts(record.direction, record.pending));
+            let what = What::Left(why, counts(record.direction, record.pending), Back::default());
             if !tell(worker, record.flow, what) {
                 self.untold.push((worker, record.flow, what));
             }
@@ -282,10 +282,10 @@ fn add(sum: &mut FlowCount, more: FlowCount) {
     sum.bytes += more.bytes;
 }
 
-fn counts(direction: Direction, count: FlowCount) -> [FlowCount; 2] {
-    let mut both = [FlowCount::default(); 2];
-    both[direction.index()] = count;
-    both
+fn counts(direction: Direction, count: FlowCount) -> Counts {
+    let mut counts = Counts::default();
+    counts.traffic[direction.index()] = count;
+    counts
 }
 
 #[cfg(test)]

@@ -115,6 +115,9 @@ fn rule(rule: &policy::Rule) -> Result<Rule> {
         compress: rule.compress == policy::Compress::Lz4,
         drop: rule.action == RuleAction::Drop,
         keep: rule.offload == policy::RuleOffload::Never,
+        meter: rule.meter.map(rules::RuleMeter::new),
+        dscp: rule.dscp,
+        sample: rule.sample,
         mirrored: false,
     })
 }

@@ -14,6 +14,7 @@ use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::l7::Inspector;
+use crate::nodes::treat::Treated;
 use crate::offload::Client;
 use crate::plan::Plan;
 use crate::plan::rules::ip;
@@ -55,6 +56,7 @@ pub struct Worker {
     pub inspector: Inspector,
     pub export: Option<Sink>,
     pub offload: Option<Client>,
+    treated: Treated,
     pub counters: Arc<WorkerCounters>,
     /// What rules and ways that flows remember were found in, as of the last batch.
     pub generation: u32,
@@ -114,6 +116,7 @@ impl Worker {
         let ports = plan.ports.len();
         let rules = parts.counters.rules.begin(plan.rule_names.clone());
         parts.counters.plan.set(plan.generation.into());
+        let treated = Treated::new(&plan.rules, parts.flows.capacity());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -122,6 +125,7 @@ impl Worker {
             inspector: parts.inspector,
             export: parts.export,
             offload: None,
+            treated,
             counters: parts.counters,
             generation: 0,
             events: parts.events,
@@ -210,6 +214,7 @@ impl Worker {
         // What was said of the old plan's rules is counted to them.
         self.read_notes();
         self.rules = self.counters.rules.begin(newest.rule_names.clone());
+        self.treated.follow(&newest.rules, self.flows.capacity());
         self.plan = newest;
         self.counters.plan.set(self.plan.generation.into());
     }
@@ -219,7 +224,7 @@ impl Worker {
         if let Some(client) = &self.offload
             && !client.lane.notes.is_empty()
         {
-            client.read_notes(&mut self.flows, &self.counters, &self.rules);
+            client.read_notes(&mut self.flows, &mut self.treated, &self.counters, &self.rules);
         }
     }
 
@@ -244,6 +249,7 @@ impl Worker {
             inspector: &mut self.inspector,
             export: &mut self.export,
             offload: self.offload.as_ref(),
+            treated: &mut self.treated,
             keys: self.keys.load(),
             events: &self.events,
             tx: &mut self.tx,
@@ -335,6 +341,7 @@ impl Worker {
         counters.flows_refused_full.set(pressure.refused_full);
         counters.flows_refused_unproven.set(pressure.refused_unproven);
         counters.tcp_unbelieved.set(pressure.unbelieved);
+        counters.l7.take(&self.inspector);
         let held = self.graph.waiting().map(|waiting| waiting.occupancy());
         self.counters.datagrams_held.set(held.iter().map(|(datagrams, _)| *datagrams as u64).sum());
         self.counters.fragments_held.set(held.iter().map(|(_, fragments)| *fragments as u64).sum());

@@ -9,6 +9,7 @@ use crate::config::problem::{Code, Problem};
 use crate::config::schema::{self, Compress, File, OnLoss, RuleAction, SequenceMode, SteerAction, TunnelType};
 use crate::config::suggest::{listed, nearest};
 use crate::config::values::{PortRange, Prefix, Protocol};
+use crate::io::steer::Meter;
 use crate::plan::rules::MAX_RULES;
 
 pub fn steer(
@@ -95,8 +96,15 @@ pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check
             compress: r.compress.as_ref().map_or_else(Default::default, |c| **c),
             action: r.action.as_ref().map_or_else(Default::default, |a| **a),
             offload: r.offload.as_ref().map_or_else(Default::default, |o| **o),
+            meter: r.meter_rate.as_ref().map(|rate| Meter {
+                rate: **rate,
+                burst: r.meter_burst.as_ref().map_or((**rate / 20).max(65_536), |burst| **burst),
+            }),
+            dscp: r.dscp.as_ref().map(|dscp| **dscp),
+            sample: r.sample.as_ref().map_or(0, |every| **every),
         };
         services_agree(r, &rule, check);
+        treatment_agrees(r, &rule, check);
         compress_with_softdpu(r, &rule, tunnels, check);
         // Classes that were all wrong were reported, and must not pass for "any".
         let sound = r.class.is_empty() == rule.classes.is_empty();
@@ -149,6 +157,33 @@ fn services_agree(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
             format!("rule `{}` compresses without a tunnel", rule.name),
             "compressed packets travel inside a tunnel, whose other end undoes it: add `encrypt`, or leave `compress` out",
         );
+    }
+}
+
+/// What is dropped is not metered, marked or sampled; a burst is of a rate.
+fn treatment_agrees(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
+    if let (Some(burst), None) = (&raw.meter_burst, &raw.meter_rate) {
+        check.error(
+            Code::Conflict,
+            burst.span(),
+            format!("rule `{}` has a burst without a rate", rule.name),
+            "add `meter_rate`, or leave `meter_burst` out",
+        );
+    }
+    let keys = [
+        ("meter_rate", raw.meter_rate.as_ref().map(At::span)),
+        ("dscp", raw.dscp.as_ref().map(At::span)),
+        ("sample", raw.sample.as_ref().map(At::span)),
+    ];
+    for (key, span) in keys {
+        if let (Some(span), RuleAction::Drop) = (span, rule.action) {
+            check.problems.push(Problem::warning(
+                Code::NoEffect,
+                span,
+                format!("`{key}` says nothing for rule `{}`, which drops its flows", rule.name),
+                "leave it out, or leave action = \"drop\" out",
+            ));
+        }
     }
 }
 

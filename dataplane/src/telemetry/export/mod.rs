@@ -10,6 +10,7 @@
 
 mod exporter;
 mod ipfix;
+mod lines;
 mod ndjson;
 mod sink;
 
