@@ -63,6 +63,9 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
 fn write(explained: &Explained<'_>, out: &mut impl Write) -> std::io::Result<()> {
     let flow = explained.flow;
     writeln!(out, "flow {}: {} {} -> {}, {}, {}", flow.id, flow.l4, flow.a, flow.b, flow.state, flow.class)?;
+    if let Some(application) = &flow.application {
+        writeln!(out, "  application {application}")?;
+    }
     match (&flow.rule, &flow.tunnel) {
         (Some(rule), Some(tunnel)) => writeln!(out, "  rule {rule}, in tunnel {tunnel}")?,
         (Some(rule), None) => writeln!(out, "  rule {rule}, in clear")?,

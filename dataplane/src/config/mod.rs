@@ -5,6 +5,8 @@ mod at;
 mod check;
 mod cover;
 mod format;
+pub mod host_glob;
+mod hosts_file;
 mod keyfiles;
 mod places;
 pub mod policy;
@@ -45,11 +47,27 @@ const MAX_FILE: usize = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
+    read(path, true)
+}
+
+/// The same without looking at key files, for what needs no keys.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
+    read(path, false)
+}
+
+fn read(path: &Path, keys: bool) -> Result<Policy, ConfigErrors> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
     let base = path.parent().unwrap_or(Path::new(""));
-    let (policy, mut problems) = parse_all(&text, &path.display().to_string(), base);
-    if let Some(policy) = &policy {
-        problems.extend(keyfiles::check(policy));
+    let (mut policy, mut problems) = parse_all(&text, &path.display().to_string(), base);
+    if let Some(policy) = &mut policy {
+        if keys {
+            problems.extend(keyfiles::check(policy));
+        }
+        problems.extend(hosts_file::read_all(&mut policy.applications));
+        problems.extend(check::applications(&policy.applications));
     }
     finish(policy, problems, &text, &path.display().to_string())
 }
@@ -59,7 +77,10 @@ pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn parse(text: &str, name: &str) -> Result<Policy, ConfigErrors> {
-    let (policy, problems) = parse_all(text, name, Path::new(""));
+    let (policy, mut problems) = parse_all(text, name, Path::new(""));
+    if let Some(policy) = &policy {
+        problems.extend(check::applications(&policy.applications));
+    }
     finish(policy, problems, text, name)
 }
 

@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::host_glob::HostGlob;
 pub use super::places::LinkAddress;
 use super::problem::{Problem, Source};
 pub use super::schema::{
@@ -31,6 +33,8 @@ pub struct Policy {
     pub steer: Vec<Steer>,
     /// In the order of the file; rules refer to them by index.
     pub tunnels: Vec<Tunnel>,
+    /// In the order of the file; rules refer to them by index.
+    pub applications: Vec<Application>,
     /// In the order of the file: first match wins.
     pub rules: Vec<Rule>,
     /// What is allowed but likely not meant.
@@ -313,11 +317,41 @@ pub struct Rule {
     pub classes: Vec<String>,
     /// Empty: any.
     pub hosts: Vec<HostPattern>,
+    /// Indices of applications. Empty: any, and none.
+    pub applications: Vec<usize>,
     /// Index of the tunnel.
     pub encrypt: Option<usize>,
     pub compress: Compress,
     pub action: RuleAction,
     pub offload: RuleOffload,
+}
+
+/// The operator's name for some flows. Of each kind of terms an empty list means any.
+#[derive(Clone, Debug, Default)]
+pub struct Application {
+    pub name: String,
+    /// Those of the policy, and once it is loaded those of `hosts_file` behind them.
+    pub hosts: Arc<[HostGlob]>,
+    pub hosts_file: Option<PathBuf>,
+    pub prefixes: Vec<Prefix>,
+    pub ports: Vec<PortRange>,
+    pub protocol: Protocol,
+    /// Of [`known_classes`](super::known_classes).
+    pub classes: Vec<String>,
+    /// Identifiers that [`Alpn`](crate::l7::Alpn) has.
+    pub alpn: Vec<String>,
+    /// JA4 fingerprints, lower case.
+    pub ja4: Vec<String>,
+    /// Where its name, and its `hosts_file`, stand.
+    pub(super) span: std::ops::Range<usize>,
+    pub(super) hosts_file_span: std::ops::Range<usize>,
+}
+
+impl Application {
+    /// Whether flows without a host name are none of its. Also before its file is read.
+    pub fn asks_host(&self) -> bool {
+        !self.hosts.is_empty() || self.hosts_file.is_some()
+    }
 }
 
 impl Policy {

@@ -5,7 +5,9 @@ use super::reason::Reason;
 use crate::flow::{Direction, Flow, FlowIdx, FlowKey, FlowTable, L4State, Tick, Tier};
 use crate::io::steer::FlowCount;
 use crate::l7::Class;
+use crate::nodes::application;
 use crate::nodes::policy::last_rule;
+use crate::plan::applications::Applications;
 use crate::telemetry::counters::WorkerCounters;
 use crossbeam::queue::ArrayQueue;
 use std::sync::{Arc, OnceLock};
@@ -92,15 +94,15 @@ impl Client {
     }
 
     /// Takes the thread's notes over into the flows and counters. Between two batches.
-    pub fn read_notes(&self, flows: &mut FlowTable, counters: &WorkerCounters) {
+    pub fn read_notes(&self, flows: &mut FlowTable, counters: &WorkerCounters, applications: &Applications) {
         // No more than came until now: others may go on pushing.
         for _ in 0..self.lane.notes.len() {
             let Some(note) = self.lane.notes.pop() else { return };
-            self.read(&note, flows, counters);
+            self.read(&note, flows, counters, applications);
         }
     }
 
-    fn read(&self, note: &Note, flows: &mut FlowTable, counters: &WorkerCounters) {
+    fn read(&self, note: &Note, flows: &mut FlowTable, counters: &WorkerCounters, applications: &Applications) {
         let Some(flow) = flows.held(note.flow.idx, &note.flow.key, note.flow.created) else {
             if matches!(note.what, What::Placed | What::Counted(_)) {
                 // Where it does not fit, the next note finds the same.
@@ -138,6 +140,7 @@ impl Client {
             if let Some(counter) = rule.and_then(|rule| counters.rules.get(usize::from(rule))) {
                 counter.add(count.packets, count.bytes);
             }
+            application::count(counters, applications, flow.app, (count.packets, count.bytes));
             if let Some(class) = counters.classes.get(class) {
                 class.packets.add(count.packets);
                 class.bytes.add(count.bytes);

@@ -22,6 +22,8 @@ pub struct Rule {
     pub classes: Vec<u16>,
     /// Empty: any.
     pub hosts: Vec<HostPattern>,
+    /// Numbers of applications, from 1. Empty: any, and none.
+    pub applications: Vec<u16>,
     pub tunnel: Option<u16>,
     pub compress: bool,
     pub drop: bool,
@@ -37,6 +39,8 @@ pub struct Known<'a> {
     /// The class, once it is settled; `None` while it may still change.
     pub class: Option<u16>,
     pub host: Option<&'a str>,
+    /// Number of the application, 0 none, once it is settled.
+    pub application: Option<u16>,
 }
 
 /// How a packet stands to a rule: `from → to` is the way out (into the tunnel), the reverse the way in (out of it).
@@ -67,7 +71,7 @@ impl Rule {
     }
 
     fn has_payload_terms(&self) -> bool {
-        !self.classes.is_empty() || !self.hosts.is_empty()
+        !self.classes.is_empty() || !self.hosts.is_empty() || !self.applications.is_empty()
     }
 
     /// `None`: cannot be said before the flow is classified.
@@ -79,7 +83,10 @@ impl Rule {
         let class_holds = self.classes.is_empty() || self.classes.contains(&class);
         let host_holds =
             self.hosts.is_empty() || known.host.is_some_and(|host| self.hosts.iter().any(|p| p.matches(host)));
-        Some(class_holds && host_holds)
+        if !class_holds || !host_holds {
+            return Some(false);
+        }
+        Some(self.applications.is_empty() || self.applications.contains(&known.application?))
     }
 
     fn has_port_terms(&self) -> bool {
@@ -263,9 +270,9 @@ mod tests {
         let packet = tcp(CLIENT, SERVER, 40000, 443);
         let open = look_up(&rules, &packet, &Known::default(), None);
         assert_eq!((open.rule, open.provisional), (0, true));
-        let other = look_up(&rules, &packet, &Known { class: Some(3), host: None }, None);
+        let other = look_up(&rules, &packet, &Known { class: Some(3), ..Known::default() }, None);
         assert_eq!((other.rule, other.provisional), (1, false));
-        let same = look_up(&rules, &packet, &Known { class: Some(7), host: None }, None);
+        let same = look_up(&rules, &packet, &Known { class: Some(7), ..Known::default() }, None);
         assert_eq!((same.rule, same.provisional), (0, false));
     }
 
@@ -276,8 +283,26 @@ mod tests {
         let packet = tcp(CLIENT, SERVER, 40000, 443);
         let open = look_up(&rules, &packet, &Known::default(), None);
         assert_eq!((open.rule, open.provisional), (1, true));
-        let known = Known { class: Some(1), host: Some("a.video.example") };
+        let known = Known { class: Some(1), host: Some("a.video.example"), application: None };
         assert_eq!(look_up(&rules, &packet, &known, None).rule, 0);
+    }
+
+    #[test]
+    fn an_application_holds_provisionally_until_it_is_known() {
+        let clear = Rule { name: "rest".into(), ..Rule::default() };
+        let guest = Rule { name: "guest".into(), applications: vec![4], ..Rule::default() };
+        let rules = [guest, Rule { applications: vec![2, 3], ..protect() }, clear];
+        assert!(rules[1].guards_by_class() && !rules[0].guards_by_class());
+        let packet = tcp(CLIENT, SERVER, 40000, 443);
+        let under = |class, application| {
+            let found = look_up(&rules, &packet, &Known { class, host: None, application }, None);
+            (found.rule, found.provisional)
+        };
+        assert_eq!(under(None, None), (1, true));
+        assert_eq!(under(Some(1), None), (1, true), "as long as the application is open");
+        assert_eq!(under(Some(1), Some(3)), (1, false));
+        assert_eq!(under(Some(1), Some(4)), (0, false));
+        assert_eq!(under(Some(1), Some(0)), (2, false));
     }
 
     #[test]
