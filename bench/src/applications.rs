@@ -28,7 +28,11 @@ fn pattern(n: u32) -> String {
 fn applications(count: u32) -> Result<Vec<Application>> {
     let hosts = (0..count).map(|n| pattern(n).parse::<HostGlob>()).collect::<Result<Vec<_>, _>>();
     let hosts = hosts.map_err(|e| anyhow::anyhow!("{e}"))?;
-    let app = |(n, part): (usize, &[HostGlob])| Application { name: format!("app{n}"), hosts: part.into(), ..Application::default() };
+    let app = |(n, part): (usize, &[HostGlob])| Application {
+        name: format!("app{n}"),
+        hosts: part.into(),
+        ..Application::default()
+    };
     Ok(hosts.chunks(1000).enumerate().map(app).collect())
 }
 
@@ -81,7 +85,8 @@ pub fn run(effort: Effort) -> Result<(Vec<Section>, Vec<Target>)> {
         compile.round("compile-100k", "compiling them", start.elapsed().as_secs_f64() * 1e3);
         compile.notes = vec![format!("They take {:.1} MB compiled.", all.memory() as f64 / 1e6)];
     }
-    let mut find = Section::new("applications-find", "finding a flow's application by its host, per flow, one core", "ns");
+    let mut find =
+        Section::new("applications-find", "finding a flow's application by its host, per flow, one core", "ns");
     let mut cases = vec![
         find_case("hit-10", "found among 10 patterns", FEW, true)?,
         find_case("hit-100k", "found among 100,000", MANY, true)?,
@@ -91,8 +96,11 @@ pub fn run(effort: Effort) -> Result<(Vec<Section>, Vec<Target>)> {
     alternate(&mut find, &mut cases, effort);
     drop(cases);
     find.notes.push(format!("{NAMES} names in turn, of four or five labels."));
-    let mut packets =
-        Section::new("applications-packets", "packets of 1,000 established flows through graph and ports, per packet", "ns");
+    let mut packets = Section::new(
+        "applications-packets",
+        "packets of 1,000 established flows through graph and ports, per packet",
+        "ns",
+    );
     let mut cases = vec![
         graph("none", "no applications", 1000, policy(0)?)?,
         graph("10", "10 patterns", 1000, policy(FEW)?)?,

@@ -52,8 +52,10 @@ action = "forward"
 /// Where the policy or memory fails.
 pub fn run(effort: Effort) -> Result<(Section, Vec<Target>)> {
     let mut section = Section::new("graph", "forwarding through the graph in memory, 64 B, per packet, one core", "ns");
-    let mut cases =
-        vec![ports("ports", "the in-memory ports alone", 60)?, graph("graph-and-ports", "graph and ports, 1 flow", 1, policy()?)?];
+    let mut cases = vec![
+        ports("ports", "the in-memory ports alone", 60)?,
+        graph("graph-and-ports", "graph and ports, 1 flow", 1, policy()?)?,
+    ];
     cases.push(graph("graph-and-ports-1k", "graph and ports, 1,000 flows", 1000, policy()?)?);
     alternate(&mut section, &mut cases, effort);
     drop(cases);

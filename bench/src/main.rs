@@ -12,7 +12,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
 use softdpu_bench::{
-    aead, applications, esp, esp_many, flows, graph, idle, memory, offload, session, steer, stop, tunnels, veth, wg, wg_many,
+    aead, applications, esp, esp_many, flows, graph, idle, memory, offload, session, steer, stop, tunnels, veth, wg,
+    wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.

@@ -232,12 +232,7 @@ fn end(
     inspector.release(idx, flow);
 }
 
-fn describe(
-    (file, applications): (&str, &Applications),
-    idx: FlowIdx,
-    flow: &Flow,
-    inspector: &Inspector,
-) -> FlowRow {
+fn describe((file, applications): (&str, &Applications), idx: FlowIdx, flow: &Flow, inspector: &Inspector) -> FlowRow {
     let proto = flow.key().proto();
     // What stands for ports in an ICMP echo's key is its identifier.
     let end = |mut e: crate::flow::key::Endpoint| {

@@ -52,9 +52,9 @@ impl HostGlob {
         match self.shape() {
             Shape::Any => !host.is_empty(),
             Shape::Exact(name) => host == name,
-            Shape::Below(domain) => host
-                .strip_suffix(domain)
-                .is_some_and(|before| before.len() > 1 && before.ends_with('.')),
+            Shape::Below(domain) => {
+                host.strip_suffix(domain).is_some_and(|before| before.len() > 1 && before.ends_with('.'))
+            }
             Shape::Glob(_) => labels_match(&self.0, host),
         }
     }
@@ -155,7 +155,11 @@ mod tests {
             ("Shop.Example.", &["shop.example"][..], &["a.shop.example", "shop.example2", "xshop.example", ""][..]),
             ("*.pay.example", &["a.pay.example", "a.b.pay.example"], &["pay.example", ".pay.example", "xpay.example"]),
             ("*", &["a", "a.b"], &[""]),
-            ("api-*.pay.example", &["api-.pay.example", "api-eu1.pay.example"], &["api-a.b.pay.example", "xapi-a.pay.example"]),
+            (
+                "api-*.pay.example",
+                &["api-.pay.example", "api-eu1.pay.example"],
+                &["api-a.b.pay.example", "xapi-a.pay.example"],
+            ),
             ("*cdn*.example", &["cdn.example", "a-cdn-b.example"], &["a.cdn.example", "cd.example"]),
             ("www.*.example", &["www.a.example"], &["www.example", "www.a.b.example"]),
             ("*.a*.example", &["x.ab.example", "y.x.a.example"], &["ab.example", "x.b.example"]),

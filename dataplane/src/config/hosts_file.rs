@@ -24,7 +24,12 @@ pub fn read_all(applications: &mut [Application]) -> Vec<Problem> {
                 if patterns.is_empty() && wrong.is_empty() && app.hosts.is_empty() {
                     // Without hosts it would be an application of any host.
                     let message = format!("{} has no host in it", path.display());
-                    problems.push(Problem::error(Code::Unreadable, span, message, "write one a line, or leave `hosts_file` out"));
+                    problems.push(Problem::error(
+                        Code::Unreadable,
+                        span,
+                        message,
+                        "write one a line, or leave `hosts_file` out",
+                    ));
                 }
                 problems.extend(wrong);
                 app.hosts = app.hosts.iter().cloned().chain(patterns).collect();
@@ -67,7 +72,9 @@ fn lines(text: &[u8], path: &Path, span: &Range<usize>) -> (Vec<HostGlob>, Vec<P
                 wrong += 1;
                 if wrong <= TOLD {
                     let message = format!("{}:{line}: {}", path.display(), bad.message);
-                    problems.push(Problem::error(Code::ImpossibleValue, span.clone(), message, bad.help).label("this file"));
+                    problems.push(
+                        Problem::error(Code::ImpossibleValue, span.clone(), message, bad.help).label("this file"),
+                    );
                 }
             }
         }

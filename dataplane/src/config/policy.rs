@@ -342,9 +342,9 @@ pub struct Application {
     pub alpn: Vec<String>,
     /// JA4 fingerprints, lower case.
     pub ja4: Vec<String>,
-    /// Where its name, and its `hosts_file`, stand.
-    pub(super) span: std::ops::Range<usize>,
-    pub(super) hosts_file_span: std::ops::Range<usize>,
+    /// Where its name, and its `hosts_file`, stand in the policy's text.
+    pub span: std::ops::Range<usize>,
+    pub hosts_file_span: std::ops::Range<usize>,
 }
 
 impl Application {

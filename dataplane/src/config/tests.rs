@@ -414,7 +414,10 @@ fn applications_that_others_hide_are_warnings() {
     assert_eq!((found.len(), found[0].0, found[0].1), (1, 30, Code::Shadowed), "{found:?}");
     assert!(found[0].2.contains("`b` has no flows: `a` before it"), "{found:?}");
     let found = said(&[app("a", "host = [\"x.example\"]"), app("b", "host = [\"y.example\", \"x.example\"]")]);
-    assert!(found[0].2.contains("1 host of application `b`") && found[0].2.contains("`x.example` is of `a`"), "{found:?}");
+    assert!(
+        found[0].2.contains("1 host of application `b`") && found[0].2.contains("`x.example` is of `a`"),
+        "{found:?}"
+    );
     let found = said(&[app("a", "port = [\"1-1000\"]"), app("b", "port = [443]")]);
     assert!(found[0].2.contains("no flows"), "{found:?}");
     // More kinds of terms win, and a longer pattern does.

@@ -21,12 +21,7 @@ pub(super) fn name(
 }
 
 /// Counts packets and bytes under the application of a flow's mark.
-pub(crate) fn count(
-    counters: &WorkerCounters,
-    applications: &Applications,
-    mark: u16,
-    (packets, bytes): (u64, u64),
-) {
+pub(crate) fn count(counters: &WorkerCounters, applications: &Applications, mark: u16, (packets, bytes): (u64, u64)) {
     let place = applications.marked(mark).and_then(|number| usize::from(number).checked_sub(1));
     if let Some(counters) = place.and_then(|place| counters.applications.get(place)) {
         counters.packets.add(packets);

@@ -172,7 +172,11 @@ pub(super) fn known_of<'a>(cx: &'a Cx<'_>, packet: &Packet, flow: Option<FlowIdx
     {
         let class = Class::of_ip_protocol(headers.proto).map(|class| class as u16);
         let ends = [&headers.src, &headers.dst].map(|address| (rules::ip(headers.l3, address), 0));
-        return Known { class, host: None, application: Some(cx.plan.applications.of_bare(ends, headers.proto, class)) };
+        return Known {
+            class,
+            host: None,
+            application: Some(cx.plan.applications.of_bare(ends, headers.proto, class)),
+        };
     }
     known(cx, flow)
 }

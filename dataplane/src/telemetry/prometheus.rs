@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn a_long_list_of_applications_has_bounded_series() {
-        let one = |n: usize| super::super::snapshot::ClassTraffic { name: format!("a{n}"), bytes: 1, ..Default::default() };
+        let one =
+            |n: usize| super::super::snapshot::ClassTraffic { name: format!("a{n}"), bytes: 1, ..Default::default() };
         let snapshot = Snapshot { applications: (0..4000).map(one).collect(), ..Snapshot::default() };
         let text = text(Facts::default(), snapshot).unwrap();
         assert_eq!(text.lines().filter(|l| l.starts_with("softdpu_application_bytes_total{")).count(), 1001);

@@ -134,7 +134,10 @@ fn shadowed(applications: &[Application]) -> Vec<Problem> {
         } else {
             let host = pattern.map_or("", HostGlob::as_str);
             let hosts = if taken == 1 { "host" } else { "hosts" };
-            format!("{taken} {hosts} of application `{}` are others' already: `{host}` is of `{}`", app.name, earlier.name)
+            format!(
+                "{taken} {hosts} of application `{}` are others' already: `{host}` is of `{}`",
+                app.name, earlier.name
+            )
         };
         let help = "the first that names a host has it: take it out of one of them, or tell them apart by another term";
         problems.push(

@@ -110,8 +110,8 @@ pub fn rules(
         services_agree(r, &rule, check);
         compress_with_softdpu(r, &rule, tunnels, check);
         // Classes or applications that were all wrong were reported, and must not pass for "any".
-        let sound = r.class.is_empty() == rule.classes.is_empty()
-            && r.application.is_empty() == rule.applications.is_empty();
+        let sound =
+            r.class.is_empty() == rule.classes.is_empty() && r.application.is_empty() == rule.applications.is_empty();
         if let Some(earlier) = out.iter().position(|e| rule_covers(e, &rule)).filter(|_| sound) {
             shadowed("rule", &r.name, &raw[earlier].name, check);
         }

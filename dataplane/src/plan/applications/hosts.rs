@@ -115,7 +115,8 @@ impl Hosts {
     }
 
     fn lay_out(builds: &[(&str, Build<'_>)], owners: &HashMap<&HostGlob, Vec<u16>>, any: Vec<u16>) -> Self {
-        let mut hosts = Self { seed: RandomState::new().hash_one(builds.len()) | 1, any: any.into(), ..Self::default() };
+        let mut hosts =
+            Self { seed: RandomState::new().hash_one(builds.len()) | 1, any: any.into(), ..Self::default() };
         let (mut text, mut applications, mut globs) = (String::new(), Vec::new(), Vec::new());
         let mut slots = vec![(0u32, 0u32); (builds.len() * 2).next_power_of_two().max(2)];
         let mask = slots.len() - 1;

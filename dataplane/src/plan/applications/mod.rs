@@ -117,9 +117,11 @@ impl Applications {
     /// # Errors
     /// More of something than there can be.
     pub fn compile(list: &[Application]) -> Result<Self, TooMany> {
-        let excess = |application: usize, message: String, help: &str| TooMany { application, message, help: help.into() };
+        let excess =
+            |application: usize, message: String, help: &str| TooMany { application, message, help: help.into() };
         if let Some(one_too_many) = list.get(MAX_APPLICATIONS) {
-            let message = format!("`{}` is one too many: there can be {MAX_APPLICATIONS} applications", one_too_many.name);
+            let message =
+                format!("`{}` is one too many: there can be {MAX_APPLICATIONS} applications", one_too_many.name);
             return Err(excess(MAX_APPLICATIONS, message, "join applications that are told apart nowhere"));
         }
         let most = |what: &str, count: fn(&Application) -> usize| {
@@ -129,7 +131,9 @@ impl Applications {
                 sum > MAX_PATTERNS
             });
             let message = |at: usize| format!("with `{}` there are more than {MAX_PATTERNS} {what}", list[at].name);
-            last.map_or(Ok(sum), |at| Err(excess(at, message(at), "patterns like \"*.example.com\" and shorter prefixes hold many")))
+            last.map_or(Ok(sum), |at| {
+                Err(excess(at, message(at), "patterns like \"*.example.com\" and shorter prefixes hold many"))
+            })
         };
         let count = most("host patterns", |app| app.hosts.len())?;
         most("prefixes", |app| app.prefixes.len())?;

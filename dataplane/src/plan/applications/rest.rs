@@ -66,7 +66,8 @@ impl Rest {
             list.iter().copied().find(|place| {
                 let at = self.order[usize::from(*place)];
                 let terms = &all.terms[usize::from(at)];
-                terms.hold(at, probe) && probe.facts.ends.iter().any(|(_, port)| terms.port_holds(*port, probe.has_ports))
+                terms.hold(at, probe)
+                    && probe.facts.ends.iter().any(|(_, port)| terms.port_holds(*port, probe.has_ports))
             })
         };
         let [a, b] = probe.facts.ends.map(|(_, port)| if probe.has_ports { first(self.of_port(port)) } else { None });

@@ -113,7 +113,10 @@ fn prefix_then_kinds_then_order() {
         net("narrow-too", "192.0.2.0/24"),
         Application { prefixes: vec![prefix("10.0.0.0/30")], ..app("client", &["a.example"]) },
     ]);
-    let at = |address: &str, port: u16| Facts { ends: [(address.parse().unwrap(), port), facts(None).ends[1]], ..facts(None) };
+    let at = |address: &str, port: u16| Facts {
+        ends: [(address.parse().unwrap(), port), facts(None).ends[1]],
+        ..facts(None)
+    };
     assert_eq!(found(&all, &at(SERVER, 443)), Some("narrow"));
     assert_eq!(found(&all, &at("192.1.0.1", 443)), Some("wide-https"));
     assert_eq!(found(&all, &at("192.1.0.1", 80)), Some("wide"));
