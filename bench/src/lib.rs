@@ -4,6 +4,7 @@
 pub mod aead;
 pub mod applications;
 pub mod bpf;
+pub mod classify;
 pub mod clock;
 pub mod esp;
 pub mod esp_many;

@@ -23,7 +23,7 @@ fn query(name: &str) -> Vec<u8> {
     query
 }
 
-fn application<'a>(edge: &'a Harness, flow: impl Fn(&Flow) -> bool) -> Option<&'a str> {
+fn application(edge: &Harness, flow: impl Fn(&Flow) -> bool) -> Option<&str> {
     let plan = edge.shared.plan.load_full();
     let number = edge.worker.flows.iter().find(|(_, f)| flow(f)).and_then(|(_, f)| plan.applications.marked(f.app));
     let place = usize::from(number?).checked_sub(1)?;

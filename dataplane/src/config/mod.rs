@@ -2,6 +2,7 @@
 //! once, each with file, line, column and remedy; nothing is used unless everything is valid.
 
 mod at;
+pub mod change;
 mod check;
 mod cover;
 mod format;
@@ -24,6 +25,7 @@ mod tunnel_tests;
 
 use std::path::Path;
 
+pub use change::{Change, Changes, changes};
 pub use cover::{covers, overlaps};
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
@@ -60,8 +62,19 @@ pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
 
 fn read(path: &Path, keys: bool) -> Result<Policy, ConfigErrors> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
-    let base = path.parent().unwrap_or(Path::new(""));
-    let (mut policy, mut problems) = parse_all(&text, &path.display().to_string(), base);
+    load_text_with(&text, &path.display().to_string(), path, keys)
+}
+
+/// A policy text as [`load`] would take it from `path`. `name` stands for it in messages.
+///
+/// # Errors
+/// Everything that is wrong with it, warnings included.
+pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigErrors> {
+    load_text_with(text, name, path, true)
+}
+
+fn load_text_with(text: &str, name: &str, path: &Path, keys: bool) -> Result<Policy, ConfigErrors> {
+    let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
     if let Some(policy) = &mut policy {
         if keys {
             problems.extend(keyfiles::check(policy));
@@ -69,7 +82,7 @@ fn read(path: &Path, keys: bool) -> Result<Policy, ConfigErrors> {
         problems.extend(hosts_file::read_all(&mut policy.applications));
         problems.extend(check::applications(&policy.applications));
     }
-    finish(policy, problems, &text, &path.display().to_string())
+    finish(policy, problems, text, name)
 }
 
 /// Checks a policy text without looking at the file system. `name` stands for the file in messages.

@@ -21,6 +21,7 @@ pub struct Policy {
     /// Name of the instance, default "softdpu".
     pub name: String,
     pub control: Control,
+    pub apply: Apply,
     pub workers: Workers,
     pub flows: Flows,
     /// What goes down into the driver.
@@ -44,7 +45,7 @@ pub struct Policy {
 }
 
 /// The control socket and the metrics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     pub socket: PathBuf,
     /// Permission bits of the socket.
@@ -72,7 +73,7 @@ impl Cores {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workers {
     pub cores: Cores,
     pub idle: Idle,
@@ -82,7 +83,7 @@ pub struct Workers {
     pub batch: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flows {
     /// Most flows per worker.
     pub capacity: usize,
@@ -109,7 +110,7 @@ impl Default for Timeouts {
 }
 
 /// Where flows are told of: a collector, a file or both.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
     /// IPFIX over UDP.
     pub ipfix: Option<SocketAddr>,
@@ -120,14 +121,14 @@ pub struct Export {
     pub log: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     pub name: String,
     pub checksum: Checksum,
     pub kind: PortKind,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortKind {
     Xdp(XdpPort),
     Tap(TapPort),
@@ -156,7 +157,7 @@ impl PortKind {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XdpPort {
     pub interface: String,
     /// Queues to take from queue 0; `None`: all there are.
@@ -169,7 +170,7 @@ pub struct XdpPort {
 }
 
 /// This host's own kernel, through a tap.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapPort {
     /// Name of the tap.
     pub interface: String,
@@ -205,7 +206,7 @@ impl Match {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steer {
     pub name: String,
     /// Index of the port; `None`: any.
@@ -216,7 +217,7 @@ pub struct Steer {
     pub on_loss: OnLoss,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
     pub name: String,
     pub kind: TunnelKind,
@@ -228,7 +229,7 @@ pub struct Tunnel {
     pub fragment_outer: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelKind {
     Esp(EspTunnel),
     WireGuard(WireGuardTunnel),
@@ -247,7 +248,7 @@ impl TunnelKind {
 }
 
 /// ESP with keys from files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EspTunnel {
     pub local: IpAddr,
     /// Of the family of `local`.
@@ -275,7 +276,7 @@ pub struct Lifetime {
     pub time: Option<Duration>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireGuardTunnel {
     pub local: Option<IpAddr>,
     pub listen_port: u16,
@@ -283,7 +284,7 @@ pub struct WireGuardTunnel {
     pub peers: Vec<WireGuardPeer>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireGuardPeer {
     pub name: Option<String>,
     pub public_key: [u8; 32],
@@ -295,7 +296,7 @@ pub struct WireGuardPeer {
 }
 
 /// What the kernel's XFRM has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XfrmTunnel {
     pub fallback: Fallback,
 }
@@ -309,7 +310,33 @@ pub struct Sa {
     pub(super) key_span: std::ops::Range<usize>,
 }
 
-#[derive(Clone, Debug)]
+/// Where in the file it stands is no part of it.
+impl PartialEq for Sa {
+    fn eq(&self, other: &Self) -> bool {
+        (self.spi, &self.key_file) == (other.spi, &other.key_file)
+    }
+}
+
+impl Eq for Sa {}
+
+/// How a changed policy comes into force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apply {
+    /// A command that says by its exit code whether all is well, and its arguments. Empty: none.
+    pub health: Vec<String>,
+    /// Time it has to say so.
+    pub within: Duration,
+    /// Where former policies are kept. `None`: in memory.
+    pub history: Option<PathBuf>,
+}
+
+impl Default for Apply {
+    fn default() -> Self {
+        Self { health: Vec::new(), within: Duration::from_secs(10), history: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub name: String,
     pub matches: Match,
@@ -345,6 +372,18 @@ pub struct Application {
     /// Where its name, and its `hosts_file`, stand in the policy's text.
     pub span: std::ops::Range<usize>,
     pub hosts_file_span: std::ops::Range<usize>,
+}
+
+/// Of what it says, wherever in the file that stands.
+impl PartialEq for Application {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |app: &Self| {
+            let lists =
+                (app.prefixes.clone(), app.ports.clone(), app.classes.clone(), app.alpn.clone(), app.ja4.clone());
+            (app.name.clone(), app.hosts.clone(), app.hosts_file.clone(), app.protocol, lists)
+        };
+        key(self) == key(other)
+    }
 }
 
 impl Application {

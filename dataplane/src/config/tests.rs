@@ -116,7 +116,7 @@ const BROKEN: &[(&str, &str, usize, usize, Code, &str, &str)] = &[
     ("encrypt = \"to-b\"", "encrypt = \"to-b\"\nclass = [\"htpp\"]", 30, 10, Code::UnknownWord, "`htpp`", "did you mean \"http\"?"),
     ("encrypt = \"to-b\"", "encrypt = \"to-b\"\nhost = [\"www.*.org\"]", 30, 9, Code::ImpossibleValue, "not the whole first label", "*.example.com"),
     ("encrypt = \"to-b\"", "encrypt = \"to-b\"\nhost = [\"https://a.org/\"]", 30, 9, Code::ImpossibleValue, "more than a host name", "name alone"),
-    ("encrypt = \"to-b\"", "encrypt = \"to-b\"\napplication = [\"pay\"]\n[[application]]\nname = \"paid\"\nport = [443]\n[[rule]]\nname = \"x\"\nto = [\"10.9.0.0/24\"]\nencrypt = \"to-b\"", 30, 16, Code::UnknownName, "no application is called `pay`", "did you mean \"paid\"?"),
+    ("encrypt = \"to-b\"", "encrypt = \"to-b\"\napplication = [\"pay\"]\n[[application]]\nname = \"paid\"\nport = [443]\n[[rule]]\nname = \"x\"\nto = [\"10.9.0.0/24\"]\nencrypt = \"to-b\"", 30, 16, Code::UnknownName, "no application is called `pay`", "there is paid"),
     ("[[rule]]", "[[application]]\nname = \"pay\"\n[[rule]]", 27, 8, Code::MissingKey, "does not say which flows", "add host"),
     ("[[rule]]", "[[application]]\nname = \"pay\"\nhost = [\"a..b\"]\n[[rule]]", 28, 9, Code::ImpossibleValue, "not a host name or pattern", "api-*.example.com"),
     ("[[rule]]", "[[application]]\nname = \"pay\"\nalpn = [\"h4\"]\n[[rule]]", 28, 9, Code::UnknownWord, "`h4`", "did you mean \"h"),

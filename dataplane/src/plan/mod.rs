@@ -10,6 +10,7 @@ use crate::l7::Class;
 use anyhow::{Context, Result, bail};
 use applications::Applications;
 use rules::Rule;
+use std::sync::Arc;
 
 /// What all workers run. Immutable; a change is a new plan with another generation.
 #[derive(Debug, Default)]
@@ -29,6 +30,8 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// The operator's names for flows.
     pub applications: Applications,
+    /// Their names, for who counts by them.
+    pub rule_names: Arc<[String]>,
     /// The tunnel of type xfrm, and the rule that stands for all that the kernel's policies say.
     pub xfrm: Option<(u16, u16)>,
 }
@@ -84,6 +87,7 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
     let first = named.next();
     let relays = named.any(|tunnel| Some(tunnel) != first);
     Ok(Plan {
+        rule_names: rules.iter().map(|rule| rule.name.clone()).collect(),
         xfrm,
         relays,
         guards_by_class: rules.iter().any(Rule::guards_by_class),

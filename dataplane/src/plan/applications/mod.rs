@@ -179,6 +179,13 @@ impl Applications {
         Self { epoch: marks::epoch(generation), ..self }
     }
 
+    /// The same as what follows `before` in running workers. Where nothing changed flows keep their names; else they are named
+    /// anew with their next packets.
+    #[must_use]
+    pub fn after(self, before: &Self, unchanged: bool) -> Self {
+        Self { epoch: if unchanged { before.epoch } else { marks::epoch(before.epoch.into()) }, ..self }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()
     }
