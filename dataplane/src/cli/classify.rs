@@ -266,11 +266,7 @@ fn describe((file, applications): (&str, &Applications), idx: FlowIdx, flow: &Fl
 /// What the flow's packets are within: `vxlan 5`, or `gre`. Empty outside.
 pub fn within(flow: &Flow) -> String {
     let net = flow.key().net();
-    match overlay::Kind::of(net.kind()) {
-        None => String::new(),
-        Some(kind) if kind.has_number() => format!("{} {}", kind.name(), net.id()),
-        Some(kind) => kind.name().to_owned(),
-    }
+    overlay::Kind::of(net.kind()).map(|kind| kind.label(net.id())).unwrap_or_default()
 }
 
 fn l4_name(proto: u8) -> String {

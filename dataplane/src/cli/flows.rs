@@ -71,6 +71,7 @@ fn rows(flows: Vec<FlowInfo>) -> Rows {
         ">idle",
         "rule",
         "tunnel",
+        "within",
     ]);
     for f in flows {
         rows.add([
@@ -89,6 +90,7 @@ fn rows(flows: Vec<FlowInfo>) -> Rows {
             duration(f.idle_s),
             or_dash(f.rule.as_deref()),
             or_dash(f.tunnel.as_deref()),
+            or_dash(f.within.as_deref()),
         ]);
     }
     rows

@@ -4,8 +4,10 @@ mod args;
 mod ask;
 mod check;
 pub mod classify;
+mod doctor;
 mod explain;
 mod flows;
+mod inventory;
 mod rekey;
 mod reload;
 mod replay;
@@ -14,6 +16,7 @@ mod show;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tune;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -81,6 +84,9 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
             }
             Ok(true)
         }
+        Verb::Doctor(args) => doctor::run(args, out),
+        Verb::Inventory(args) => inventory::run(args, out),
+        Verb::Tune(args) => tune::run(args, out),
         Verb::Schema => {
             writeln!(out, "{:#}", crate::config::json_schema())?;
             Ok(true)

@@ -262,6 +262,9 @@ pub struct FlowInfo {
     pub tunnel: Option<String>,
     /// State of the transport: "established".
     pub state: String,
+    /// The overlay that its packets are within: "vxlan 5", "gre". `None` outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<String>,
 }
 
 /// Most flows in one answer.

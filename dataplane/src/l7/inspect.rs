@@ -105,6 +105,7 @@ pub struct Inspector {
     given_up: [u64; Reason::ALL.len()],
     cut_short: [u64; Reason::ALL.len()],
     recognised: u64,
+    names_bad: u64,
 }
 
 impl Inspector {
@@ -122,6 +123,7 @@ impl Inspector {
             given_up: [0; Reason::ALL.len()],
             cut_short: [0; Reason::ALL.len()],
             recognised: 0,
+            names_bad: 0,
         }
     }
 
@@ -142,6 +144,11 @@ impl Inspector {
     /// say.
     pub fn cut_short(&self, reason: Reason) -> u64 {
         self.cut_short[reason as usize]
+    }
+
+    /// Messages that were recognised and whose host name was none: too long, not printable, of parts that do not add up.
+    pub fn names_bad(&self) -> u64 {
+        self.names_bad
     }
 
     /// Flows decided with a class.
@@ -367,6 +374,7 @@ impl Inspector {
             flow.set_class(found.class, found.by, alpn);
         }
         self.facts.add(idx.0, born(flow), &self.scratch.facts);
+        self.names_bad += u64::from(self.scratch.host.is_bad());
         if flow.host().is_none()
             && let Some(name) = self.scratch.host.get()
         {
@@ -416,9 +424,15 @@ impl Inspector {
 
     /// Ends the search: with what is known, else for `reason`.
     fn close(&mut self, idx: FlowIdx, flow: &mut Flow, reason: Reason) -> Outcome {
+        // Still being put together: more was said than was read.
+        let held = self.pool.held(flow.l7_slot, idx).is_some();
         self.drop_buffer(idx, flow);
         let said = flow.is_settled();
-        let bound = matches!(reason, Reason::TooMuchData | Reason::TooManyPieces | Reason::NoBuffer);
+        let bound = match reason {
+            Reason::TooMuchData | Reason::TooManyPieces | Reason::NoBuffer => true,
+            Reason::TooManyPackets => held,
+            Reason::NoMatch | Reason::NoTransport => false,
+        };
         if bound && flow.class() != Class::Unknown {
             self.cut_short[reason as usize] += 1;
         }

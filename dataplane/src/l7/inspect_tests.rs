@@ -310,6 +310,19 @@ fn a_quic_hello_over_datagrams_gives_its_name() {
     assert!(b.inspector.facts_of(idx, b.table.get(idx)).unwrap().get(Fact::Ja4).is_some());
 }
 
+/// As clients send it whose hello is longer than a datagram and who do not scatter it: the name is in the second.
+#[test]
+fn a_quic_hello_in_two_datagrams_in_order_is_waited_for() {
+    use super::web::quic::tests::{initial, later};
+    let message = super::web::tls::tests::hello_message("quic.example", &["h3"], 1500);
+    let mut b = Bench::new();
+    let (outcome, idx) = b.udp(CLIENT, &initial(&message, &[(0, 1100)]));
+    assert_eq!((outcome, b.host(idx)), (Outcome::NeedMore, None));
+    let (outcome, idx) = b.udp(CLIENT, &later(&message, 1100, message.len()));
+    assert_eq!((done(outcome), b.host(idx)), (Some(Class::Quic), Some("quic.example")));
+    assert_eq!(b.inspector.pool().in_use(), 0);
+}
+
 #[test]
 fn a_quic_hello_that_never_ends_has_a_budget() {
     use super::web::quic::tests::initial;

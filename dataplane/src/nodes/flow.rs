@@ -44,6 +44,8 @@ impl Node for Flow {
             *keyed = cx.flows.prepare_into(Net::OUTSIDE, &packet.headers, bytes, now, prepared).is_ok();
             if *keyed {
                 cx.flows.prefetch(prepared);
+            } else {
+                cx.counters.fragments_orphaned.inc();
             }
         }
         let len = batch.len().min(MOST);
@@ -114,7 +116,9 @@ fn inside(cx: &mut Cx<'_>, packet: &Packet, now: Tick) {
             return about(cx, net, bytes, &headers);
         }
         let len = u32::from(headers.end - headers.l3_off);
-        let Ok(prepared) = cx.flows.prepare_in(net, &headers, bytes, now) else { return };
+        let Ok(prepared) = cx.flows.prepare_in(net, &headers, bytes, now) else {
+            return cx.counters.fragments_orphaned.inc();
+        };
         let Some(hit) = open(cx, &prepared, now) else { return };
         cx.flows.touch(hit, &prepared, len, now);
         let flow = cx.flows.get_mut(hit.idx);

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::l7::{Inspector, Reason};
+
 /// A counter with one writer. Reads from other threads see some recent value.
 #[derive(Debug, Default)]
 #[repr(transparent)]
@@ -129,6 +131,39 @@ pub struct LoopCounters {
     pub polls: Counter,
 }
 
+/// Where recognition stopped at a bound, or at the end of what it knows.
+#[derive(Debug, Default)]
+pub struct L7Counters {
+    /// Flows that stay unknown, by discriminant of the reason.
+    pub given_up: [Counter; Reason::ALL.len()],
+    /// Flows with a class of which less was read than they say, likewise.
+    pub cut_short: [Counter; Reason::ALL.len()],
+    /// Host names that found no place.
+    pub names_refused: Counter,
+    /// Messages whose host name was none.
+    pub names_bad: Counter,
+    /// Reassembly buffers that silent flows lost to others.
+    pub buffers_lost: Counter,
+    /// Segments that said something else than one before them at the same place.
+    pub conflicts: Counter,
+    /// Reassembly buffers in use now.
+    pub buffers: Counter,
+}
+
+impl L7Counters {
+    pub fn take(&self, from: &Inspector) {
+        for reason in Reason::ALL {
+            self.given_up[reason as usize].set(from.given_up(reason));
+            self.cut_short[reason as usize].set(from.cut_short(reason));
+        }
+        self.names_refused.set(from.hosts().refused());
+        self.names_bad.set(from.names_bad());
+        self.buffers_lost.set(from.pool().taken_over());
+        self.conflicts.set(from.pool().conflicts());
+        self.buffers.set(from.pool().in_use() as u64);
+    }
+}
+
 /// All counters of one worker, sized when the plan is made. Starts on its own cache lines; the lists inside are allocations
 /// of their own, padded at the end.
 #[derive(Debug)]
@@ -160,6 +195,10 @@ pub struct WorkerCounters {
     pub flows_refused_unproven: Counter,
     /// RST and FIN segments that were forwarded, but too far from what their sender sends to end a flow.
     pub tcp_unbelieved: Counter,
+    /// Later fragments whose first was not seen: they have no flow and are judged by themselves.
+    pub fragments_orphaned: Counter,
+    /// What recognition refused.
+    pub l7: L7Counters,
     /// Packets within packets of overlays, counted to their own flows too.
     pub inner_packets: Counter,
     /// ICMP errors counted to the flow that they quote.
@@ -288,6 +327,8 @@ impl WorkerCounters {
             flows_refused_full: Counter::default(),
             flows_refused_unproven: Counter::default(),
             tcp_unbelieved: Counter::default(),
+            fragments_orphaned: Counter::default(),
+            l7: L7Counters::default(),
             inner_packets: Counter::default(),
             icmp_matched: Counter::default(),
             icmp_sent: Counter::default(),

@@ -1,5 +1,6 @@
 //! The snapshot as Prometheus (OpenMetrics) text. Names and labels are a promise: dashboards are built on them.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 
 use prometheus_client::collector::Collector;
@@ -10,7 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::snapshot::{Frames, Snapshot, TunnelTraffic, WorkerLoop};
+use super::snapshot::{Frames, L7Refusals, Snapshot, TunnelTraffic, WorkerLoop};
 
 /// Content type of the text (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -175,6 +176,9 @@ fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     counters(e, "worker_flow_refusals", "Packets within and without that got no flow, by reason.", refused)?;
     let unbelieved = "RST and FIN segments forwarded, but too far from what their sender sends to end a flow.";
     counters(e, "worker_tcp_unbelieved", unbelieved, worker(|w| w.tcp_unbelieved))?;
+    let orphaned = "Later fragments whose first was not seen, judged by themselves.";
+    counters(e, "worker_fragments_orphaned", orphaned, worker(|w| w.fragments_orphaned))?;
+    recognition(e, s, &ids)?;
     let inner = "Packets within packets of overlays, counted to their own flows too.";
     counters(e, "worker_inner_packets", inner, worker(|w| w.inner_packets))?;
     let matched = "ICMP errors counted to the flow that they quote.";
@@ -196,11 +200,32 @@ fn workers(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
     gauges(e, "worker_frames_all", "Frames of the UMEM.", worker(|w| w.frames.total))
 }
 
+/// What recognition refused, and how much of its room is taken.
+fn recognition(e: &mut DescriptorEncoder<'_>, s: &Snapshot, ids: &[String]) -> fmt::Result {
+    let by_reason = |of: fn(&L7Refusals) -> &BTreeMap<String, u64>| {
+        s.workers.iter().zip(ids).flat_map(move |(w, id)| {
+            of(&w.l7).iter().map(move |(reason, n)| (vec![("worker", id.as_str()), ("reason", reason.as_str())], *n))
+        })
+    };
+    let worker = |of: fn(&L7Refusals) -> u64| {
+        s.workers.iter().zip(ids).map(move |(w, id)| (vec![("worker", id.as_str())], of(&w.l7)))
+    };
+    counters(e, "worker_l7_given_up", "Flows that stay unknown, by reason.", by_reason(|l7| &l7.given_up))?;
+    let cut = "Flows with a class of which less was read than they say, by the bound that was reached.";
+    counters(e, "worker_l7_cut_short", cut, by_reason(|l7| &l7.cut_short))?;
+    counters(e, "worker_l7_names_refused", "Host names that found no place.", worker(|l7| l7.names_refused))?;
+    let bad = "Messages whose host name was none: too long, not printable, or of parts that do not add up.";
+    counters(e, "worker_l7_names_bad", bad, worker(|l7| l7.names_bad))?;
+    let lost = "Reassembly buffers that silent flows lost to others.";
+    counters(e, "worker_l7_buffers_lost", lost, worker(|l7| l7.buffers_lost))?;
+    let conflicts = "Segments that said something else than one before them at the same place.";
+    counters(e, "worker_l7_conflicts", conflicts, worker(|l7| l7.conflicts))?;
+    gauges(e, "worker_l7_buffers", "Reassembly buffers in use.", worker(|l7| l7.buffers))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::telemetry::snapshot::tests::two_workers;
 
@@ -264,7 +289,11 @@ mod tests {
             "softdpu_drop_packets", "softdpu_escaped_bytes",
             "softdpu_worker_batches", "softdpu_worker_packets", "softdpu_worker_idle_rounds", "softdpu_worker_polls",
             "softdpu_worker_flows_refused", "softdpu_worker_flows_evicted", "softdpu_worker_flow_refusals",
-            "softdpu_worker_tcp_unbelieved", "softdpu_worker_inner_packets", "softdpu_worker_icmp_matched",
+            "softdpu_worker_tcp_unbelieved", "softdpu_worker_fragments_orphaned",
+            "softdpu_worker_l7_given_up", "softdpu_worker_l7_cut_short", "softdpu_worker_l7_names_refused",
+            "softdpu_worker_l7_names_bad",
+            "softdpu_worker_l7_buffers_lost", "softdpu_worker_l7_conflicts", "softdpu_worker_l7_buffers",
+            "softdpu_worker_inner_packets", "softdpu_worker_icmp_matched",
             "softdpu_worker_flows_unproven", "softdpu_worker_icmp_sent",
             "softdpu_worker_reassembled", "softdpu_worker_outer_fragmented", "softdpu_worker_mss_clamped",
             "softdpu_worker_datagrams_held", "softdpu_worker_fragments_held",

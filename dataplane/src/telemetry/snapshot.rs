@@ -1,10 +1,11 @@
 //! The counters of all workers at one time, summed, in a form that is serialised and compared.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::counters::{FrameCounters, Names, Traffic as TrafficCounters, WorkerCounters};
+use super::counters::{Counter, FrameCounters, L7Counters, Names, Traffic as TrafficCounters, WorkerCounters};
+use crate::l7::Reason;
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +97,42 @@ impl Frames {
     }
 }
 
+/// Where a worker's recognition stopped at a bound, or at the end of what it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct L7Refusals {
+    /// Flows that stay unknown, by reason.
+    pub given_up: BTreeMap<String, u64>,
+    /// Flows with a class of which less was read than they say, by reason.
+    pub cut_short: BTreeMap<String, u64>,
+    /// Host names that found no place.
+    pub names_refused: u64,
+    /// Messages whose host name was none.
+    pub names_bad: u64,
+    /// Reassembly buffers that silent flows lost to others.
+    pub buffers_lost: u64,
+    /// Segments that said something else than one before them at the same place.
+    pub conflicts: u64,
+    /// Reassembly buffers in use now.
+    pub buffers: u64,
+}
+
+impl L7Refusals {
+    fn of(from: &L7Counters) -> Self {
+        let by_reason = |counters: &[Counter]| {
+            Reason::ALL.iter().zip(counters).map(|(reason, n)| (reason.name().to_owned(), n.get())).collect()
+        };
+        Self {
+            given_up: by_reason(&from.given_up),
+            cut_short: by_reason(&from.cut_short),
+            names_refused: from.names_refused.get(),
+            names_bad: from.names_bad.get(),
+            buffers_lost: from.buffers_lost.get(),
+            conflicts: from.conflicts.get(),
+            buffers: from.buffers.get(),
+        }
+    }
+}
+
 /// What a worker did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerLoop {
@@ -127,6 +164,12 @@ pub struct WorkerLoop {
     /// RST and FIN segments that were forwarded, but too far from what their sender sends to end a flow.
     #[serde(default)]
     pub tcp_unbelieved: u64,
+    /// Later fragments whose first was not seen.
+    #[serde(default)]
+    pub fragments_orphaned: u64,
+    /// What recognition refused.
+    #[serde(default)]
+    pub l7: L7Refusals,
     /// Packets within packets of overlays, counted to their own flows too.
     #[serde(default)]
     pub inner_packets: u64,
@@ -246,6 +289,8 @@ impl Snapshot {
             flows_refused_full: from.flows_refused_full.get(),
             flows_refused_unproven: from.flows_refused_unproven.get(),
             tcp_unbelieved: from.tcp_unbelieved.get(),
+            fragments_orphaned: from.fragments_orphaned.get(),
+            l7: L7Refusals::of(&from.l7),
             inner_packets: from.inner_packets.get(),
             icmp_matched: from.icmp_matched.get(),
             icmp_sent: from.icmp_sent.get(),

@@ -22,6 +22,7 @@ use crate::telemetry::snapshot::{DropTraffic, RuleTraffic, Snapshot, TunnelTraff
 use crate::tunnel;
 use crate::tunnel::keys::{Keys, Seal};
 use crate::tunnel::steering::Steering;
+use crate::wire::overlay;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
@@ -287,6 +288,7 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         rule: rule.map(|rule| rule.name.clone()),
         tunnel: rule.and_then(|rule| plan.tunnels.get(usize::from(rule.tunnel?))).map(|tunnel| tunnel.name.clone()),
         state: flow.state().name().to_owned(),
+        within: overlay::Kind::of(flow.key().net().kind()).map(|kind| kind.label(flow.key().net().id())),
     }
 }
 

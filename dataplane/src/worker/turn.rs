@@ -336,6 +336,7 @@ impl Worker {
         counters.flows_refused_full.set(pressure.refused_full);
         counters.flows_refused_unproven.set(pressure.refused_unproven);
         counters.tcp_unbelieved.set(pressure.unbelieved);
+        counters.l7.take(&self.inspector);
         let held = self.graph.waiting().map(|waiting| waiting.occupancy());
         self.counters.datagrams_held.set(held.iter().map(|(datagrams, _)| *datagrams as u64).sum());
         self.counters.fragments_held.set(held.iter().map(|(_, fragments)| *fragments as u64).sum());
