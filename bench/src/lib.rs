@@ -2,6 +2,7 @@
 //! Everything that is compared is measured in one run, in turn (A B C A B C …), so that noise hits all alike.
 
 pub mod aead;
+pub mod applications;
 pub mod classify;
 pub mod clock;
 pub mod esp;

@@ -157,14 +157,18 @@ pub(super) enum Verb {
     #[command(
         long_about = "Reads capture files (pcap or pcapng) and says for each flow what it is: protocol, host name, packets and bytes. With \
                       --json one JSON object per line: file, l4, a, b, protocol, host, packets, bytes; `a` opened the flow; addresses are \
-                      ip:port, IPv6 in brackets.",
-        after_long_help = "EXAMPLES:\n  softdpu classify capture.pcap\n  softdpu classify --json *.pcap | jq -r .protocol | sort | uniq -c\n\n\
+                      ip:port, IPv6 in brackets. With --policy also application: the name by which that policy knows the flow. Key \
+                      files of the policy are not looked at.",
+        after_long_help = "EXAMPLES:\n  softdpu classify capture.pcap\n  softdpu classify --json *.pcap | jq -r .protocol | sort | uniq -c\n  softdpu classify --policy edge.toml capture.pcap\n\n\
                            EXIT CODES:\n  0  all files were read\n  1  a file could not be read"
     )]
     Classify {
         /// Capture files
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Name the flows' applications as this policy defines them
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
         /// One JSON object per flow and line
         #[arg(long)]
         json: bool,
@@ -381,6 +385,9 @@ pub(super) struct FlowsArgs {
     /// Only flows of this class: tls, http, dns, ...
     #[arg(long)]
     pub(super) class: Option<String>,
+    /// Only flows of this application of the policy
+    #[arg(long, value_name = "NAME")]
+    pub(super) app: Option<String>,
     /// Only flows with this host name, or below a domain: *.example.com
     #[arg(long)]
     pub(super) host: Option<String>,

@@ -63,6 +63,9 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
 fn write(explained: &Explained<'_>, out: &mut impl Write) -> std::io::Result<()> {
     let flow = explained.flow;
     writeln!(out, "flow {}: {} {} -> {}, {}, {}", flow.id, flow.l4, flow.a, flow.b, flow.state, flow.class)?;
+    if let Some(application) = &flow.application {
+        writeln!(out, "  application {application}")?;
+    }
     if let Some(within) = &flow.within {
         writeln!(out, "  within {within}: counted and classified; where its packets go is the outer flow's matter")?;
     }

@@ -12,6 +12,7 @@ pub fn run(args: &FlowsArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let port = args.port.map(|port| port.to_string());
     let filters = [
         ("class", args.class.as_deref()),
+        ("app", args.app.as_deref()),
         ("host", args.host.as_deref()),
         ("tier", args.tier.as_deref()),
         ("port", port.as_deref()),
@@ -56,6 +57,7 @@ pub fn biggest_first(mut flows: Vec<FlowInfo>) -> Rows {
 fn rows(flows: Vec<FlowInfo>) -> Rows {
     let mut rows = Rows::new(&[
         "class",
+        "app",
         "host",
         "l4",
         "from",
@@ -74,6 +76,7 @@ fn rows(flows: Vec<FlowInfo>) -> Rows {
     for f in flows {
         rows.add([
             f.class,
+            or_dash(f.application.as_deref()),
             or_dash(f.host.as_deref()),
             f.l4,
             f.a,

@@ -76,8 +76,9 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Explain(args) => explain::run(args, out),
         Verb::Demote(args) => explain::demote(args, out),
         Verb::Replay(args) => replay::run(args, &cli.log_level, out),
-        Verb::Classify { files, json } => {
-            let sum = classify::run(files, *json, out)?;
+        Verb::Classify { files, policy, json } => {
+            let applications = policy.as_deref().map(classify::applications).transpose()?;
+            let sum = classify::run(files, applications.as_ref(), *json, out)?;
             if sum.skipped > 0 {
                 eprintln!("{} of {} packets belong to no flow", sum.skipped, sum.packets);
             }

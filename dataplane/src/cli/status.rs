@@ -82,7 +82,8 @@ pub fn view(before: &Status, now: &Status) -> String {
     section(&mut page, "Ciphers", &ciphers(now));
     section(&mut page, "Steering", &steer(now));
     section(&mut page, "Rules", &rules(now));
-    section(&mut page, "Classes", &classes(now));
+    section(&mut page, "Applications", &class_rows("application", &now.applications));
+    section(&mut page, "Classes", &class_rows("class", &now.classes));
     section(&mut page, "Flow export", &export(now));
     let drops = drops(&now.drops);
     section(&mut page, "Drops", &drops);
@@ -253,9 +254,9 @@ fn rules(now: &Status) -> Rows {
     rows
 }
 
-fn classes(now: &Status) -> Rows {
-    let mut rows = Rows::new(&["class", ">flows", ">packets", ">bytes"]);
-    for c in now.classes.iter().filter(|c| c.flows > 0) {
+fn class_rows(what: &'static str, classes: &[crate::telemetry::snapshot::ClassTraffic]) -> Rows {
+    let mut rows = Rows::new(&[what, ">flows", ">packets", ">bytes"]);
+    for c in classes.iter().filter(|c| c.flows > 0) {
         rows.add([c.name.clone(), count(c.flows), count(c.packets), bytes(c.bytes)]);
     }
     rows

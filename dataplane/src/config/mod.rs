@@ -6,6 +6,8 @@ pub mod change;
 mod check;
 mod cover;
 mod format;
+pub mod host_glob;
+mod hosts_file;
 mod keyfiles;
 mod places;
 pub mod policy;
@@ -47,8 +49,20 @@ const MAX_FILE: usize = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
+    read(path, true)
+}
+
+/// The same without looking at key files, for what needs no keys.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
+    read(path, false)
+}
+
+fn read(path: &Path, keys: bool) -> Result<Policy, ConfigErrors> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
-    load_text(&text, &path.display().to_string(), path)
+    load_text_with(&text, &path.display().to_string(), path, keys)
 }
 
 /// A policy text as [`load`] would take it from `path`. `name` stands for it in messages.
@@ -56,9 +70,17 @@ pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigErrors> {
-    let (policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
-    if let Some(policy) = &policy {
-        problems.extend(keyfiles::check(policy));
+    load_text_with(text, name, path, true)
+}
+
+fn load_text_with(text: &str, name: &str, path: &Path, keys: bool) -> Result<Policy, ConfigErrors> {
+    let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
+    if let Some(policy) = &mut policy {
+        if keys {
+            problems.extend(keyfiles::check(policy));
+        }
+        problems.extend(hosts_file::read_all(&mut policy.applications));
+        problems.extend(check::applications(&policy.applications));
     }
     finish(policy, problems, text, name)
 }
@@ -68,7 +90,10 @@ pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigEr
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn parse(text: &str, name: &str) -> Result<Policy, ConfigErrors> {
-    let (policy, problems) = parse_all(text, name, Path::new(""));
+    let (policy, mut problems) = parse_all(text, name, Path::new(""));
+    if let Some(policy) = &policy {
+        problems.extend(check::applications(&policy.applications));
+    }
     finish(policy, problems, text, name)
 }
 

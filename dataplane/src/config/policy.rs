@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::host_glob::HostGlob;
 pub use super::places::LinkAddress;
 use super::problem::{Problem, Source};
 pub use super::schema::{
@@ -33,6 +35,8 @@ pub struct Policy {
     pub steer: Vec<Steer>,
     /// In the order of the file; rules refer to them by index.
     pub tunnels: Vec<Tunnel>,
+    /// In the order of the file; rules refer to them by index.
+    pub applications: Vec<Application>,
     /// In the order of the file: first match wins.
     pub rules: Vec<Rule>,
     /// What is allowed but likely not meant.
@@ -350,6 +354,8 @@ pub struct Rule {
     pub classes: Vec<String>,
     /// Empty: any.
     pub hosts: Vec<HostPattern>,
+    /// Indices of applications. Empty: any, and none.
+    pub applications: Vec<usize>,
     /// Index of the tunnel.
     pub encrypt: Option<usize>,
     pub compress: Compress,
@@ -359,6 +365,46 @@ pub struct Rule {
     pub dscp: Option<u8>,
     /// 0: none.
     pub sample: u32,
+}
+
+/// The operator's name for some flows. Of each kind of terms an empty list means any.
+#[derive(Clone, Debug, Default)]
+pub struct Application {
+    pub name: String,
+    /// Those of the policy, and once it is loaded those of `hosts_file` behind them.
+    pub hosts: Arc<[HostGlob]>,
+    pub hosts_file: Option<PathBuf>,
+    pub prefixes: Vec<Prefix>,
+    pub ports: Vec<PortRange>,
+    pub protocol: Protocol,
+    /// Of [`known_classes`](super::known_classes).
+    pub classes: Vec<String>,
+    /// Identifiers that [`Alpn`](crate::l7::Alpn) has.
+    pub alpn: Vec<String>,
+    /// JA4 fingerprints, lower case.
+    pub ja4: Vec<String>,
+    /// Where its name, and its `hosts_file`, stand in the policy's text.
+    pub span: std::ops::Range<usize>,
+    pub hosts_file_span: std::ops::Range<usize>,
+}
+
+/// Of what it says, wherever in the file that stands.
+impl PartialEq for Application {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |app: &Self| {
+            let lists =
+                (app.prefixes.clone(), app.ports.clone(), app.classes.clone(), app.alpn.clone(), app.ja4.clone());
+            (app.name.clone(), app.hosts.clone(), app.hosts_file.clone(), app.protocol, lists)
+        };
+        key(self) == key(other)
+    }
+}
+
+impl Application {
+    /// Whether flows without a host name are none of its. Also before its file is read.
+    pub fn asks_host(&self) -> bool {
+        !self.hosts.is_empty() || self.hosts_file.is_some()
+    }
 }
 
 impl Policy {

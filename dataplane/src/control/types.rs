@@ -31,6 +31,9 @@ pub struct Status {
     pub xdp: Vec<XdpVerdict>,
     pub rules: Vec<RuleStatus>,
     pub classes: Vec<ClassTraffic>,
+    /// The operator's applications that have had flows.
+    #[serde(default)]
+    pub applications: Vec<ClassTraffic>,
     /// Every reason that has counted something.
     pub drops: Vec<DropCount>,
     /// WireGuard messages that came to the control side, by what became of them: "initiation", "cookie_sent", "bad_mac" and so on.
@@ -271,6 +274,9 @@ pub struct FlowInfo {
     /// Name of the class: "tls".
     pub class: String,
     pub host: Option<String>,
+    /// The operator's name for it.
+    #[serde(default)]
+    pub application: Option<String>,
     /// Who handles it: "nic", "xdp", "worker" or "kernel".
     pub tier: String,
     /// From `a` to `b`.
@@ -299,6 +305,8 @@ pub const MAX_FLOWS: usize = 100_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowFilter {
     pub class: Option<String>,
+    /// Name of the operator's application.
+    pub app: Option<String>,
     /// A name, or `*.` and a domain.
     pub host: Option<HostPattern>,
     /// "worker", "xdp", "nic" or "kernel".
@@ -314,7 +322,7 @@ pub struct FlowFilter {
 
 impl Default for FlowFilter {
     fn default() -> Self {
-        Self { class: None, host: None, tier: None, port: None, prefix: None, flow: None, limit: 1000 }
+        Self { class: None, app: None, host: None, tier: None, port: None, prefix: None, flow: None, limit: 1000 }
     }
 }
 

@@ -285,6 +285,11 @@ impl Alpn {
         (Self::Acme, "acme-tls/1"),
     ];
 
+    /// Registered identifiers that are told apart.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().map(|(_, name)| *name)
+    }
+
     /// Of the identifier as it stands in the extension.
     pub fn of(id: &[u8]) -> Self {
         Self::NAMES.iter().find(|(_, n)| n.as_bytes() == id).map_or(Self::Other, |(a, _)| *a)

@@ -1,5 +1,6 @@
 //! `classify`: what the flow carries, from its first bytes; then counts every packet under its flow's class.
 
+use super::application;
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::NO_FLOW;
 use crate::graph::{Batch, Cx, Node, Packet};
@@ -23,10 +24,11 @@ impl Node for Classify {
             if !flow.is_decided() {
                 inspect(cx, packet, at, now);
             }
-            let place = Class::place(cx.flows.get(at).class);
-            if place != run.place {
+            let flow = cx.flows.get(at);
+            let (place, app) = (Class::place(flow.class), flow.app);
+            if (place, app) != (run.place, run.app) {
                 run.count(cx);
-                run = Run { place, ..Run::default() };
+                run = Run { place, app, ..Run::default() };
             }
             run.packets += 1;
             run.bytes += packet.frame.total_len() as u64;
@@ -35,10 +37,11 @@ impl Node for Classify {
     }
 }
 
-/// Packets of one class that follow each other: counted together.
+/// Packets of one class and application that follow each other: counted together.
 #[derive(Default)]
 struct Run {
     place: usize,
+    app: u16,
     packets: u64,
     bytes: u64,
 }
@@ -49,6 +52,9 @@ impl Run {
         if let Some(counters) = cx.counters.classes.get(self.place) {
             counters.packets.add(self.packets);
             counters.bytes.add(self.bytes);
+        }
+        if self.app != 0 {
+            application::count(cx.counters, &cx.plan.applications, self.app, (self.packets, self.bytes));
         }
     }
 }
@@ -70,6 +76,7 @@ fn inspect(cx: &mut Cx<'_>, packet: &Packet, at: FlowIdx, now: Tick) {
         if for_rules(flow).3 && !known.3 {
             cx.counters.flows_unread.inc();
         }
+        application::name(&cx.plan.applications, cx.counters, cx.inspector, at, flow);
     }
     if flow.class != before
         && let Some(counters) = cx.counters.classes.get(Class::place(flow.class))

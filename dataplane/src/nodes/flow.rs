@@ -1,6 +1,7 @@
 //! `flow`: finds or opens the packet's flow and counts the packet into it. Hashes the whole batch first, so that the table's
 //! memory is on its way when it is looked up.
 
+use super::application;
 use crate::flow::tcp::{FIN, RST, SYN};
 use crate::flow::{Hit, Net, Prepared, Refusal, Tick, Tier};
 use crate::graph::packet::MAX_BATCH;
@@ -96,12 +97,13 @@ fn ends(cx: &mut Cx<'_>, hit: Hit, prepared: &Prepared) {
 #[inline(always)]
 fn open(cx: &mut Cx<'_>, prepared: &Prepared, now: Tick) -> Option<Hit> {
     let (inspector, export, offload) = (&mut *cx.inspector, &mut *cx.export, cx.offload);
+    let applications = &cx.plan.applications;
     let end = |at, ended: &crate::flow::Flow| {
         if let Some(client) = offload {
             client.ended(at, ended);
         }
         if let Some(sink) = export {
-            sink.ended(at, ended, inspector, now, EndReason::LackOfResources);
+            sink.ended(at, ended, (inspector, applications), now, EndReason::LackOfResources);
         }
         inspector.release(at, ended);
     };
@@ -135,10 +137,14 @@ fn inside(cx: &mut Cx<'_>, packet: &Packet, now: Tick) {
         let Some(hit) = open(cx, &prepared, now) else { return };
         cx.flows.touch(hit, &prepared, len, now);
         let flow = cx.flows.get_mut(hit.idx);
-        let before = flow.class;
+        let (before, settled) = (flow.class, flow.is_settled());
         if !flow.is_decided() {
             cx.inspector.inspect(hit.idx, flow, hit.dir, &headers, bytes, now);
+            if flow.is_settled() && (!settled || flow.class != before) {
+                application::name(&cx.plan.applications, cx.counters, cx.inspector, hit.idx, flow);
+            }
         }
+        application::count(cx.counters, &cx.plan.applications, flow.app, (1, u64::from(len)));
         cx.counters.inner_packets.inc();
         if let Some(counters) = cx.counters.classes.get(Class::place(flow.class)) {
             counters.packets.inc();
@@ -161,7 +167,9 @@ fn about(cx: &mut Cx<'_>, net: Net, bytes: &[u8], headers: &Headers) {
     let len = headers.end - headers.l3_off;
     cx.flows.count_about(idx, dir, u32::from(len));
     cx.counters.icmp_matched.inc();
-    if let Some(counters) = cx.counters.classes.get(Class::place(cx.flows.get(idx).class)) {
+    let flow = cx.flows.get(idx);
+    application::count(cx.counters, &cx.plan.applications, flow.app, (1, u64::from(len)));
+    if let Some(counters) = cx.counters.classes.get(Class::place(flow.class)) {
         counters.packets.inc();
         counters.bytes.add(u64::from(len));
     }

@@ -1,6 +1,7 @@
 //! The work, one file per node, in the order a batch meets them.
 
 mod ahead;
+pub(crate) mod application;
 pub mod classify;
 pub mod compress;
 pub mod decompress;

@@ -1,5 +1,6 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
+use super::application;
 use super::relay;
 use super::select;
 use super::treat::treat;
@@ -120,6 +121,9 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
         return Err(DropReason::Martian);
     }
     let flow = (packet.meta.flow != NO_FLOW).then_some(FlowIdx(packet.meta.flow));
+    if let Some(flow) = flow {
+        name_again(cx, flow);
+    }
     let Match { rule, side, provisional } = match xfrm::side(cx, packet, &headers)? {
         Verdict::Rule(rule, side) => Match { rule, side, provisional: false },
         Verdict::Clear { both } => {
@@ -136,6 +140,14 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
         remember(cx.flows.get_mut(flow), generation, rule, side, packet.meta.direction);
     }
     Ok((rule, side))
+}
+
+/// Under another plan a flow that is known already gets its application anew.
+fn name_again(cx: &mut Cx<'_>, at: FlowIdx) {
+    let flow = cx.flows.get_mut(at);
+    if flow.is_settled() && cx.plan.applications.settled(flow).is_none() {
+        application::name(&cx.plan.applications, cx.counters, cx.inspector, at, flow);
+    }
 }
 
 /// The packet's headers; of a later fragment with the ports that its flow knows and itself does not have.
@@ -169,7 +181,10 @@ pub(super) fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     } else {
         Unread::No
     };
-    Known { class: flow.known_class(), host, unread }
+    // A name that was never read might have been another application's.
+    let tells = flow.is_settled() && flow.known_class().is_some() && (unread == Unread::No || host.is_some());
+    let application = cx.plan.applications.settled(flow).filter(|_| tells);
+    Known { class: flow.known_class(), host, application, unread }
 }
 
 /// The same for a packet. An ICMP error has no flow of its own, and what it is can be told without one.
@@ -179,7 +194,10 @@ pub(super) fn known_of<'a>(cx: &'a Cx<'_>, packet: &Packet, flow: Option<FlowIdx
         && matches!(headers.proto, proto::ICMP | proto::ICMPV6)
         && icmp::is_error(packet.frame.bytes(), headers)
     {
-        return Known { class: Class::of_ip_protocol(headers.proto).map(|class| class as u16), ..Known::default() };
+        let class = Class::of_ip_protocol(headers.proto).map(|class| class as u16);
+        let ends = [&headers.src, &headers.dst].map(|address| (rules::ip(headers.l3, address), 0));
+        let application = Some(cx.plan.applications.of_bare(ends, headers.proto, class));
+        return Known { class, application, ..Known::default() };
     }
     known(cx, flow)
 }

@@ -7,8 +7,10 @@ use crate::flow::tcp::Segment;
 use crate::flow::{Direction, Flow, FlowIdx, FlowKey, FlowTable, L4State, Tick, Tier};
 use crate::io::steer::{FlowCount, Progress};
 use crate::l7::Class;
+use crate::nodes::application;
 use crate::nodes::policy::last_rule;
 use crate::nodes::treat::Treated;
+use crate::plan::applications::Applications;
 use crate::telemetry::counters::{RuleCounters, WorkerCounters};
 use crate::worker::clock;
 use crossbeam::queue::ArrayQueue;
@@ -143,11 +145,12 @@ impl Client {
         treated: &mut Treated,
         counters: &WorkerCounters,
         rules: &RuleCounters,
+        applications: &Applications,
     ) {
         // No more than came until now: others may go on pushing.
         for _ in 0..self.lane.notes.len() {
             let Some(note) = self.lane.notes.pop() else { return };
-            self.read(&note, flows, treated, (counters, rules));
+            self.read(&note, flows, treated, (counters, rules, applications));
         }
     }
 
@@ -156,7 +159,7 @@ impl Client {
         note: &Note,
         flows: &mut FlowTable,
         treated: &mut Treated,
-        (counters, rules): (&WorkerCounters, &RuleCounters),
+        (counters, rules, applications): (&WorkerCounters, &RuleCounters, &Applications),
     ) {
         let Some(flow) = flows.held(note.flow.idx, &note.flow.key, note.flow.created) else {
             if matches!(note.what, What::Placed | What::Blocked | What::Counted(_)) {
@@ -210,6 +213,7 @@ impl Client {
             if let Some(counter) = rule.and_then(|rule| rules.get(rule)) {
                 counter.add(count.packets, count.bytes);
             }
+            application::count(counters, applications, flow.app, (count.packets, count.bytes));
             if let Some(class) = counters.classes.get(class) {
                 class.packets.add(count.packets);
                 class.bytes.add(count.bytes);
@@ -280,7 +284,13 @@ mod tests {
         fn note(&mut self, flow: FlowRef, what: What) {
             self.client.lane.notes.push(Note { flow, what, seen: Tick(100) }).unwrap();
             let rules = self.counters.rules.begin(["all".to_owned()].into());
-            self.client.read_notes(&mut self.flows, &mut self.treated, &self.counters, &rules);
+            self.client.read_notes(
+                &mut self.flows,
+                &mut self.treated,
+                &self.counters,
+                &rules,
+                &Applications::default(),
+            );
         }
 
         /// What the thread says of a flow that came as far as `next`.

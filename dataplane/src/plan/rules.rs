@@ -23,6 +23,8 @@ pub struct Rule {
     pub classes: Vec<u16>,
     /// Empty: any.
     pub hosts: Vec<HostPattern>,
+    /// Numbers of applications, from 1. Empty: any, and none.
+    pub applications: Vec<u16>,
     pub tunnel: Option<u16>,
     pub compress: bool,
     pub drop: bool,
@@ -60,7 +62,9 @@ pub struct Known<'a> {
     /// The class, once it is settled; `None` while it may still change.
     pub class: Option<u16>,
     pub host: Option<&'a str>,
-    /// What the two do not say will never be known.
+    /// Number of the application, 0 none, once it is settled.
+    pub application: Option<u16>,
+    /// What these do not say will never be known.
     pub unread: Unread,
 }
 
@@ -108,7 +112,7 @@ impl Rule {
     }
 
     fn has_payload_terms(&self) -> bool {
-        !self.classes.is_empty() || !self.hosts.is_empty()
+        !self.classes.is_empty() || !self.hosts.is_empty() || !self.applications.is_empty()
     }
 
     /// `None`: cannot be said before the flow is classified.
@@ -123,14 +127,19 @@ impl Rule {
         let class_holds = self.classes.is_empty() || self.classes.contains(&class);
         let host_holds =
             self.hosts.is_empty() || known.host.is_some_and(|host| self.hosts.iter().any(|p| p.matches(host)));
-        Some(class_holds && host_holds)
+        if !class_holds || !host_holds {
+            return Some(false);
+        }
+        Some(self.applications.is_empty() || self.applications.contains(&known.application?))
     }
 
     /// Nothing that is known speaks against it.
     fn may_hold(&self, known: &Known<'_>) -> bool {
         let class = known.class.is_none_or(|class| self.classes.is_empty() || self.classes.contains(&class));
         let host = known.host.is_none_or(|host| self.hosts.is_empty() || self.hosts.iter().any(|p| p.matches(host)));
-        class && host
+        let application = known.application;
+        let application = application.is_none_or(|n| self.applications.is_empty() || self.applications.contains(&n));
+        class && host && application
     }
 
     /// Whether it holds for a flow that it may be meant for, of which nobody will ever know: what must be encrypted never
@@ -344,7 +353,7 @@ mod tests {
         let rules = [clear, shop, Rule { name: "rest".into(), ..Rule::default() }];
         let packet = tcp(CLIENT, SERVER, 40000, 443);
         let under = |class, host, unread| {
-            let found = look_up(&rules, &packet, &Known { class, host, unread }, None);
+            let found = look_up(&rules, &packet, &Known { class, host, unread, ..Known::default() }, None);
             assert_eq!(found.provisional, unread == Unread::No && class.is_none(), "nothing more is to be learnt");
             found.rule
         };
@@ -359,6 +368,24 @@ mod tests {
         let drop = [Rule { classes: vec![7], drop: true, ..Rule::default() }];
         let of = |unread| look_up(&drop, &packet, &Known { unread, ..Known::default() }, None).rule;
         assert_eq!((of(Unread::CutShort), of(Unread::Headless), of(Unread::No)), (0, NONE, NONE));
+    }
+
+    #[test]
+    fn an_application_holds_provisionally_until_it_is_known() {
+        let clear = Rule { name: "rest".into(), ..Rule::default() };
+        let guest = Rule { name: "guest".into(), applications: vec![4], ..Rule::default() };
+        let rules = [guest, Rule { applications: vec![2, 3], ..protect() }, clear];
+        assert!(rules[1].guards_by_class() && !rules[0].guards_by_class());
+        let packet = tcp(CLIENT, SERVER, 40000, 443);
+        let under = |class, application| {
+            let found = look_up(&rules, &packet, &Known { class, application, ..Known::default() }, None);
+            (found.rule, found.provisional)
+        };
+        assert_eq!(under(None, None), (1, true));
+        assert_eq!(under(Some(1), None), (1, true), "as long as the application is open");
+        assert_eq!(under(Some(1), Some(3)), (1, false));
+        assert_eq!(under(Some(1), Some(4)), (0, false));
+        assert_eq!(under(Some(1), Some(0)), (2, false));
     }
 
     #[test]

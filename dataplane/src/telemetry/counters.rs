@@ -46,6 +46,8 @@ pub struct Names {
     pub reasons: &'static [&'static str],
     /// Names of classes, by discriminant.
     pub classes: &'static [&'static str],
+    /// The operator's applications.
+    pub applications: Vec<String>,
 }
 
 /// Packets and bytes.
@@ -101,10 +103,10 @@ pub struct TreatCounters {
     pub sampled: Counter,
 }
 
-/// Counters of a class of flows.
+/// Counters of a class of flows, or of an application.
 #[derive(Debug, Default)]
 pub struct ClassCounters {
-    /// Flows that were given this class.
+    /// Flows that were given this class or name.
     pub flows: Counter,
     pub packets: Counter,
     pub bytes: Counter,
@@ -179,6 +181,8 @@ pub struct WorkerCounters {
     pub rules: RuleBook,
     pub tunnels: Padded<TunnelCounters>,
     pub classes: Padded<ClassCounters>,
+    /// By the place of the application in the policy.
+    pub applications: Padded<ClassCounters>,
     /// By discriminant of the drop reason.
     pub drops: Padded<Counter>,
     pub work: LoopCounters,
@@ -353,6 +357,7 @@ impl WorkerCounters {
             rules: RuleBook::default(),
             tunnels: Padded::new(names.tunnels.len()),
             classes: Padded::new(names.classes.len()),
+            applications: Padded::new(names.applications.len()),
             drops: Padded::new(names.reasons.len()),
             work: LoopCounters::default(),
             frames: FrameCounters::default(),

@@ -107,6 +107,7 @@ impl Collector for Scrape {
         counters(e, "class_flows", "Flows recognised as a class.", classes(|c| c.flows))?;
         counters(e, "class_packets", "Packets of flows of a class.", classes(|c| c.packets))?;
         counters(e, "class_bytes", "Bytes of flows of a class.", classes(|c| c.bytes))?;
+        applications(e, s)?;
         let drops = s.drops.iter().map(|d| (vec![("reason", d.reason.as_str())], d.packets));
         counters(e, "drop_packets", "Packets dropped, by reason.", drops)?;
         let escaped = "Bytes held back at the last step because they were in clear although a rule encrypts their flow. Stays zero.";
@@ -114,6 +115,20 @@ impl Collector for Scrape {
         total.encode(e.encode_descriptor("escaped_bytes", escaped, None, MetricType::Counter)?)?;
         workers(e, s)
     }
+}
+
+/// Applications with series of their own; what is beyond is summed as `_other`, so that a long list does not swamp a scrape.
+const MAX_APPLICATIONS: usize = 1000;
+
+fn applications(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
+    let (own, others) = s.applications.split_at(s.applications.len().min(MAX_APPLICATIONS));
+    let series = |f: fn(&super::snapshot::ClassTraffic) -> u64| {
+        let other = (!others.is_empty()).then(|| (vec![("application", "_other")], others.iter().map(f).sum::<u64>()));
+        own.iter().map(move |a| (vec![("application", a.name.as_str())], f(a))).chain(other)
+    };
+    counters(e, "application_flows", "Flows of an application of the policy.", series(|a| a.flows))?;
+    counters(e, "application_packets", "Packets of flows of an application.", series(|a| a.packets))?;
+    counters(e, "application_bytes", "Bytes of flows of an application.", series(|a| a.bytes))
 }
 
 fn ports(e: &mut DescriptorEncoder<'_>, s: &Snapshot) -> fmt::Result {
@@ -252,10 +267,21 @@ mod tests {
         assert_eq!(at("softdpu_tunnel_sealed_packets_total{tunnel=\"to-b\"}"), 27.0);
         assert_eq!(at("softdpu_tunnel_compress_out_bytes_total{tunnel=\"to-b\"}"), 600.0);
         assert_eq!(at("softdpu_class_flows_total{class=\"http\"}"), 3.0);
+        assert_eq!(at("softdpu_application_bytes_total{application=\"payments\"}"), 210.0);
         assert_eq!(at("softdpu_worker_frames{worker=\"1\",place=\"free\"}"), 64.0);
         assert_eq!(at("softdpu_escaped_bytes_total"), 0.0);
         assert_eq!(at("softdpu_uptime_seconds"), 1.5);
         assert!(text.contains("instance_name=\"edge\\\"a\""), "labels are escaped");
+    }
+
+    #[test]
+    fn a_long_list_of_applications_has_bounded_series() {
+        let one =
+            |n: usize| super::super::snapshot::ClassTraffic { name: format!("a{n}"), bytes: 1, ..Default::default() };
+        let snapshot = Snapshot { applications: (0..4000).map(one).collect(), ..Snapshot::default() };
+        let text = text(Facts::default(), snapshot).unwrap();
+        assert_eq!(text.lines().filter(|l| l.starts_with("softdpu_application_bytes_total{")).count(), 1001);
+        assert!(text.contains("softdpu_application_bytes_total{application=\"_other\"} 3000"));
     }
 
     /// Renaming one of these breaks somebody's dashboard.
@@ -273,6 +299,7 @@ mod tests {
             "softdpu_tunnel_compress_in_bytes", "softdpu_tunnel_compress_out_bytes", "softdpu_tunnel_compressed_packets",
             "softdpu_tunnel_left_alone_packets", "softdpu_tunnel_expanded_packets", "softdpu_tunnel_escaped_bytes",
             "softdpu_class_flows", "softdpu_class_packets", "softdpu_class_bytes",
+            "softdpu_application_flows", "softdpu_application_packets", "softdpu_application_bytes",
             "softdpu_drop_packets", "softdpu_escaped_bytes",
             "softdpu_worker_batches", "softdpu_worker_packets", "softdpu_worker_idle_rounds", "softdpu_worker_polls",
             "softdpu_worker_flows_refused", "softdpu_worker_flows_unread", "softdpu_worker_flows_evicted", "softdpu_worker_flow_refusals",

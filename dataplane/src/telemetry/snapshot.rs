@@ -214,6 +214,9 @@ pub struct Snapshot {
     pub rules: Vec<RuleTraffic>,
     pub tunnels: Vec<TunnelTraffic>,
     pub classes: Vec<ClassTraffic>,
+    /// The operator's applications, in the order of the policy.
+    #[serde(default)]
+    pub applications: Vec<ClassTraffic>,
     pub drops: Vec<DropTraffic>,
     pub workers: Vec<WorkerLoop>,
     /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
@@ -234,6 +237,10 @@ impl Snapshot {
                 .classes
                 .iter()
                 .map(|name| ClassTraffic { name: (*name).to_owned(), ..Default::default() })
+                .collect(),
+            applications: named(&names.applications)
+                .into_iter()
+                .map(|name| ClassTraffic { name, ..Default::default() })
                 .collect(),
             drops: names
                 .reasons
@@ -266,7 +273,8 @@ impl Snapshot {
             sum.expanded += tunnel.expanded.get();
             sum.escaped_bytes += tunnel.escaped_bytes.get();
         }
-        for (sum, class) in self.classes.iter_mut().zip(from.classes.iter()) {
+        let classes = self.classes.iter_mut().zip(from.classes.iter());
+        for (sum, class) in classes.chain(self.applications.iter_mut().zip(from.applications.iter())) {
             sum.flows += class.flows.get();
             sum.packets += class.packets.get();
             sum.bytes += class.bytes.get();
@@ -342,6 +350,7 @@ pub(crate) mod tests {
             tunnels: vec!["to-b".into()],
             reasons: &["parse_short", "no_route"],
             classes: &["unknown", "http"],
+            applications: vec!["payments".into()],
         });
         let workers = [WorkerCounters::new(names.clone()), WorkerCounters::new(names.clone())];
         for (i, w) in workers.iter().enumerate() {
@@ -355,6 +364,7 @@ pub(crate) mod tests {
             w.tunnels[0].compress_out_bytes.add(200 * n);
             w.tunnels[0].replayed.add(n);
             w.classes[1].flows.add(n);
+            w.applications[0].bytes.add(70 * n);
             w.drop_packet(1);
             w.work.batches.add(n);
             w.flows.set(n);
@@ -373,6 +383,7 @@ pub(crate) mod tests {
         assert_eq!((s.rules[0].packets, s.rules[0].bytes), (27, 2400));
         assert_eq!(s.tunnels[0].ratio(), Some(3.0));
         assert_eq!((s.tunnels[0].replayed, s.classes[1].flows), (3, 3));
+        assert_eq!((s.applications[0].name.as_str(), s.applications[0].bytes), ("payments", 210));
         assert_eq!((s.drops[0].packets, s.drops[1].packets, s.dropped()), (0, 2, 2));
         assert_eq!(s.workers.len(), 2);
         assert_eq!((s.workers[1].batches, s.workers[1].flows, s.workers[1].frames.free), (2, 2, 64));

@@ -294,7 +294,12 @@ fn wanted(
     if !filter.wants(flow.class().name(), host) || !filter.wants_ends(flow.tier().name(), a, b) {
         return None;
     }
+    let application = plan.applications.of(at, flow, &worker.inspector).map(|app| plan.applications.name(app));
+    if filter.app.as_deref().is_some_and(|wanted| application != Some(wanted)) {
+        return None;
+    }
     let mut info = info(index, flow, host, now, (plan, worker.generation));
+    info.application = application.map(str::to_owned);
     info.id = format!("{index}:{}", at.0);
     filter.wants_name(&info).then_some(info)
 }
@@ -318,6 +323,7 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         b: flow.responder().to_string(),
         class: flow.class().name().to_owned(),
         host: host.map(str::to_owned),
+        application: None,
         tier: flow.tier().name().to_owned(),
         id: String::new(),
         offload_reason: offload_reason.filter(|_| !drops).map(|reason| reason.code().to_owned()),
@@ -387,6 +393,7 @@ impl Instance {
             xdp,
             rules: rule_status(&policy, &counters),
             classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
+            applications: counters.applications.iter().filter(|app| app.flows > 0).cloned().collect(),
             drops,
             wireguard_messages: self.tunnels.iter().flat_map(|tunnels| tunnels.counts()).map(named).collect(),
             escaped_bytes: counters.escaped_bytes,

@@ -224,7 +224,8 @@ impl Worker {
         if let Some(client) = &self.offload
             && !client.lane.notes.is_empty()
         {
-            client.read_notes(&mut self.flows, &mut self.treated, &self.counters, &self.rules);
+            let applications = &self.plan.applications;
+            client.read_notes(&mut self.flows, &mut self.treated, &self.counters, &self.rules, applications);
         }
     }
 
@@ -303,12 +304,13 @@ impl Worker {
     fn age(&mut self, now: u64) {
         let (inspector, export, tick) = (&mut self.inspector, &mut self.export, Tick::from_nanos(now));
         let offload = self.offload.as_ref();
+        let plan = &self.plan;
         let looks = self.flows.expire(tick, MOST_AGED, |at, ended| {
             if let Some(client) = offload {
                 client.ended(at, ended);
             }
             if let Some(sink) = export {
-                sink.ended(at, ended, inspector, tick, EndReason::Idle);
+                sink.ended(at, ended, (inspector, &plan.applications), tick, EndReason::Idle);
             }
             inspector.release(at, ended);
         });
@@ -323,7 +325,7 @@ impl Worker {
             });
         }
         if let Some(sink) = &mut self.export {
-            sink.sweep(&self.flows, &self.inspector, Tick::from_nanos(now));
+            sink.sweep(&self.flows, (&self.inspector, &self.plan.applications), Tick::from_nanos(now));
         }
         if !self.held.is_empty() {
             self.retry_held(now);
@@ -443,7 +445,7 @@ impl Worker {
     pub fn finish(&mut self) {
         self.read_notes();
         if let Some(mut sink) = self.export.take() {
-            sink.finish(&self.flows, &self.inspector, self.flows.newest());
+            sink.finish(&self.flows, (&self.inspector, &self.plan.applications), self.flows.newest());
         }
         for waiting in self.graph.waiting() {
             waiting.drain(|packet| {

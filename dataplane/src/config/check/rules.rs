@@ -81,10 +81,17 @@ pub(super) fn secret<'r>(rules: &'r [Rule], matches: &Match) -> Option<&'r Rule>
     rules.iter().find(|r| r.encrypt.is_some() && touches(r))
 }
 
-pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check<'_>) -> Vec<Rule> {
+pub fn rules(
+    raw: &[schema::Rule],
+    tunnels: &[schema::Tunnel],
+    applications: &[schema::Application],
+    check: &mut Check<'_>,
+) -> Vec<Rule> {
     check.unique("rule", raw.iter().map(|r| &r.name));
     let known: Vec<&str> = tunnels.iter().map(|t| t.name.as_str()).collect();
     let in_file = check.named.tunnels.clone();
+    let names: Vec<&str> = applications.iter().map(|a| a.name.as_str()).collect();
+    let named = check.named.applications.clone();
     let mut out: Vec<Rule> = Vec::with_capacity(raw.len());
     for r in raw {
         let rule = Rule {
@@ -92,6 +99,10 @@ pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check
             matches: matching(&r.from, &r.to, &r.protocol, &r.source_ports, &r.ports, check),
             classes: r.class.iter().filter_map(|c| class(c, check)).collect(),
             hosts: r.host.iter().map(|h| (**h).clone()).collect(),
+            applications: {
+                let places = r.application.iter();
+                places.filter_map(|name| check.resolve("application", name, &names, &named)).collect()
+            },
             encrypt: r.encrypt.as_ref().and_then(|name| check.resolve("tunnel", name, &known, &in_file)),
             compress: r.compress.as_ref().map_or_else(Default::default, |c| **c),
             action: r.action.as_ref().map_or_else(Default::default, |a| **a),
@@ -106,8 +117,9 @@ pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check
         services_agree(r, &rule, check);
         treatment_agrees(r, &rule, check);
         compress_with_softdpu(r, &rule, tunnels, check);
-        // Classes that were all wrong were reported, and must not pass for "any".
-        let sound = r.class.is_empty() == rule.classes.is_empty();
+        // Classes or applications that were all wrong were reported, and must not pass for "any".
+        let sound =
+            r.class.is_empty() == rule.classes.is_empty() && r.application.is_empty() == rule.applications.is_empty();
         if let Some(earlier) = out.iter().position(|e| rule_covers(e, &rule)).filter(|_| sound) {
             shadowed("rule", &r.name, &raw[earlier].name, check);
         }
@@ -120,10 +132,12 @@ fn rule_covers(a: &Rule, b: &Rule) -> bool {
     let classes = a.classes.is_empty() || (!b.classes.is_empty() && b.classes.iter().all(|c| a.classes.contains(c)));
     let hosts = a.hosts.is_empty()
         || (!b.hosts.is_empty() && b.hosts.iter().all(|h| a.hosts.iter().any(|mine| mine.covers(h))));
-    classes && hosts && covers(&a.matches, &b.matches)
+    let applications = a.applications.is_empty()
+        || (!b.applications.is_empty() && b.applications.iter().all(|app| a.applications.contains(app)));
+    classes && hosts && applications && covers(&a.matches, &b.matches)
 }
 
-fn class(name: &At<String>, check: &mut Check<'_>) -> Option<String> {
+pub(super) fn class(name: &At<String>, check: &mut Check<'_>) -> Option<String> {
     if known_classes().any(|c| c == name.as_str()) {
         return Some((**name).clone());
     }
@@ -209,7 +223,7 @@ fn compress_with_softdpu(raw: &schema::Rule, rule: &Rule, tunnels: &[schema::Tun
     }
 }
 
-fn matching(
+pub(super) fn matching(
     from: &[At<Prefix>],
     to: &[At<Prefix>],
     protocol: &Option<At<Protocol>>,

@@ -243,7 +243,7 @@ mod tests {
             let set = u16::from_be_bytes([buffer[16], buffer[17]]);
             assert_eq!(set, if at == 0 { 2 } else { 256 });
             if at > 0 {
-                next += (n as u32 - 20) / 100;
+                next += (n as u32 - 20) / 104;
             }
         }
         assert_eq!(next, 30);

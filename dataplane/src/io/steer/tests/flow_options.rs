@@ -113,10 +113,10 @@ fn what_is_sampled_has_been_metered() {
     let mut steer = dropping(64);
     let frame = to_port(80);
     let size = frame.len() as u64 - 14;
-    let meter = Some(Meter { rate: size / 60 + 1, burst: 10 * size });
+    let meter = Meter { rate: size / 60 + 1, burst: 10 * size };
     // Five packets' worth were taken before it came down, and so were met.
-    let progress = Progress { until_full: meter.map_or(0, |meter| meter.burst_nanos() / 2), met: 5 };
-    let rule = with(|rule| (rule.meter, rule.sample, rule.progress) = (meter, 2, progress));
+    let progress = Progress { until_full: meter.burst_nanos() / 2, met: 5 };
+    let rule = with(|rule| (rule.meter, rule.sample, rule.progress) = (Some(meter), 2, progress));
     let id = steer.flow_insert(&key(&frame), rule).unwrap();
     let passed = (0..20).filter(|_| action(&mut steer, &frame) == XDP_REDIRECT).count();
     assert_eq!((passed, reason(&steer, Reason::FlowMeter).packets), (2, 15), "three of five sampled");
@@ -125,7 +125,7 @@ fn what_is_sampled_has_been_metered() {
     let mut left = Vec::new();
     steer.flows().settle(|_, last| left.push(last));
     assert_eq!((left[0].progress.met, left[0].over), (10, 15));
-    assert!(left[0].progress.until_full > meter.unwrap().burst_nanos() / 10 * 9, "the bucket is empty");
+    assert!(left[0].progress.until_full > meter.burst_nanos() / 10 * 9, "the bucket is empty");
 }
 
 #[test]
