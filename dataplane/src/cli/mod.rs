@@ -6,6 +6,7 @@ mod check;
 pub mod classify;
 mod explain;
 mod flows;
+mod plan;
 mod rekey;
 mod replay;
 mod run;
@@ -63,6 +64,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         }
         Verb::Rekey(args) => rekey::run(args, out),
         Verb::Check(args) => check::run(args, out),
+        Verb::Plan(args) => plan::run(args, out),
         Verb::Status(args) => status::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Explain(args) => explain::run(args, out),

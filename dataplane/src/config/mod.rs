@@ -4,17 +4,26 @@
 mod at;
 mod check;
 mod cover;
+mod cover_index;
+mod cover_meet;
 mod format;
+pub mod intent;
+mod intent_folder;
+mod intent_join;
 mod keyfiles;
 mod places;
 pub mod policy;
 mod problem;
+pub mod rates;
 mod reference;
 mod schema;
 mod shape;
 mod suggest;
+pub mod terms;
 pub mod values;
 
+#[cfg(test)]
+mod broken_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -23,14 +32,18 @@ mod tunnel_tests;
 use std::path::Path;
 
 pub use cover::{covers, overlaps};
+pub use cover_index::Index;
+pub use cover_meet::{meet, meet_rules};
+pub use intent_join::check_intent;
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
 pub use reference::markdown;
-pub use schema::json_schema;
+pub use schema::{intent_json_schema, json_schema};
 pub use suggest::nearest;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::l7::Class;
+use crate::plan::site::Site;
 
 /// Classes that a rule may name: what the classifier can say of a flow.
 pub fn known_classes() -> impl Iterator<Item = &'static str> {
@@ -45,13 +58,27 @@ const MAX_FILE: usize = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
+    load_for(path, |_| Site::default())
+}
+
+/// The same, with its intents planned for the place that `site` says.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
     let base = path.parent().unwrap_or(Path::new(""));
-    let (policy, mut problems) = parse_all(&text, &path.display().to_string(), base);
+    let (mut policy, mut problems) = parse_all(&text, &path.display().to_string(), base);
     if let Some(policy) = &policy {
         problems.extend(keyfiles::check(policy));
     }
-    finish(policy, problems, &text, &path.display().to_string())
+    let mut intents = Vec::new();
+    if let Some(policy) = &mut policy {
+        let source = Source { name: path.display().to_string(), text: text.clone() };
+        let site = site(policy);
+        intents = intent_join::join(policy, &source, &site, &mut problems);
+    }
+    finish(policy, problems, intents, &text, &path.display().to_string())
 }
 
 /// Checks a policy text without looking at the file system. `name` stands for the file in messages.
@@ -60,15 +87,21 @@ pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
 /// Everything that is wrong with it, warnings included.
 pub fn parse(text: &str, name: &str) -> Result<Policy, ConfigErrors> {
     let (policy, problems) = parse_all(text, name, Path::new(""));
-    finish(policy, problems, text, name)
+    finish(policy, problems, Vec::new(), text, name)
 }
 
-fn finish(policy: Option<Policy>, mut problems: Vec<Problem>, text: &str, name: &str) -> Result<Policy, ConfigErrors> {
+fn finish(
+    policy: Option<Policy>,
+    mut problems: Vec<Problem>,
+    intents: Vec<(Source, Vec<Problem>)>,
+    text: &str,
+    name: &str,
+) -> Result<Policy, ConfigErrors> {
     problems.sort_by_key(|p| (p.span.start, p.code));
     let source = Source { name: name.to_owned(), text: text.to_owned() };
     match policy {
-        Some(policy) if problems.iter().all(|p| p.warning) => Ok(Policy { warnings: problems, source, ..policy }),
-        _ => Err(ConfigErrors { source, problems }),
+        Some(policy) if problems.iter().all(|p| p.warning) && intents.is_empty() => Ok(Policy { warnings: problems, source, ..policy }),
+        _ => Err(ConfigErrors { source, problems, intents }),
     }
 }
 

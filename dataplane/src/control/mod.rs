@@ -16,6 +16,7 @@ pub use types::{
     SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
 
+use crate::plan::contract::Contract;
 use crate::telemetry::snapshot::Snapshot;
 
 /// What a running instance knows about itself.
@@ -28,6 +29,11 @@ pub trait ControlSource: Send + Sync + 'static {
 
     /// Takes flows back to their workers: one, or all.
     fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> anyhow::Result<usize>;
+
+    /// What became of the intents.
+    fn plan(&self) -> std::sync::Arc<Contract> {
+        Default::default()
+    }
 
     /// All counters.
     fn counters(&self) -> Snapshot;

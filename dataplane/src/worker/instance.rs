@@ -5,6 +5,7 @@ use super::clock;
 use super::idle::Waker;
 use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
+use crate::plan::contract::Contract;
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status,
@@ -335,6 +336,10 @@ impl ControlSource for Instance {
         let count = offload.gate().demote(which.transpose()?);
         offload.wake();
         Ok(count)
+    }
+
+    fn plan(&self) -> Arc<Contract> {
+        self.policy.contract.clone()
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

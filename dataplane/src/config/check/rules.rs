@@ -3,6 +3,7 @@
 use super::{Check, icmp};
 use crate::config::at::At;
 use crate::config::cover::{covers, overlaps};
+use crate::config::cover_index::Index;
 use crate::config::known_classes;
 use crate::config::policy::{Match, Rule, Steer};
 use crate::config::problem::{Code, Problem};
@@ -85,6 +86,7 @@ pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check
     let known: Vec<&str> = tunnels.iter().map(|t| t.name.as_str()).collect();
     let in_file = check.named.tunnels.clone();
     let mut out: Vec<Rule> = Vec::with_capacity(raw.len());
+    let mut index = Index::default();
     for r in raw {
         let rule = Rule {
             name: r.name.as_str().to_owned(),
@@ -100,9 +102,11 @@ pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check
         compress_with_softdpu(r, &rule, tunnels, check);
         // Classes that were all wrong were reported, and must not pass for "any".
         let sound = r.class.is_empty() == rule.classes.is_empty();
-        if let Some(earlier) = out.iter().position(|e| rule_covers(e, &rule)).filter(|_| sound) {
+        let near = index.near(&rule.matches, &rule.hosts);
+        if let Some(earlier) = near.into_iter().find(|e| rule_covers(&out[*e], &rule)).filter(|_| sound) {
             shadowed("rule", &r.name, &raw[earlier].name, check);
         }
+        index.add(&rule.matches, &rule.hosts);
         out.push(rule);
     }
     out
@@ -115,7 +119,7 @@ fn rule_covers(a: &Rule, b: &Rule) -> bool {
     classes && hosts && covers(&a.matches, &b.matches)
 }
 
-fn class(name: &At<String>, check: &mut Check<'_>) -> Option<String> {
+pub(super) fn class(name: &At<String>, check: &mut Check<'_>) -> Option<String> {
     if known_classes().any(|c| c == name.as_str()) {
         return Some((**name).clone());
     }
@@ -174,7 +178,7 @@ fn compress_with_softdpu(raw: &schema::Rule, rule: &Rule, tunnels: &[schema::Tun
     }
 }
 
-fn matching(
+pub(super) fn matching(
     from: &[At<Prefix>],
     to: &[At<Prefix>],
     protocol: &Option<At<Protocol>>,
