@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::args::CheckArgs;
-use crate::plan::contract::Verdict;
 use crate::config::{self, Located, Problem, Source};
+use crate::plan::contract::Verdict;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -49,7 +49,8 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<bool> {
         match &summary {
             Some(summary) => writeln!(out, "{}: valid{aside} ({summary})", path.display())?,
             None => {
-                let errors = count(problems.len() - warnings + intents.iter().map(|(_, p)| p.len()).sum::<usize>(), "error");
+                let errors =
+                    count(problems.len() - warnings + intents.iter().map(|(_, p)| p.len()).sum::<usize>(), "error");
                 writeln!(out, "{}: not valid, {errors}{aside}", path.display())?;
             }
         }

@@ -86,11 +86,25 @@ impl Paint {
 }
 
 fn page(contract: &Contract, paint: Paint) -> String {
-    let mut page = format!("{}: {}, for {}\n", clean(&contract.name), clean(&contract.policy), clean(&contract.planned_for));
+    let mut page =
+        format!("{}: {}, for {}\n", clean(&contract.name), clean(&contract.policy), clean(&contract.planned_for));
     if contract.intents.is_empty() {
-        page.push_str("no intents: the policy names no folder (`intents = \"DIR\"`), or it holds no NAME.intent.toml\n");
+        page.push_str(
+            "no intents: the policy names no folder (`intents = \"DIR\"`), or it holds no NAME.intent.toml\n",
+        );
     }
-    let mut rows = Rows::new(&["intent", "verdict", "tier", "tunnel", ">bit/s", ">encrypted", ">connections", ">priority", "reason", "owner"]);
+    let mut rows = Rows::new(&[
+        "intent",
+        "verdict",
+        "tier",
+        "tunnel",
+        ">bit/s",
+        ">encrypted",
+        ">connections",
+        ">priority",
+        "reason",
+        "owner",
+    ]);
     for intent in &contract.intents {
         rows.add(row(intent));
     }

@@ -34,7 +34,9 @@ fn said(path: &Path) -> String {
         folder.path().join(&name)
     };
     let errors = super::load(&policy).expect_err(&name);
-    for (source, problems) in std::iter::once((&errors.source, &errors.problems)).chain(errors.intents.iter().map(|(s, p)| (s, p))) {
+    for (source, problems) in
+        std::iter::once((&errors.source, &errors.problems)).chain(errors.intents.iter().map(|(s, p)| (s, p)))
+    {
         for problem in problems.iter().filter(|problem| !problem.warning) {
             assert!(!problem.help.is_empty() && !problem.message.is_empty(), "{name}: {problem:?}");
             assert!(problem.span.end <= source.text.len(), "{name}: {problem:?}");

@@ -177,13 +177,18 @@ mod tests {
 
     fn some_match() -> impl Strategy<Value = Match> {
         let prefix = (any::<bool>(), 0u8..8, 0u8..=32).prop_map(|(v6, n, len)| {
-            let addr: IpAddr = if v6 { [0x2001, 0, 0, u16::from(n), 0, 0, 0, 1].into() } else { [10, n, n & 3, 1].into() };
+            let addr: IpAddr =
+                if v6 { [0x2001, 0, 0, u16::from(n), 0, 0, 0, 1].into() } else { [10, n, n & 3, 1].into() };
             Prefix::new(addr, if v6 { len + 96 } else { len }).unwrap()
         });
         let ports = (0u16..6, 0u16..3).prop_map(|(first, more)| PortRange { first, last: first + more });
         let prefixes = || proptest::collection::vec(prefix.clone(), 0..3);
-        (prefixes(), prefixes(), proptest::collection::vec(ports, 0..3))
-            .prop_map(|(from, to, ports)| Match { from, to, ports, ..Match::default() })
+        (prefixes(), prefixes(), proptest::collection::vec(ports, 0..3)).prop_map(|(from, to, ports)| Match {
+            from,
+            to,
+            ports,
+            ..Match::default()
+        })
     }
 
     proptest! {

@@ -70,7 +70,8 @@ mod tests {
             ports: ports.split_whitespace().map(|p| p.parse().unwrap()).collect(),
             ..Match::default()
         };
-        let both = meet(&m("10.0.0.0/8", "10.2.3.0/24", "80-90 443"), &m("10.1.0.0/16", "10.2.0.0/16", "85-100")).unwrap();
+        let both =
+            meet(&m("10.0.0.0/8", "10.2.3.0/24", "80-90 443"), &m("10.1.0.0/16", "10.2.0.0/16", "85-100")).unwrap();
         assert_eq!(both, m("10.1.0.0/16", "10.2.3.0/24", "85-90"));
         assert_eq!(meet(&m("10.0.0.0/8", "10.2.0.0/16", "80"), &m("10.0.0.0/8", "10.3.0.0/16", "80")), None);
         let any = Match::default();

@@ -7,7 +7,6 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-
 use super::places::{
     Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };

@@ -38,7 +38,8 @@ pub struct Folder {
 /// # Errors
 /// The folder cannot be read.
 pub fn read(folder: &Path, terms: &Terms) -> std::io::Result<Folder> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     paths.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(ENDING)));
     paths.sort();
     let mut out = Folder::default();
@@ -49,7 +50,12 @@ pub fn read(folder: &Path, terms: &Terms) -> std::io::Result<Folder> {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) => {
-                let problem = Problem::error(Code::Unreadable, 0..0, format!("cannot read {name}: {e}"), "an intent is UTF-8 text that softdpu may read");
+                let problem = Problem::error(
+                    Code::Unreadable,
+                    0..0,
+                    format!("cannot read {name}: {e}"),
+                    "an intent is UTF-8 text that softdpu may read",
+                );
                 out.problems.push((Source { name, text: String::new() }, vec![problem]));
                 continue;
             }
@@ -92,7 +98,10 @@ fn parse_with(source: &Arc<Source>, terms: &Terms, schema: &serde_json::Value) -
     let text = &source.text;
     if text.len() > MAX_FILE {
         let message = format!("{} has {} bytes", source.name, text.len());
-        return (None, vec![Problem::error(Code::Unreadable, 0..0, message, format!("an intent has at most {MAX_FILE}"))]);
+        return (
+            None,
+            vec![Problem::error(Code::Unreadable, 0..0, message, format!("an intent has at most {MAX_FILE}"))],
+        );
     }
     let (table, syntax) = DeTable::parse_recoverable(text);
     let mut problems: Vec<Problem> = syntax.iter().map(syntax_problem).collect();
@@ -115,7 +124,8 @@ fn parse_with(source: &Arc<Source>, terms: &Terms, schema: &serde_json::Value) -
 }
 
 fn check(file: &File, terms: &Terms, source: &Arc<Source>, problems: &mut Vec<Problem>) -> Intent {
-    let encrypt = file.encrypt.as_ref().map_or(terms.encrypt.as_ref().map_or_else(Default::default, |d| d.value), |d| **d);
+    let encrypt =
+        file.encrypt.as_ref().map_or(terms.encrypt.as_ref().map_or_else(Default::default, |d| d.value), |d| **d);
     let required = encrypt == Demand::Required;
     // What must be encrypted never passes in clear, whatever the default of all others is.
     let or_default = || terms.on_loss.as_ref().filter(|_| !required).map(|on_loss| on_loss.value);
@@ -254,8 +264,13 @@ fn flow_of(flow: &Flow, file: &File, problems: &mut Vec<Problem>) -> IntentFlow 
 /// Puts the addresses of names into the flows. A name without one is an error where encryption is required: nobody could say
 /// which packets must not leave.
 fn resolve(folder: &mut Folder) {
-    let mut names: Vec<String> =
-        folder.intents.iter().flat_map(|intent| &intent.flows).flat_map(|flow| &flow.names).map(|n| n.value.clone()).collect();
+    let mut names: Vec<String> = folder
+        .intents
+        .iter()
+        .flat_map(|intent| &intent.flows)
+        .flat_map(|flow| &flow.names)
+        .map(|n| n.value.clone())
+        .collect();
     names.sort();
     names.dedup();
     if names.is_empty() {
@@ -278,7 +293,10 @@ fn resolve(folder: &mut Folder) {
                     Problem::error(
                         Code::UnknownName,
                         name.span.clone(),
-                        format!("`{}` has no address, so what must be encrypted cannot be told from the rest", name.value),
+                        format!(
+                            "`{}` has no address, so what must be encrypted cannot be told from the rest",
+                            name.value
+                        ),
                         "check the name with `getent hosts`, or write the prefixes in `to`",
                     )
                 }));
@@ -304,7 +322,8 @@ fn addresses(names: Vec<String>) -> HashMap<String, Vec<IpAddr>> {
         std::thread::spawn(move || {
             for name in queue {
                 let found = (name.as_str(), 0).to_socket_addrs();
-                let found: Vec<IpAddr> = found.map(|all| all.map(|one| one.ip().to_canonical()).collect()).unwrap_or_default();
+                let found: Vec<IpAddr> =
+                    found.map(|all| all.map(|one| one.ip().to_canonical()).collect()).unwrap_or_default();
                 if Instant::now() > until || answer.send((name, found)).is_err() {
                     return;
                 }

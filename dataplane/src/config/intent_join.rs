@@ -10,7 +10,12 @@ use crate::plan::rules::MAX_RULES;
 use crate::plan::site::Site;
 
 /// Adds the intents to a policy that has none yet. `problems` are the policy's; what is wrong with intents is returned.
-pub fn join(policy: &mut Policy, source: &Source, site: &Site, problems: &mut Vec<Problem>) -> Vec<(Source, Vec<Problem>)> {
+pub fn join(
+    policy: &mut Policy,
+    source: &Source,
+    site: &Site,
+    problems: &mut Vec<Problem>,
+) -> Vec<(Source, Vec<Problem>)> {
     let folder = match &policy.terms.intents {
         Some(written) => match intent_folder::read(&written.value, &policy.terms) {
             Ok(folder) => folder,

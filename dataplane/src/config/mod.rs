@@ -100,7 +100,9 @@ fn finish(
     problems.sort_by_key(|p| (p.span.start, p.code));
     let source = Source { name: name.to_owned(), text: text.to_owned() };
     match policy {
-        Some(policy) if problems.iter().all(|p| p.warning) && intents.is_empty() => Ok(Policy { warnings: problems, source, ..policy }),
+        Some(policy) if problems.iter().all(|p| p.warning) && intents.is_empty() => {
+            Ok(Policy { warnings: problems, source, ..policy })
+        }
         _ => Err(ConfigErrors { source, problems, intents }),
     }
 }

@@ -220,7 +220,8 @@ fn agree(file: &schema::File, terms: &Terms, problems: &mut Vec<Problem>) {
     if let (Some(all), Some(crypto)) = (&terms.bandwidth, &terms.crypto)
         && crypto.value > all.value
     {
-        let text = format!("{} can be promised encrypted, but {} in all", Bandwidth(crypto.value), Bandwidth(all.value));
+        let text =
+            format!("{} can be promised encrypted, but {} in all", Bandwidth(crypto.value), Bandwidth(all.value));
         problems.push(
             Problem::error(Code::Conflict, crypto.span.clone(), text, "write at most `bandwidth` for `crypto`")
                 .other(all.span.clone(), "in all"),
@@ -370,7 +371,10 @@ fn ciphers(file: &schema::File, tunnels: &[Tunnel], problems: &mut Vec<Problem>)
                 Problem::warning(
                     Code::NoEffect,
                     raw.name.span(),
-                    format!("`ciphers` does not hold for tunnel `{}`, whose cipher the IKE daemon agrees on", tunnel.name),
+                    format!(
+                        "`ciphers` does not hold for tunnel `{}`, whose cipher the IKE daemon agrees on",
+                        tunnel.name
+                    ),
                     "allow the same ciphers in the daemon's proposals",
                 )
                 .other(allowed.span(), "allowed"),

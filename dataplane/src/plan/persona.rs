@@ -65,8 +65,12 @@ impl Persona {
             Some((own, text)) => Self::parse(text, own),
             None => {
                 let names = OWN.iter().map(|(own, _)| *own);
-                let hint = nearest(name, names.clone()).map_or_else(String::new, |near| format!("did you mean {near}? "));
-                bail!("no persona is called `{name}`: {hint}there is {}, or a file", names.collect::<Vec<_>>().join(", "))
+                let hint =
+                    nearest(name, names.clone()).map_or_else(String::new, |near| format!("did you mean {near}? "));
+                bail!(
+                    "no persona is called `{name}`: {hint}there is {}, or a file",
+                    names.collect::<Vec<_>>().join(", ")
+                )
             }
         }
     }
@@ -74,7 +78,12 @@ impl Persona {
     fn parse(text: &str, name: &str) -> Result<Self> {
         let persona: Self = toml::from_str(text).with_context(|| format!("{name} is not a persona"))?;
         for figure in &persona.figure {
-            ensure!(KEYS.contains(&figure.key.as_str()), "{name}: no figure is called `{}`: {}", figure.key, KEYS.join(", "));
+            ensure!(
+                KEYS.contains(&figure.key.as_str()),
+                "{name}: no figure is called `{}`: {}",
+                figure.key,
+                KEYS.join(", ")
+            );
             ensure!(figure.source.starts_with("https://"), "{name}: figure `{}` has no public source", figure.key);
             ensure!(!figure.says.is_empty(), "{name}: figure `{}` does not say what its source says", figure.key);
             match figure.key.as_str() {
@@ -122,7 +131,9 @@ impl Persona {
         let mut notes: Vec<String> = self
             .unknown
             .iter()
-            .map(|unknown| format!("{}: `{}` is not known ({}); it limits nothing here", self.name, unknown.key, unknown.note))
+            .map(|unknown| {
+                format!("{}: `{}` is not known ({}); it limits nothing here", self.name, unknown.key, unknown.note)
+            })
             .collect();
         notes.extend(self.figure.iter().map(|f| format!("{}: `{}` is {}, by {}", self.name, f.key, f.value, f.source)));
         Ok(Site {

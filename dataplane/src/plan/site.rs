@@ -106,7 +106,10 @@ impl Inventory {
         let mut notes = Vec::new();
         let workers = policy.workers.cores.workers();
         if !self.cpu.allowed.is_empty() && workers > self.cpu.allowed.len() {
-            against.push(format!("{workers} workers are asked for, the host has {} CPUs for them", self.cpu.allowed.len()));
+            against.push(format!(
+                "{workers} workers are asked for, the host has {} CPUs for them",
+                self.cpu.allowed.len()
+            ));
         }
         if let crate::config::policy::Cores::List(cores) = &policy.workers.cores {
             let missing: Vec<String> = cores
@@ -120,7 +123,8 @@ impl Inventory {
         }
         let needs = workers as u64 * (u64::from(policy.workers.frames) * FRAME + policy.flows.capacity as u64 * FLOW);
         if self.memory.total_bytes > 0 && needs > self.memory.total_bytes {
-            against.push(format!("frames and flow tables take {needs} bytes, the host has {}", self.memory.total_bytes));
+            against
+                .push(format!("frames and flow tables take {needs} bytes, the host has {}", self.memory.total_bytes));
         }
         let (mut speeds, mut native) = (Vec::new(), Some(true));
         for port in &policy.ports {

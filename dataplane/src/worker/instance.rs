@@ -5,7 +5,6 @@ use super::clock;
 use super::idle::Waker;
 use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
-use crate::plan::contract::Contract;
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status,
@@ -15,6 +14,7 @@ use crate::flow::{Direction, Flow, FlowIdx, Tick};
 use crate::graph::DropReason;
 use crate::offload::{Offload, Reason};
 use crate::plan::Plan;
+use crate::plan::contract::Contract;
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::export;
 use crate::telemetry::snapshot::{DropTraffic, Snapshot, TunnelTraffic};

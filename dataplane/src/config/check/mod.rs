@@ -152,7 +152,8 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     }
     let in_file = check.named.tunnels.clone();
     let base = check.base;
-    let terms = super::terms::check(file, &tunnels, &in_file, |path| base.join(path).components().collect(), check.problems);
+    let terms =
+        super::terms::check(file, &tunnels, &in_file, |path| base.join(path).components().collect(), check.problems);
     let offload = Setting { enabled: offload.enabled && terms.allows(super::terms::Tier::Xdp), ..offload };
     let source = Source::default();
     Some(Policy {

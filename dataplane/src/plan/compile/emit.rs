@@ -3,9 +3,7 @@
 use super::super::contract::{Because, Finding, Reason};
 use super::{Draft, Effect, Given};
 use crate::config::intent::{Demand, Intent, IntentFlow};
-use crate::config::policy::{
-    Compress, Match, Rule, RuleAction, RuleOffload, SequenceMode, Tunnel, TunnelKind,
-};
+use crate::config::policy::{Compress, Match, Rule, RuleAction, RuleOffload, SequenceMode, Tunnel, TunnelKind};
 use crate::config::{Index, covers, meet_rules};
 
 /// Flows that intents have claimed so far.
@@ -36,7 +34,8 @@ pub(super) fn emit(given: &Given<'_>, draft: &mut Draft<'_>, claims: &mut Claims
     let intent = draft.intent;
     let several = intent.flows.len() > 1;
     for (at, flow) in intent.flows.iter().enumerate().filter(|(_, flow)| !flow.nowhere()) {
-        let name = if several { format!("intent:{}.{}", intent.name, at + 1) } else { format!("intent:{}", intent.name) };
+        let name =
+            if several { format!("intent:{}.{}", intent.name, at + 1) } else { format!("intent:{}", intent.name) };
         let base = base(intent, flow, name);
         draft.flows += 1;
         others(given, draft, &base, claims, findings);
@@ -135,7 +134,8 @@ fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Vec
 }
 
 fn holds_all(rule: &Rule, flow: &Rule) -> bool {
-    let classes = rule.classes.is_empty() || (!flow.classes.is_empty() && flow.classes.iter().all(|c| rule.classes.contains(c)));
+    let classes =
+        rule.classes.is_empty() || (!flow.classes.is_empty() && flow.classes.iter().all(|c| rule.classes.contains(c)));
     let hosts = rule.hosts.is_empty()
         || (!flow.hosts.is_empty() && flow.hosts.iter().all(|h| rule.hosts.iter().any(|mine| mine.covers(h))));
     classes && hosts && covers(&rule.matches, &flow.matches)
@@ -185,7 +185,10 @@ fn stricter(given: &Given<'_>, draft: &mut Draft<'_>, at: usize, own: Held, find
     let effect = match own.effect {
         Effect::Drop => Effect::Drop,
         _ if !allowed(tunnel) => {
-            say(Reason::PeerNotAllowed, format!("rule `{}` sends it into tunnel `{name}`, which `peers` leaves out", rule.name));
+            say(
+                Reason::PeerNotAllowed,
+                format!("rule `{}` sends it into tunnel `{name}`, which `peers` leaves out", rule.name),
+            );
             Effect::Drop
         }
         Effect::Clear => {
@@ -247,7 +250,10 @@ fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims
                 );
             }
             None if whole => {
-                finding("shadowed", format!("flows of `{}` are all claimed by `{}`, which asks for the same", intent.name, claim.name));
+                finding(
+                    "shadowed",
+                    format!("flows of `{}` are all claimed by `{}`, which asks for the same", intent.name, claim.name),
+                );
             }
             None => {}
         }

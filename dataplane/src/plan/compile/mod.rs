@@ -224,8 +224,10 @@ fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
     let intent = draft.intent;
     // A name without address spoils the flows that have no other destination; the others are served.
     let nowhere = draft.flows == 0 && draft.rules.is_empty();
+    let some_left = draft.dropped < draft.flows;
     let verdict_of = |because: &Because| match because.reason {
         Reason::NameUnresolved if !nowhere => Verdict::Degraded,
+        Reason::PeerNotAllowed if some_left => Verdict::Degraded,
         reason => reason.verdict(),
     };
     // Stable: of equally grave ones the first found.

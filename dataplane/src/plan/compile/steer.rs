@@ -43,7 +43,14 @@ impl Steering {
     }
 
     /// One flow. True: it is left to the kernel, all of it.
-    fn one(&mut self, given: &Given<'_>, draft: &mut Draft<'_>, flow: &Match, name: String, findings: &mut Vec<Finding>) -> bool {
+    fn one(
+        &mut self,
+        given: &Given<'_>,
+        draft: &mut Draft<'_>,
+        flow: &Match,
+        name: String,
+        findings: &mut Vec<Finding>,
+    ) -> bool {
         let intent = draft.intent;
         let near = self.index.near(flow, &[]);
         let steer = |at: &usize| &given.policy.steer[*at];
@@ -76,6 +83,7 @@ impl Steering {
                 other: Some(place),
             });
         } else if whole.is_some() {
+            self.errors(given, draft, flow, &name, given.policy.steer.len());
             return false;
         }
         let at = pass.unwrap_or(given.policy.steer.len());
@@ -88,24 +96,35 @@ impl Steering {
         }
         let secret = draft.own != Effect::Clear;
         let on_loss = if secret { OnLoss::Drop } else { intent.on_loss };
+        self.errors(given, draft, flow, &name, at);
         let mut add = |name: String, matches: Match| {
             self.add(at, Steer { name, port: None, matches, action: SteerAction::Worker, on_loss });
         };
-        if secret && by_ports(flow) && !flow.to.is_empty() {
-            // Errors quote what they are about (RFC 4301 §6.2).
-            for (protocol, end, v4) in [(1, "icmp", true), (58, "icmpv6", false)] {
-                let to: Vec<Prefix> = flow.to.iter().filter(|to| to.addr().is_ipv4() == v4 && !ours(given.policy, to)).copied().collect();
-                if !to.is_empty() {
-                    add(format!("{name}:{end}"), Match { to, protocol: Protocol(Some(protocol)), ..Match::default() });
-                }
-            }
-        }
         // Both directions of what goes in clear; what is sealed comes back sealed, and tunnels are steered by themselves.
         if draft.own == Effect::Clear && flow.reversed() != *flow {
             add(format!("{name}:back"), flow.reversed());
         }
         add(name, flow.clone());
         false
+    }
+
+    /// ICMP errors about flows that are steered by port and not to be seen: they quote what they are about (RFC 4301 §6.2).
+    fn errors(&mut self, given: &Given<'_>, draft: &Draft<'_>, flow: &Match, name: &str, at: usize) {
+        if draft.own == Effect::Clear || !by_ports(flow) || flow.to.is_empty() {
+            return;
+        }
+        for (protocol, end, v4) in [(1, "icmp", true), (58, "icmpv6", false)] {
+            let meant = |to: &&Prefix| to.addr().is_ipv4() == v4 && !ours(given.policy, to);
+            let to: Vec<Prefix> = flow.to.iter().filter(meant).copied().collect();
+            let matches = Match { to, protocol: Protocol(Some(protocol)), ..Match::default() };
+            let steer = |at: &usize| &given.policy.steer[*at];
+            let taken = |of: &usize| steer(of).action == SteerAction::Worker && covers(&steer(of).matches, &matches);
+            if matches.to.is_empty() || self.index.near(&matches, &[]).iter().any(taken) {
+                continue;
+            }
+            let (action, on_loss) = (SteerAction::Worker, OnLoss::Drop);
+            self.add(at, Steer { name: format!("{name}:{end}"), port: None, matches, action, on_loss });
+        }
     }
 
     fn add(&mut self, at: usize, steer: Steer) {
@@ -133,7 +152,8 @@ pub(super) fn agree(policy: &mut Policy, intents: &[Intent]) {
     let mut index = Index::default();
     let mut strict: Vec<Match> = Vec::new();
     let secret = |rule: &&Rule| rule.encrypt.is_some() || rule.action == RuleAction::Drop;
-    let of_rules = policy.rules.iter().filter(|rule| rule.name.starts_with("intent:")).filter(secret).map(|rule| &rule.matches);
+    let of_rules =
+        policy.rules.iter().filter(|rule| rule.name.starts_with("intent:")).filter(secret).map(|rule| &rule.matches);
     let careful = intents.iter().filter(|intent| intent.on_loss == OnLoss::Drop);
     let of_intents = careful.flat_map(|intent| &intent.flows).filter(|flow| !flow.nowhere()).map(|flow| &flow.matches);
     for matches in of_rules.chain(of_intents) {
@@ -143,7 +163,9 @@ pub(super) fn agree(policy: &mut Policy, intents: &[Intent]) {
         }
     }
     let touched = |matches: &Match| index.near(matches, &[]).into_iter().any(|at| overlaps(&strict[at], matches));
-    for steer in policy.steer.iter_mut().filter(|steer| steer.action == SteerAction::Worker && steer.on_loss == OnLoss::Pass) {
+    for steer in
+        policy.steer.iter_mut().filter(|steer| steer.action == SteerAction::Worker && steer.on_loss == OnLoss::Pass)
+    {
         if touched(&steer.matches) {
             steer.on_loss = OnLoss::Drop;
         }

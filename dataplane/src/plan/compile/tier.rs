@@ -8,13 +8,19 @@ use crate::config::terms::Tier;
 /// Some rule encrypts or drops by class or host: then nothing goes down into the driver (`by_class` of the offload reasons).
 pub(super) fn guarded(policy: &Policy, rules: &[Rule]) -> bool {
     let by_class = |rule: &Rule| {
-        (!rule.classes.is_empty() || !rule.hosts.is_empty()) && (rule.encrypt.is_some() || rule.action == RuleAction::Drop)
+        (!rule.classes.is_empty() || !rule.hosts.is_empty())
+            && (rule.encrypt.is_some() || rule.action == RuleAction::Drop)
     };
     policy.rules.iter().chain(rules).any(by_class)
 }
 
 /// Tier and nodes, in the words of the flow table and of the graph.
-pub(super) fn walk(given: &Given<'_>, draft: &Draft<'_>, verdict: Verdict, guarded: bool) -> (Option<String>, Vec<String>) {
+pub(super) fn walk(
+    given: &Given<'_>,
+    draft: &Draft<'_>,
+    verdict: Verdict,
+    guarded: bool,
+) -> (Option<String>, Vec<String>) {
     if verdict == Verdict::Refused || draft.rules.is_empty() {
         return (None, Vec::new());
     }
@@ -48,9 +54,8 @@ pub(super) fn walk(given: &Given<'_>, draft: &Draft<'_>, verdict: Verdict, guard
 fn lower(given: &Given<'_>, draft: &Draft<'_>) -> bool {
     let policy = given.policy;
     let kept = draft.rules.iter().any(|rule| rule.offload == RuleOffload::Never);
-    let protocols = draft.rules.iter().any(|rule| {
-        matches!(rule.matches.protocol, Protocol::TCP | Protocol::UDP | Protocol::ANY)
-    });
+    let protocols =
+        draft.rules.iter().any(|rule| matches!(rule.matches.protocol, Protocol::TCP | Protocol::UDP | Protocol::ANY));
     // Both directions must be seen by the program.
     let programs = policy.ports.iter().filter(|port| matches!(port.kind, PortKind::Xdp(_))).count() >= 2;
     policy.offload.enabled && !kept && protocols && programs && given.site.native_xdp != Some(false)

@@ -81,7 +81,8 @@ fn usable(given: &Given<'_>, intent: &Intent, at: usize) -> Result<(), Because> 
     let tunnel = &given.policy.tunnels[at];
     let terms = &given.policy.terms;
     if let Some((_, span)) = terms.maintenance.iter().find(|(tunnel, _)| *tunnel == at) {
-        let note = if terms.maintenance_note.is_empty() { String::new() } else { format!(": {}", terms.maintenance_note) };
+        let note =
+            if terms.maintenance_note.is_empty() { String::new() } else { format!(": {}", terms.maintenance_note) };
         return Err(Because {
             reason: Reason::Maintenance,
             text: format!("tunnel `{}` is under maintenance{note}", tunnel.name),
@@ -100,7 +101,12 @@ fn usable(given: &Given<'_>, intent: &Intent, at: usize) -> Result<(), Because> 
     {
         return Err(Because {
             reason: Reason::PersonaCipher,
-            text: format!("{} has no {}, the cipher of tunnel `{}`", given.site.label, cipher_name(cipher), tunnel.name),
+            text: format!(
+                "{} has no {}, the cipher of tunnel `{}`",
+                given.site.label,
+                cipher_name(cipher),
+                tunnel.name
+            ),
             by: given.tunnel_place(at),
         });
     }
