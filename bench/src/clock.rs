@@ -26,3 +26,11 @@ pub fn ticks_per_ns() -> f64 {
     let t1 = ticks();
     (t1 - t0) as f64 / start.elapsed().as_nanos() as f64
 }
+
+/// Nanoseconds that this thread has had a core for.
+pub fn thread_cpu() -> i64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one `timespec`, which `t` is.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
+    t.tv_sec * 1_000_000_000 + t.tv_nsec
+}

@@ -3,6 +3,8 @@
 //!
 //! Headers are made on the way, in an order that no cache guesses; making them is part of every figure.
 
+mod ageing;
+
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -12,6 +14,7 @@ use softdpu::flow::{FlowConfig, FlowTable, Prepared, Seed, Tick};
 use softdpu::worker::harness::Harness;
 use softdpu_ebpf_common::walk::{Headers, L3};
 
+use self::ageing::Ageing;
 use crate::memory::packet;
 use crate::micro::{Case, Effort, alternate};
 use crate::report::{Bound, Section, Target};
@@ -19,8 +22,6 @@ use crate::stop;
 
 /// Packets per batch.
 const BATCH: usize = 256;
-/// Flows that a worker looks at per turn for ageing.
-const AGE_BUDGET: usize = 128;
 const SMALL: u32 = 10_000;
 
 /// Measures a table of `flows` flows beside one that fits into the cache, and `flood` packets of as many sources.
@@ -31,12 +32,12 @@ pub fn run(effort: Effort, flows: u32, flood: u32) -> Result<(Vec<Section>, Vec<
     let big = millions(flows);
     let mut speed =
         Section::new("flows", &format!("the flow table at {big} flows, batches of {BATCH}, one core"), "M/s");
-    let mut age = Section::new("flow-ageing", &format!("{big} flows that are all due at once"), "µs");
     let before = resident();
     let mut table = FlowTable::new(&table_config(flows), Seed::fixed(1), Tick(1));
     let per_flow = table.memory() as f64 / f64::from(flows);
     // Filling and ageing take turns on one and the same table: it is new each time, as its entries are all free again.
     let mut now = Tick(1);
+    let mut ageing = Ageing::new();
     for round in 0..effort.rounds.clamp(1, 5) {
         if stop::asked() {
             break;
@@ -49,27 +50,9 @@ pub fn run(effort: Effort, flows: u32, flood: u32) -> Result<(Vec<Section>, Vec<
                 "Memory: {per_flow:.1} B per flow by the table's own account, {resident:.1} by the kernel's (RSS)."
             ));
         }
-        now = now.plus(100_000);
-        let (calls, longest_cpu) = expire_all(&mut table, now);
-        for (name, title, value) in [
-            ("expire-median", "median", calls[calls.len() / 2]),
-            ("expire-p999", "of 1,000 calls the longest", calls[calls.len() * 999 / 1000]),
-            ("expire-max", "the longest of all", calls[calls.len() - 1]),
-            ("expire-cpu", "the most CPU time of all", longest_cpu),
-        ] {
-            age.round(name, &format!("call of `expire`, {title}"), value);
-        }
-        anyhow::ensure!(table.is_empty(), "{} flows are left", table.len());
-        let median = calls[calls.len() / 2];
-        age.round(
-            "idle-cpu",
-            "counting for as long and as often instead, the most CPU time",
-            idle(calls.len(), median),
-        );
+        now = ageing.round(&mut table, flows, now)?;
     }
-    age.notes.push(format!("{AGE_BUDGET} flows per call, as a worker does it between batches."));
-    age.notes
-        .push("The longest by the clock has in it what else ran on the core; CPU time has interrupts only.".into());
+    let (age, longest) = ageing.section(&big);
     fill(&mut table, flows, now)?;
     let mut small = FlowTable::new(&table_config(SMALL), Seed::fixed(1), now);
     fill(&mut small, SMALL, now)?;
@@ -97,7 +80,7 @@ pub fn run(effort: Effort, flows: u32, flood: u32) -> Result<(Vec<Section>, Vec<
         Target::new(format!("look-ups at {big} flows, M/s"), Bound::AtLeast, 10.0, rate("look-up")),
         Target::new(format!("look-up and count at {big} flows, M/s"), Bound::AtLeast, 10.0, rate("count")),
         Target::new(format!("inserts up to {big} flows, M/s"), Bound::AtLeast, 2.0, speed.median("insert")),
-        Target::new("longest call of expire, µs of CPU time", Bound::AtMost, 100.0, age.median("expire-cpu")),
+        Target::new(format!("longest call for ageing at {big} flows, µs of CPU time"), Bound::AtMost, 100.0, longest),
         Target::new(format!("look-up at {big} flows / {SMALL} flows"), Bound::AtMost, 10.0, ratio),
         Target::new("rate of old flows in a flood / without", Bound::AtLeast, 0.9, kept),
     ];
@@ -151,78 +134,30 @@ fn prepare(table: &mut FlowTable, to: &mut [Prepared], at: &mut u32, all: u32, n
     }
 }
 
-/// Nanoseconds that this thread has had a core for.
-fn cpu_time() -> i64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes one `timespec`, which `t` is.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
-    t.tv_sec * 1_000_000_000 + t.tv_nsec
-}
-
-/// The most CPU time, in microseconds, that `calls` stretches of counting took which need `us` each: what the machine adds.
-fn idle(calls: usize, us: f64) -> f64 {
-    let mut longest = 0.0f64;
-    for _ in 0..calls {
-        let (start, cpu) = (Instant::now(), cpu_time());
-        while (start.elapsed().as_nanos() as f64) < us * 1e3 {
-            std::hint::spin_loop();
-        }
-        longest = longest.max((cpu_time() - cpu) as f64 / 1e3);
-    }
-    longest
-}
-
-/// Microseconds of each call, sorted; and the most CPU time of one, which other programs on the core do not add to.
-fn expire_all(table: &mut FlowTable, now: Tick) -> (Vec<f64>, f64) {
-    let mut longest_cpu = 0.0f64;
-    let mut calls = Vec::with_capacity(table.len() / 32 + 64);
-    loop {
-        let (start, cpu) = (Instant::now(), cpu_time());
-        let looked = table.expire(now, AGE_BUDGET, |_, _| {});
-        longest_cpu = longest_cpu.max((cpu_time() - cpu) as f64 / 1e3);
-        calls.push(start.elapsed().as_nanos() as f64 / 1e3);
-        if looked == 0 {
-            break;
-        }
-    }
-    calls.sort_by(f64::total_cmp);
-    (calls, longest_cpu)
-}
-
 /// How many look-ups ahead a flow's own lines are asked for, as in the node.
-const AHEAD: usize = 12;
+const AHEAD: usize = 16;
 
 fn look_up<'a>(name: &str, title: &str, table: &'a mut FlowTable, all: u32, now: Tick) -> Case<'a> {
-    let mut prepared = vec![Prepared::default(); BATCH];
-    let mut at = 0u32;
-    Case::new(name, title, move |n| {
-        let mut left = n;
-        while left > 0 {
-            let batch = left.min(BATCH);
-            if at + batch as u32 > all {
-                at = 0;
-            }
-            prepare(table, &mut prepared[..batch], &mut at, all, now);
-            ahead(table, &prepared[..batch], |p| assert!(table.lookup(p).is_some()));
-            left -= batch;
+    batches(name, title, table, all, now, |table, p| assert!(table.lookup(p).is_some()))
+}
+
+fn count<'a>(name: &str, title: &str, table: &'a mut FlowTable, all: u32, now: Tick) -> Case<'a> {
+    batches(name, title, table, all, now, move |table, p| {
+        if let Ok(hit) = table.lookup_or_insert(p, now, |_, _| {}) {
+            table.touch(hit, p, 60, now);
         }
     })
 }
 
-#[inline(always)]
-fn ahead(table: &FlowTable, batch: &[Prepared], mut each: impl FnMut(&Prepared)) {
-    for p in batch.iter().take(AHEAD) {
-        table.prefetch_flow(p);
-    }
-    for (i, p) in batch.iter().enumerate() {
-        if let Some(p) = batch.get(i + AHEAD) {
-            table.prefetch_flow(p);
-        }
-        each(p);
-    }
-}
-
-fn count<'a>(name: &str, title: &str, table: &'a mut FlowTable, all: u32, now: Tick) -> Case<'a> {
+/// Batches over all flows: hashed, asked for, and `each` of them.
+fn batches<'a>(
+    name: &str,
+    title: &str,
+    table: &'a mut FlowTable,
+    all: u32,
+    now: Tick,
+    each: impl Fn(&mut FlowTable, &Prepared) + 'a,
+) -> Case<'a> {
     let mut prepared = vec![Prepared::default(); BATCH];
     let mut at = 0u32;
     Case::new(name, title, move |n| {
@@ -232,17 +167,16 @@ fn count<'a>(name: &str, title: &str, table: &'a mut FlowTable, all: u32, now: T
             if at + batch as u32 > all {
                 at = 0;
             }
-            prepare(table, &mut prepared[..batch], &mut at, all, now);
-            for p in prepared[..batch].iter().take(AHEAD) {
+            let prepared = &mut prepared[..batch];
+            prepare(table, prepared, &mut at, all, now);
+            for p in prepared.iter_mut().take(AHEAD) {
                 table.prefetch_flow(p);
             }
             for i in 0..batch {
-                if let Some(p) = prepared[..batch].get(i + AHEAD) {
+                if let Some(p) = prepared.get_mut(i + AHEAD) {
                     table.prefetch_flow(p);
                 }
-                if let Ok(hit) = table.lookup_or_insert(&prepared[i], now, |_, _| {}) {
-                    table.touch(hit, &prepared[i], 60, now);
-                }
+                each(table, &prepared[i]);
             }
             left -= batch;
         }
@@ -369,7 +303,8 @@ fn pass(harness: &mut Harness, port: usize, packets: &[Vec<u8>]) -> f64 {
     spent
 }
 
-fn answer(p: &[u8]) -> Vec<u8> {
+/// The same packet from its receiver.
+pub(crate) fn answer(p: &[u8]) -> Vec<u8> {
     let mut a = p.to_vec();
     for i in 0..4 {
         a.swap(26 + i, 30 + i);

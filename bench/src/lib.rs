@@ -3,6 +3,7 @@
 
 pub mod aead;
 pub mod bpf;
+pub mod classify;
 pub mod clock;
 pub mod esp;
 pub mod esp_many;

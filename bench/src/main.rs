@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
+use softdpu_bench::classify::instructions::Counted;
 use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
 use softdpu_bench::{
-    aead, esp, esp_many, flows, graph, idle, memory, offload, session, steer, stop, tunnels, veth, wg, wg_many,
+    aead, classify, esp, esp_many, flows, graph, idle, memory, offload, session, steer, stop, tunnels, veth, wg,
+    wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -40,6 +42,15 @@ struct Arguments {
     /// Only these contenders of `tunnels`; a wrong name lists all.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// Captures for `classify`; default: SOFTDPU_CAPTURES, or shared/captures beside the checkout.
+    #[arg(long, value_name = "DIR")]
+    captures: Option<PathBuf>,
+    /// `classify` counts instructions per packet too, by valgrind's callgrind.
+    #[arg(long)]
+    instructions: bool,
+    /// Does what callgrind is to count, and nothing else.
+    #[arg(long, hide = true)]
+    count: Option<Counted>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -56,6 +67,8 @@ enum What {
     Wg,
     /// The graph in memory, rings, flow look-up.
     Graph,
+    /// Classification of captures beside nDPI's reader, and packets of flows that are decided.
+    Classify,
     /// The flow table at ten million flows, and in a flood of ten million SYNs (2 GB of memory).
     Flows,
     /// CPU of an instance without traffic (root).
@@ -97,6 +110,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(what) = arguments.count {
+        return classify::instructions::be_counted(what, classify::folder(arguments.captures.as_deref()).as_deref());
+    }
     let quick = arguments.quick;
     let rounds = arguments.rounds.map_or(if quick { 2 } else { 7 }, usize::from);
     let wanted = |what: What| arguments.what == what || arguments.what == What::All;
@@ -174,6 +190,17 @@ fn run(arguments: &Arguments) -> Result<()> {
         report.sections.push(section);
         report.targets.extend(targets);
         report.sections.push(memory::parts(effort)?);
+    }
+    if wanted(What::Classify) && !stop::asked() {
+        let captures = classify::folder(arguments.captures.as_deref());
+        if let (None, Some(named)) = (&captures, &arguments.captures) {
+            anyhow::bail!("{}: no such folder", named.display());
+        }
+        let loops = if quick { 3 } else { 20 };
+        let options = classify::Options { effort, captures, loops, instructions: arguments.instructions };
+        let (sections, targets) = classify::run(&options)?;
+        report.sections.extend(sections);
+        report.targets.extend(targets);
     }
     if wanted(What::Flows) && !stop::asked() {
         let many = if quick { 1_000_000 } else { 10_000_000 };

@@ -124,7 +124,7 @@ fn flow_case<'a>(name: &str, title: &str, flows: u32) -> Result<Case<'a>> {
                 *slot = p;
                 at = if at + 1 == headers.len() { 0 } else { at + 1 };
             }
-            for p in prepared[..batch].iter().flatten() {
+            for p in prepared[..batch].iter_mut().flatten() {
                 table.prefetch_flow(p);
             }
             for p in prepared[..batch].iter().flatten() {

@@ -24,6 +24,33 @@ impl Spent {
     }
 }
 
+/// A stop-watch for short stretches: ticks only, which are told in nanoseconds at the end.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks {
+    per_ns: f64,
+}
+
+impl Ticks {
+    pub fn new() -> Self {
+        Self { per_ns: clock::ticks_per_ns() }
+    }
+
+    /// Times `work`.
+    #[inline]
+    pub fn on(&self, work: impl FnOnce()) -> Spent {
+        let start = clock::ticks();
+        work();
+        let ticks = (clock::ticks() - start) as f64;
+        Spent { ns: ticks / self.per_ns, ticks }
+    }
+}
+
+impl Default for Ticks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl std::ops::AddAssign for Spent {
     fn add_assign(&mut self, more: Self) {
         self.ns += more.ns;
@@ -43,6 +70,15 @@ impl<'a> Case<'a> {
     /// All of `run` counts. It is told how many operations to do.
     pub fn new(name: impl Into<String>, title: impl Into<String>, mut run: impl FnMut(usize) + 'a) -> Self {
         Self { name: name.into(), title: title.into(), run: Box::new(move |n| (n, Spent::on(|| run(n)))) }
+    }
+
+    /// `run` is told how many operations to do, and times them itself; it says how many it did and how long they took.
+    pub fn timed(
+        name: impl Into<String>,
+        title: impl Into<String>,
+        run: impl FnMut(usize) -> (usize, Spent) + 'a,
+    ) -> Self {
+        Self { name: name.into(), title: title.into(), run: Box::new(run) }
     }
 
     /// Batches of `size` operations, each prepared (untimed) and run (timed) on `state`.

@@ -50,6 +50,9 @@ pub(super) enum Verb {
         /// Folder of the sockets by which `wg` configures WireGuard tunnels. `wg` itself looks in /var/run/wireguard
         #[arg(long, value_name = "FOLDER", env = "SOFTDPU_WIREGUARD_DIR", default_value = "/var/run/wireguard")]
         wireguard_dir: PathBuf,
+        /// Take the policy up again whenever its file changes, as SIGHUP and `softdpu reload` do when told
+        #[arg(long)]
+        watch: bool,
     },
 
     /// Say what is wrong with a policy
@@ -109,6 +112,37 @@ pub(super) enum Verb {
                            offloaded\n  1  no such flow, or the instance could not be asked"
     )]
     Demote(DemoteArgs),
+
+    /// Take up the changed policy of a running instance
+    #[command(
+        long_about = "Reads the instance's policy file again, checks and compiles it, shows what changes and puts it in force: \
+                      in one step for every packet, none is lost or handled by half a plan. An invalid file changes nothing. Where the \
+                      policy names a health check ([apply] health), the policy before is put back by itself when the check does not \
+                      say yes in time.\n\n\
+                      Rules, steering rules and the flow table's timeouts can change so. Ports, workers, tunnels, the control \
+                      socket, [offload] and [export] are read at the start; a file that changes them is refused, whole.",
+        after_long_help = "EXAMPLES:\n  softdpu reload --dry-run\n  softdpu reload -n edge-a\n  systemctl reload softdpu@edge-a\n\n\
+                           EXIT CODES:\n  0  in force, or nothing to change\n  1  not valid, refused, or taken back by the health check"
+    )]
+    Reload(ReloadArgs),
+
+    /// List the policies that were in force
+    #[command(
+        long_about = "Lists the policies that were in force, the newest first: since when, who asked for it, how much changed, and what \
+                      became of it. They are kept until the instance ends, or for good in the folder that [apply] history names.",
+        after_long_help = "EXAMPLES:\n  softdpu history\n  softdpu history --json | jq '.[0]'\n\n\
+                           EXIT CODES:\n  0  answered\n  1  no instance, or it could not be asked"
+    )]
+    History(StatusArgs),
+
+    /// Go back to a policy that was in force
+    #[command(
+        long_about = "Puts a policy of `softdpu history` in force again, checked as any other. The policy file is not touched: the next \
+                      reload takes it up again.",
+        after_long_help = "EXAMPLES:\n  softdpu rollback 3 --dry-run\n  softdpu rollback 3\n\n\
+                           EXIT CODES:\n  0  in force, or nothing to change\n  1  no such plan, not valid any more, or taken back"
+    )]
+    Rollback(RollbackArgs),
 
     /// Make new session keys in a WireGuard tunnel, at once
     #[command(
@@ -233,6 +267,27 @@ pub(super) struct RekeyArgs {
     /// The answer of the instance as JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReloadArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Say what would change, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// The answer of the instance as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// Number of the plan, as `softdpu history` shows it
+    #[arg(value_name = "PLAN")]
+    pub(super) plan: u64,
+    #[command(flatten)]
+    pub(super) how: ReloadArgs,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! `softdpu classify`: what a capture's flows are, by the very table and recognisers of the packet path.
 
-mod capture;
+pub mod capture;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -258,10 +258,10 @@ fn l4_name(proto: u8) -> String {
     name.to_owned()
 }
 
-/// Walks a captured packet by its link type. `None`: no IP, or malformed.
+/// Walks a captured packet by its link type. `None`: no IP, or malformed. `padded` is room to work in.
 ///
 /// Where the capture has cut the packet short, the walk sees zeros in place of what is missing.
-fn headers(p: &capture::Captured, padded: &mut Vec<u8>) -> Option<Headers> {
+pub fn headers(p: &capture::Captured, padded: &mut Vec<u8>) -> Option<Headers> {
     let whole = (p.original as usize).min(usize::from(u16::MAX));
     let frame = if whole > p.data.len() {
         padded.clear();
@@ -278,10 +278,11 @@ fn headers(p: &capture::Captured, padded: &mut Vec<u8>) -> Option<Headers> {
     walked.ok().filter(|h: &Headers| h.l3 != L3::Other && usize::from(h.payload_off) <= p.data.len())
 }
 
-const ETHERNET: u32 = 1;
+/// Number of the link type.
+pub const ETHERNET: u32 = 1;
 
 /// Length of the link-layer header where IP follows. For Ethernet 0: the walk does that itself.
-fn link_header(link: u32, d: &[u8]) -> Option<usize> {
+pub fn link_header(link: u32, d: &[u8]) -> Option<usize> {
     let word = |at: usize| Some(u16::from_be_bytes([*d.get(at)?, *d.get(at + 1)?]));
     let is_ip = |ethertype: u16| matches!(ethertype, 0x0800 | 0x86dd);
     match link {

@@ -8,6 +8,7 @@ mod explain;
 mod flows;
 mod plan;
 mod rekey;
+mod reload;
 mod replay;
 mod run;
 mod show;
@@ -54,14 +55,18 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Runs one verb. `Ok(false)` when it worked and found something wrong, which it has said.
 fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
     match &cli.verb {
-        Verb::Run { config, steer_log, wireguard_dir } => {
+        Verb::Run { config, steer_log, wireguard_dir, watch } => {
             let options = RunOptions {
                 policy_path: config.clone(),
                 steer_log: *steer_log,
                 wireguard_folder: Some(wireguard_dir.clone()),
+                watch: *watch,
             };
             run::run(&options, &cli.log_level)
         }
+        Verb::Reload(args) => reload::run(args, None, out),
+        Verb::Rollback(args) => reload::run(&args.how, Some(args.plan), out),
+        Verb::History(args) => reload::history(args, out),
         Verb::Rekey(args) => rekey::run(args, out),
         Verb::Check(args) => check::run(args, out),
         Verb::Plan(args) => plan::run(args, out),

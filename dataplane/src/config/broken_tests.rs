@@ -42,7 +42,23 @@ fn said(path: &Path) -> String {
             assert!(problem.span.end <= source.text.len(), "{name}: {problem:?}");
         }
     }
-    errors.render(false).replace(&format!("{}/", folder.path().display()), "")
+    unwrapped(&errors.render(false).replace(&format!("{}/", folder.path().display()), ""))
+}
+
+/// Where lines are broken depends on how long the folder's name is.
+fn unwrapped(text: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let more = line.strip_prefix("  │ ").or_else(|| line.strip_prefix("        "));
+        match (more, lines.last_mut()) {
+            (Some(more), Some(last)) if last.starts_with("  × ") || last.starts_with("  help: ") => {
+                last.push(' ');
+                last.push_str(more.trim_start());
+            }
+            _ => lines.push(line.to_owned()),
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 /// `SOFTDPU_WRITE_DOCS=1 cargo test -p softdpu config::broken` writes what is said anew: read the difference before it is kept.

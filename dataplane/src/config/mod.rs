@@ -2,6 +2,7 @@
 //! once, each with file, line, column and remedy; nothing is used unless everything is valid.
 
 mod at;
+pub mod change;
 mod check;
 mod cover;
 mod cover_index;
@@ -31,6 +32,7 @@ mod tunnel_tests;
 
 use std::path::Path;
 
+pub use change::{Change, Changes, changes};
 pub use cover::{covers, overlaps};
 pub use cover_index::Index;
 pub use cover_meet::{meet, meet_rules};
@@ -67,18 +69,33 @@ pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
 /// As [`load`].
 pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
-    let base = path.parent().unwrap_or(Path::new(""));
-    let (mut policy, mut problems) = parse_all(&text, &path.display().to_string(), base);
-    if let Some(policy) = &policy {
-        problems.extend(keyfiles::check(policy));
-    }
+    let name = path.display().to_string();
+    load_text_for(&text, &name, path, site)
+}
+
+/// A policy text as [`load`] would take it from `path`. `name` stands for it in messages.
+///
+/// # Errors
+/// Everything that is wrong with it, warnings included.
+pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigErrors> {
+    load_text_for(text, name, path, |_| Site::default())
+}
+
+fn load_text_for(
+    text: &str,
+    name: &str,
+    path: &Path,
+    site: impl FnOnce(&Policy) -> Site,
+) -> Result<Policy, ConfigErrors> {
+    let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
     let mut intents = Vec::new();
     if let Some(policy) = &mut policy {
-        let source = Source { name: path.display().to_string(), text: text.clone() };
+        problems.extend(keyfiles::check(policy));
+        let source = Source { name: name.to_owned(), text: text.to_owned() };
         let site = site(policy);
         intents = intent_join::join(policy, &source, &site, &mut problems);
     }
-    finish(policy, problems, intents, &text, &path.display().to_string())
+    finish(policy, problems, intents, text, name)
 }
 
 /// Checks a policy text without looking at the file system. `name` stands for the file in messages.

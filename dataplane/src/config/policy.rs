@@ -23,6 +23,7 @@ pub struct Policy {
     /// Name of the instance, default "softdpu".
     pub name: String,
     pub control: Control,
+    pub apply: Apply,
     pub workers: Workers,
     pub flows: Flows,
     /// What goes down into the driver.
@@ -50,7 +51,7 @@ pub struct Policy {
 }
 
 /// The control socket and the metrics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     pub socket: PathBuf,
     /// Permission bits of the socket.
@@ -78,7 +79,7 @@ impl Cores {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workers {
     pub cores: Cores,
     pub idle: Idle,
@@ -88,7 +89,7 @@ pub struct Workers {
     pub batch: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flows {
     /// Most flows per worker.
     pub capacity: usize,
@@ -115,7 +116,7 @@ impl Default for Timeouts {
 }
 
 /// Where flows are told of: a collector, a file or both.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
     /// IPFIX over UDP.
     pub ipfix: Option<SocketAddr>,
@@ -126,14 +127,14 @@ pub struct Export {
     pub log: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     pub name: String,
     pub checksum: Checksum,
     pub kind: PortKind,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortKind {
     Xdp(XdpPort),
     Tap(TapPort),
@@ -162,7 +163,7 @@ impl PortKind {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XdpPort {
     pub interface: String,
     /// Queues to take from queue 0; `None`: all there are.
@@ -175,7 +176,7 @@ pub struct XdpPort {
 }
 
 /// This host's own kernel, through a tap.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapPort {
     /// Name of the tap.
     pub interface: String,
@@ -211,7 +212,7 @@ impl Match {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steer {
     pub name: String,
     /// Index of the port; `None`: any.
@@ -222,7 +223,7 @@ pub struct Steer {
     pub on_loss: OnLoss,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
     pub name: String,
     pub kind: TunnelKind,
@@ -234,7 +235,7 @@ pub struct Tunnel {
     pub fragment_outer: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelKind {
     Esp(EspTunnel),
     WireGuard(WireGuardTunnel),
@@ -253,7 +254,7 @@ impl TunnelKind {
 }
 
 /// ESP with keys from files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EspTunnel {
     pub local: IpAddr,
     /// Of the family of `local`.
@@ -281,7 +282,7 @@ pub struct Lifetime {
     pub time: Option<Duration>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireGuardTunnel {
     pub local: Option<IpAddr>,
     pub listen_port: u16,
@@ -289,7 +290,7 @@ pub struct WireGuardTunnel {
     pub peers: Vec<WireGuardPeer>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WireGuardPeer {
     pub name: Option<String>,
     pub public_key: [u8; 32],
@@ -301,7 +302,7 @@ pub struct WireGuardPeer {
 }
 
 /// What the kernel's XFRM has.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct XfrmTunnel {
     pub fallback: Fallback,
 }
@@ -315,7 +316,33 @@ pub struct Sa {
     pub(super) key_span: std::ops::Range<usize>,
 }
 
-#[derive(Clone, Debug)]
+/// Where in the file it stands is no part of it.
+impl PartialEq for Sa {
+    fn eq(&self, other: &Self) -> bool {
+        (self.spi, &self.key_file) == (other.spi, &other.key_file)
+    }
+}
+
+impl Eq for Sa {}
+
+/// How a changed policy comes into force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apply {
+    /// A command that says by its exit code whether all is well, and its arguments. Empty: none.
+    pub health: Vec<String>,
+    /// Time it has to say so.
+    pub within: Duration,
+    /// Where former policies are kept. `None`: in memory.
+    pub history: Option<PathBuf>,
+}
+
+impl Default for Apply {
+    fn default() -> Self {
+        Self { health: Vec::new(), within: Duration::from_secs(10), history: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub name: String,
     pub matches: Match,

@@ -42,6 +42,9 @@ pub struct File {
     /// The control socket and the metrics.
     #[serde(default)]
     pub control: Control,
+    /// How a changed policy comes into force: `softdpu reload`.
+    #[serde(default)]
+    pub apply: Apply,
     /// The worker threads.
     #[serde(default)]
     pub workers: Workers,
@@ -79,6 +82,19 @@ pub struct Control {
     pub socket_mode: Option<At<FileMode>>,
     /// Loopback address and port for Prometheus. Without it /metrics is on the control socket only.
     pub metrics: Option<At<MetricsAddress>>,
+}
+
+/// How a changed policy comes into force.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// Program and arguments, run without a shell after a change. It is run again until it ends with exit code 0, or until
+    /// `within` is over: then the policy before is put back.
+    pub health: Option<At<Vec<At<String>>>>,
+    /// Time for the health check, at most "45s". Default "10s".
+    pub within: Option<At<Span>>,
+    /// Folder for the policies that were in force, the newest 64. Without it they are kept until the instance ends.
+    pub history: Option<At<FilePath>>,
 }
 
 /// When a worker with nothing to do sleeps.

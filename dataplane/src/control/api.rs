@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 
-use super::ControlSource;
 use super::types::{ApiError, Demoted, FlowFilter, MAX_FLOWS, Rekeyed};
+use super::{ControlSource, PlanSource};
 use crate::config::{HostPattern, known_classes, nearest};
 use crate::offload::FlowName;
 use crate::telemetry::prometheus::{self, Facts};
@@ -31,8 +32,12 @@ pub fn all(source: Arc<dyn ControlSource>) -> Router {
         .route("/v1/flows", get(flows))
         .route("/v1/flows/demote", post(demote))
         .route("/v1/tunnels/{tunnel}/rekey", post(rekey))
+        .route("/v1/reload", post(reload))
+        .route("/v1/history", get(history))
+        .route("/v1/history/{plan}/rollback", post(rollback))
         .route("/v1/healthz", get(healthz))
         .route("/metrics", get(metrics))
+        .layer(axum::middleware::from_fn(only_owners_change))
         .fallback(unknown)
         .method_not_allowed_fallback(method)
         .with_state(source)
@@ -61,6 +66,59 @@ async fn plan(State(source): Source) -> Response {
 
 async fn counters(State(source): Source) -> Response {
     Json(source.counters()).into_response()
+}
+
+/// Who connected, as the kernel says.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    pub uid: u32,
+}
+
+/// Whoever may open the socket may ask; changes are for root and for the user that the instance runs as.
+async fn only_owners_change(request: Request, next: Next) -> Response {
+    // SAFETY: it cannot fail and touches nothing.
+    let own = unsafe { libc::geteuid() };
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.uid);
+    if request.method() == Method::GET
+        || request.method() == Method::HEAD
+        || peer.is_some_and(|uid| uid == 0 || uid == own)
+    {
+        return next.run(request).await;
+    }
+    let error = "only root and the user that the instance runs as may change anything";
+    refuse(StatusCode::FORBIDDEN, error, "run it with sudo")
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn reload(State(source): Source, Query(query): Query<ReloadQuery>) -> Response {
+    change(source, PlanSource::File("reload"), query.dry_run).await
+}
+
+async fn rollback(State(source): Source, Path(plan): Path<u64>, Query(query): Query<ReloadQuery>) -> Response {
+    change(source, PlanSource::History(plan), query.dry_run).await
+}
+
+/// On a task of its own: a client that goes away leaves no change half done.
+async fn change(source: Arc<dyn ControlSource>, from: PlanSource, dry: bool) -> Response {
+    let done = tokio::spawn(async move { source.reload(from, dry).await }).await;
+    match done.unwrap_or_else(|error| Err(anyhow::anyhow!("the change broke off: {error}"))) {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => refuse(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("{error:#}"),
+            "nothing was changed, the policy in force stays",
+        ),
+    }
+}
+
+async fn history(State(source): Source) -> Response {
+    Json(source.history()).into_response()
 }
 
 #[derive(Deserialize)]
@@ -224,10 +282,10 @@ async fn unknown(uri: axum::http::Uri) -> Response {
     refuse(
         StatusCode::NOT_FOUND,
         format!("no such path: {path}"),
-        "there is /v1/status, /v1/plan, /v1/flows, /v1/counters, /v1/healthz and /metrics",
+        "there is /v1/status, /v1/plan, /v1/flows, /v1/counters, /v1/history, /v1/healthz and /metrics",
     )
 }
 
 async fn method() -> Response {
-    refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET", "this interface answers questions, it changes nothing")
+    refuse(StatusCode::METHOD_NOT_ALLOWED, "not this method", "questions are asked with GET, changes made with POST")
 }

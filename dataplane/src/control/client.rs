@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{ApiError, Demoted, FlowInfo, Rekeyed, Status};
+use super::types::{ApiError, Demoted, FlowInfo, PlanEntry, Rekeyed, ReloadReport, Status};
 use crate::plan::contract::Contract;
 use crate::telemetry::snapshot::Snapshot;
 
@@ -22,6 +22,8 @@ pub const SOCKET_FOLDER: &str = "/run/softdpu";
 
 /// From connecting to the end of the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for a change, with its health check.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest answer that is taken, in bytes.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -118,6 +120,26 @@ pub async fn demote(socket: &Path, flow: Option<&str>) -> Result<Demoted> {
     answer(socket, Method::POST, &path).await
 }
 
+/// `POST /v1/reload`, or `/v1/history/PLAN/rollback`. Waits as long as a health check may take.
+///
+/// # Errors
+/// As [`status`], and what is wrong with the policy.
+pub async fn reload(socket: &Path, rollback: Option<u64>, dry: bool) -> Result<ReloadReport> {
+    let path = match rollback {
+        None => format!("/v1/reload?dry_run={dry}"),
+        Some(plan) => format!("/v1/history/{plan}/rollback?dry_run={dry}"),
+    };
+    answer_within(CHANGE_TIMEOUT, socket, Method::POST, &path).await
+}
+
+/// `GET /v1/history`.
+///
+/// # Errors
+/// As [`status`].
+pub async fn history(socket: &Path) -> Result<Vec<PlanEntry>> {
+    json(socket, "/v1/history").await
+}
+
 /// `POST /v1/tunnels/TUNNEL/rekey`.
 ///
 /// # Errors
@@ -145,9 +167,13 @@ async fn json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T> {
 }
 
 async fn answer<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T> {
-    let (code, body) = tokio::time::timeout(TIMEOUT, ask(socket, method, path))
+    answer_within(TIMEOUT, socket, method, path).await
+}
+
+async fn answer_within<T: DeserializeOwned>(time: Duration, socket: &Path, method: Method, path: &str) -> Result<T> {
+    let (code, body) = tokio::time::timeout(time, ask(socket, method, path))
         .await
-        .map_err(|_| anyhow!("no answer from {} within {} s", socket.display(), TIMEOUT.as_secs()))??;
+        .map_err(|_| anyhow!("no answer from {} within {} s", socket.display(), time.as_secs()))??;
     if !code.is_success() {
         return Err(match serde_json::from_slice::<ApiError>(&body) {
             Ok(e) => anyhow!("{}: {}", e.error, e.help),

@@ -12,12 +12,21 @@ pub mod types;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, ReplayReport, RuleStatus, Status,
-    SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, PlanEntry, PlanOutcome, PortStatus,
+    ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
 
 use crate::plan::contract::Contract;
 use crate::telemetry::snapshot::Snapshot;
+
+/// Where the next policy comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlanSource {
+    /// Its file, and who asked: "reload", "SIGHUP", "watch".
+    File(&'static str),
+    /// One that was in force before, by its number.
+    History(u64),
+}
 
 /// What a running instance knows about itself.
 pub trait ControlSource: Send + Sync + 'static {
@@ -34,6 +43,12 @@ pub trait ControlSource: Send + Sync + 'static {
     fn plan(&self) -> std::sync::Arc<Contract> {
         Default::default()
     }
+
+    /// Goes on to another policy, and answers when it is in force, or the old one is again. `dry`: only says what would change.
+    fn reload(&self, from: PlanSource, dry: bool) -> BoxFuture<'_, anyhow::Result<ReloadReport>>;
+
+    /// The policies that were in force, newest first.
+    fn history(&self) -> Vec<PlanEntry>;
 
     /// All counters.
     fn counters(&self) -> Snapshot;

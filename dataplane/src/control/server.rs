@@ -62,13 +62,16 @@ impl Server {
     pub async fn serve(self, source: Arc<dyn ControlSource>, stop: impl Future<Output = ()>) {
         let (cut, cut_rx) = watch::channel(());
         let unix = accept_all(api::all(source.clone()), cut_rx.clone(), async || {
-            self.unix.accept().await.map(|(stream, _)| stream)
+            let (stream, _) = self.unix.accept().await?;
+            let peer = api::Peer { uid: stream.peer_cred()?.uid() };
+            Ok((stream, Some(peer)))
         });
         let tcp = async {
             match &self.tcp {
                 Some(listener) => {
                     let router = api::metrics_only(source);
-                    accept_all(router, cut_rx, async || listener.accept().await.map(|(stream, _)| stream)).await;
+                    accept_all(router, cut_rx, async || listener.accept().await.map(|(stream, _)| (stream, None)))
+                        .await;
                 }
                 None => std::future::pending().await,
             }
@@ -95,16 +98,19 @@ fn loopback(at: SocketAddr) -> Result<TcpListener> {
     Ok(TcpListener::from_std(listener)?)
 }
 
-async fn accept_all<S>(router: Router, cut: watch::Receiver<()>, accept: impl AsyncFn() -> std::io::Result<S>)
-where
+async fn accept_all<S>(
+    router: Router,
+    cut: watch::Receiver<()>,
+    accept: impl AsyncFn() -> std::io::Result<(S, Option<api::Peer>)>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Waiting for a seat leaves further clients in the listen queue. The semaphore is never closed.
         let Ok(seat) = seats.clone().acquire_owned().await else { return };
-        let stream = match accept().await {
-            Ok(stream) => stream,
+        let (stream, peer) = match accept().await {
+            Ok(accepted) => accepted,
             Err(e) => {
                 // Out of descriptors, say: worth another try, but not a busy loop.
                 tracing::warn!("control: accept: {e}");
@@ -112,7 +118,10 @@ where
                 continue;
             }
         };
-        let router = router.clone();
+        let router = match peer {
+            Some(peer) => router.clone().layer(axum::Extension(peer)),
+            None => router.clone(),
+        };
         let mut cut = cut.clone();
         tokio::spawn(async move {
             let _seat = seat;

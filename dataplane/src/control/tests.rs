@@ -33,6 +33,18 @@ impl ControlSource for Fake {
         })
     }
 
+    fn reload(&self, from: PlanSource, dry: bool) -> BoxFuture<'_, anyhow::Result<ReloadReport>> {
+        Box::pin(async move {
+            anyhow::ensure!(from != PlanSource::History(9), "there is no plan 9");
+            Ok(ReloadReport { applied: !dry, plan: 2, ..ReloadReport::default() })
+        })
+    }
+
+    fn history(&self) -> Vec<PlanEntry> {
+        let (by, outcome) = ("start".to_owned(), PlanOutcome::Running);
+        vec![PlanEntry { plan: 1, since: 1_700_000_000, by, changes: 0, outcome, why: None }]
+    }
+
     fn status(&self) -> BoxFuture<'_, Status> {
         let workers = vec![WorkerStatus { state: "running".into(), ..WorkerStatus::default() }];
         let status =
@@ -142,6 +154,60 @@ fn the_client_reads_what_the_source_says() {
             client::flows(&socket, &[("class", Some("http")), ("host", Some("*.example.com"))], 10).await.unwrap();
         assert_eq!(below, [flow("a.example.com", "http")]);
         assert_eq!(client::flows(&socket, &[], 1).await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_change_of_policy_is_asked_for_and_answered() {
+    let running = Running::start(false);
+    let socket = running.socket();
+    runtime().block_on(async {
+        let done = client::reload(&socket, None, false).await.unwrap();
+        assert_eq!((done.applied, done.plan), (true, 2));
+        assert!(!client::reload(&socket, Some(1), true).await.unwrap().applied);
+        let unknown = client::reload(&socket, Some(9), false).await.unwrap_err().to_string();
+        assert!(unknown.contains("no plan 9") && unknown.contains("nothing was changed"), "{unknown}");
+        assert_eq!(client::history(&socket).await.unwrap(), Fake.history());
+    });
+}
+
+/// Runs `task` as another user, in a thread of its own: the system call itself, which is per thread.
+fn as_user(uid: u32, task: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        // SAFETY: it changes this thread's credentials and touches no memory.
+        let done = unsafe { libc::syscall(libc::SYS_setresuid, u32::MAX, uid, u32::MAX) };
+        assert_eq!(done, 0);
+        task();
+    });
+    thread.join().unwrap();
+}
+
+#[test]
+fn others_may_ask_and_not_change() {
+    // SAFETY: it cannot fail and touches nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("SKIPPED: it takes root to be somebody else");
+        return;
+    }
+    let running = Running::start(false);
+    // The folder of the test, and the socket in it, let nobody in but root.
+    for (path, mode) in
+        [(running.dir.path().to_owned(), 0o755), (running.dir.path().join("run"), 0o755), (running.socket(), 0o666)]
+    {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let socket = running.socket();
+    as_user(12_345, move || {
+        runtime().block_on(async {
+            assert_eq!(client::status(&socket).await.unwrap().name, "edge-a");
+            for refused in [
+                client::reload(&socket, None, false).await.unwrap_err(),
+                client::rekey(&socket, "wg0", None).await.unwrap_err(),
+                client::demote(&socket, None).await.unwrap_err(),
+            ] {
+                assert!(refused.to_string().contains("only root"), "{refused}");
+            }
+        });
     });
 }
 

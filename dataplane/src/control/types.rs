@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::HostPattern;
+use crate::config::{Change, HostPattern};
 use crate::offload::FlowName;
 use crate::telemetry::snapshot::{ClassTraffic, Frames, Traffic};
 use crate::wire::prefix::Prefix;
@@ -302,6 +302,50 @@ impl FlowFilter {
     pub fn wants_name(&self, info: &FlowInfo) -> bool {
         self.flow.as_ref().is_none_or(|name| name.is(&info.id, &info.l4, &info.a, &info.b))
     }
+}
+
+/// What came of a change of policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// Whether the policy is another one now.
+    pub applied: bool,
+    /// Number of the plan in force.
+    pub plan: u64,
+    pub changes: Vec<Change>,
+    /// Milliseconds to read, check and compile it.
+    pub compile_ms: f64,
+    /// Milliseconds until every worker and the driver had it. 0 where nothing changed.
+    pub switch_ms: f64,
+    /// What is allowed in it but likely not meant.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Why the policy before was put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<String>,
+}
+
+/// A policy that was in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanEntry {
+    pub plan: u64,
+    /// Seconds since 1970.
+    pub since: u64,
+    /// "start", "reload", "SIGHUP", "watch", "rollback to 3", "health check".
+    pub by: String,
+    /// Rules and other parts that changed with it.
+    pub changes: usize,
+    pub outcome: PlanOutcome,
+    /// Why it was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PlanOutcome {
+    Running,
+    Replaced,
+    RolledBack,
 }
 
 /// What the API answers when it cannot do what was asked.

@@ -1,7 +1,7 @@
 //! What is remembered of one flow.
 
 use super::key::{Direction, Endpoint, FlowKey};
-use super::tcp::{L4State, Sequences};
+use super::tcp::{L4State, Segment, Sequences};
 use super::timers::Tick;
 
 /// Place of a flow in its worker's table. Valid until the next [`super::FlowTable::expire`], that is for one batch.
@@ -189,6 +189,7 @@ impl Flow {
         self.flags = if on { self.flags | flags } else { self.flags & !flags };
     }
 
+    #[inline]
     pub(super) fn is_live(&self) -> bool {
         self.has(flag::LIVE)
     }
@@ -227,6 +228,13 @@ impl Flow {
         self.next_seq = s.next;
         self.put(flag::SEQ, s.known[0]);
         self.put(flag::SEQ << 1, s.known[1]);
+    }
+
+    /// Of an established TCP connection: the segment changes no state, and ends near what its sender was to send next.
+    #[inline(always)]
+    pub(super) fn is_in_step(&self, dir: Direction, segment: &Segment) -> bool {
+        let i = dir.index();
+        self.has(flag::SEQ << i) && segment.is_plain() && segment.upper_end() == self.next_seq[i]
     }
 
     /// To be called when packets of the flow have gone elsewhere than through this table: what it knows of TCP's sequence

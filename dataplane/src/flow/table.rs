@@ -4,6 +4,8 @@
 //! yet may take up a share of the table and no more; when that or the whole table is full, a new flow takes the place of the
 //! oldest unproven one. A proven flow never makes way.
 
+mod ageing;
+
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
 use super::entry::{Flow, FlowIdx, U24};
@@ -13,8 +15,8 @@ use super::key::{Direction, FlowKey, Net, Seed};
 use super::marks::Marks;
 use super::memory;
 use super::tcp::{self, L4State, Segment, Standing};
-use super::timers::{FIRST_LOOK, Tick, Timeouts, Wheel};
-use super::young::{QUEUES, STATES, Young};
+use super::timers::{Tick, Timeouts, Wheel};
+use super::young::{QUEUES, Young};
 
 #[derive(Clone, Debug)]
 pub struct FlowConfig {
@@ -32,13 +34,25 @@ impl Default for FlowConfig {
 }
 
 /// A packet's key, hashed: made for a whole batch first, so that the memory is on its way when it is looked up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Prepared {
     key: FlowKey,
     swapped: bool,
     early: Early,
     hash: u64,
     segment: Segment,
+    /// Where the flow most likely is, as [`FlowTable::prefetch_flow`] saw it; else [`UNGUESSED`].
+    guess: u32,
+}
+
+/// Beyond every slab.
+const UNGUESSED: u32 = u32::MAX;
+
+impl Default for Prepared {
+    fn default() -> Self {
+        let (key, segment, early) = (FlowKey::default(), Segment::default(), Early::default());
+        Self { key, swapped: false, early, hash: 0, segment, guess: UNGUESSED }
+    }
 }
 
 impl Prepared {
@@ -213,7 +227,7 @@ impl FlowTable {
         } else {
             Segment::default()
         };
-        *to = Prepared { key, hash: key.hash(&self.seed), swapped, segment, early };
+        *to = Prepared { key, hash: key.hash(&self.seed), swapped, segment, early, guess: UNGUESSED };
         Ok(())
     }
 
@@ -225,7 +239,7 @@ impl FlowTable {
             return None;
         }
         let (key, swapped) = FlowKey::of(about, (about.sport, about.dport), net);
-        let place = self.find(&key, key.hash(&self.seed))?;
+        let place = self.find_key(&key, key.hash(&self.seed))?;
         let flow = &self.slab[place as usize];
         let dir = flow.direction(swapped);
         let state = flow.state();
@@ -249,11 +263,12 @@ impl FlowTable {
 
     /// Asks for the flow's cache lines, once its bucket's is there.
     #[inline]
-    pub fn prefetch_flow(&self, p: &Prepared) {
-        if let Some(flow) = self.index.guess(p.hash).and_then(|place| self.slab.get(place as usize)) {
-            memory::prefetch(flow);
-            memory::prefetch_at(flow, 63);
-            memory::prefetch_at(flow, std::mem::size_of::<Flow>() - 1);
+    pub fn prefetch_flow(&self, p: &mut Prepared) {
+        if let Some(place) = self.index.guess(p.hash)
+            && let Some(flow) = self.slab.get(place as usize)
+        {
+            p.guess = place;
+            ask_for(flow);
         }
     }
 
@@ -263,31 +278,37 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`Refusal::TableFull`], [`Refusal::TooManyUnproven`].
-    #[inline]
+    #[inline(always)]
     pub fn lookup_or_insert(
         &mut self,
         p: &Prepared,
         now: Tick,
-        mut ended: impl FnMut(FlowIdx, &Flow),
+        ended: impl FnMut(FlowIdx, &Flow),
     ) -> Result<Hit, Refusal> {
-        if let Some(place) = self.find(&p.key, p.hash) {
-            let flow = &mut self.slab[place as usize];
-            let new = tcp::opens(p.key.proto(), p.segment.flags) && flow.state().gives_way();
-            if new {
-                ended(FlowIdx(place), flow);
-                let before = flow.state().standing();
-                flow.restart(p.key, p.swapped, L4State::TcpOpening, now);
-                self.stands(place, before, Standing::Unproven);
-            }
-            return Ok(Hit { idx: FlowIdx(place), dir: self.slab[place as usize].direction(p.swapped), new });
+        let Some(place) = self.find(p) else { return self.insert(p, now, ended) };
+        if tcp::opens(p.key.proto(), p.segment.flags) && self.slab[place as usize].state().gives_way() {
+            return Ok(self.open_again(place, p, now, ended));
         }
-        self.insert(p, now, ended)
+        Ok(Hit { idx: FlowIdx(place), dir: self.slab[place as usize].direction(p.swapped), new: false })
+    }
+
+    /// A new connection on the ports of one that is over.
+    #[cold]
+    #[inline(never)]
+    fn open_again(&mut self, place: u32, p: &Prepared, now: Tick, mut ended: impl FnMut(FlowIdx, &Flow)) -> Hit {
+        let flow = &mut self.slab[place as usize];
+        ended(FlowIdx(place), flow);
+        let before = flow.state().standing();
+        flow.restart(p.key, p.swapped, L4State::TcpOpening, now);
+        let dir = flow.direction(p.swapped);
+        self.stands(place, before, Standing::Unproven);
+        Hit { idx: FlowIdx(place), dir, new: true }
     }
 
     /// The flow of a packet, if there is one.
     #[inline]
     pub fn lookup(&self, p: &Prepared) -> Option<(FlowIdx, Direction)> {
-        let place = self.find(&p.key, p.hash)?;
+        let place = self.find(p)?;
         Some((FlowIdx(place), self.slab[place as usize].direction(p.swapped)))
     }
 
@@ -302,12 +323,27 @@ impl FlowTable {
     }
 
     /// Counts one packet into its flow and moves the L4 state. `bytes`: what the caller counts as the packet's length.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&mut self, hit: Hit, p: &Prepared, bytes: u32, now: Tick) {
         let flow = &mut self.slab[hit.idx.0 as usize];
         flow.last_seen = now;
         flow.count(hit.dir, bytes);
         let state = flow.state();
+        let nothing_new = match state {
+            L4State::Udp | L4State::Other => true,
+            L4State::UdpOneSided | L4State::OtherOneSided => hit.dir == Direction::FromInitiator,
+            L4State::TcpEstablished => flow.is_in_step(hit.dir, &p.segment),
+            _ => false,
+        };
+        if !nothing_new || p.early.packets != 0 {
+            self.learn(hit, p, state, now);
+        }
+    }
+
+    /// What a packet tells of its flow's state.
+    #[inline(never)]
+    fn learn(&mut self, hit: Hit, p: &Prepared, state: L4State, now: Tick) {
+        let flow = &mut self.slab[hit.idx.0 as usize];
         if p.early != Early::default() {
             flow.fold(hit.dir, u64::from(p.early.packets), u64::from(p.early.bytes), now);
         }
@@ -333,27 +369,6 @@ impl FlowTable {
             let next = if state == L4State::UdpOneSided { L4State::Udp } else { L4State::Other };
             self.moved(hit.idx.0, state, next);
         }
-    }
-
-    /// Ends the flows that have been idle for their timeout. Looks at no more than `budget` flows; `ended` is called
-    /// with each that ends. Gives how many were looked at. Invalidates every [`FlowIdx`].
-    pub fn expire(&mut self, now: Tick, budget: usize, mut ended: impl FnMut(FlowIdx, &Flow)) -> usize {
-        let mut looks = 0;
-        for queue in 0..QUEUES {
-            // The wheel has its turn too.
-            while looks < budget - budget / 4
-                && let Some(place) = self.due(queue, now, &mut looks)
-            {
-                self.look(place, now, &mut ended);
-            }
-        }
-        while looks < budget {
-            let slab = &self.slab;
-            let Some(place) = self.wheel.next_due(now, |i| slab[i as usize].link()) else { break };
-            looks += 1;
-            self.look(place, now, &mut ended);
-        }
-        looks
     }
 
     /// The flow in a place, if it is still this one.
@@ -392,8 +407,19 @@ impl FlowTable {
             .map(|(i, f)| (FlowIdx(i as u32), f))
     }
 
-    #[inline]
-    fn find(&self, key: &FlowKey, hash: u64) -> Option<u32> {
+    /// The place of a packet's flow: nearly always where it was guessed to be.
+    #[inline(always)]
+    fn find(&self, p: &Prepared) -> Option<u32> {
+        if let Some(flow) = self.slab.get(p.guess as usize)
+            && flow.key == p.key
+            && flow.is_live()
+        {
+            return Some(p.guess);
+        }
+        self.find_key(&p.key, p.hash)
+    }
+
+    fn find_key(&self, key: &FlowKey, hash: u64) -> Option<u32> {
         self.index.find(hash, |p| self.slab[p as usize].key == *key)
     }
 
@@ -513,20 +539,20 @@ impl FlowTable {
         }
         if let Some((queue, _)) = oldest {
             let place = self.young.pop(&self.slab, queue)?;
-            self.end(place, ended);
+            self.end(place, self.slab[place as usize].key.hash(&self.seed), ended);
             return Some((place, false));
         }
         let slab = &self.slab;
         let place = self.marks.next(|p| makes_way(&slab[p as usize], unproven, now))?;
-        self.end(place, ended);
+        self.end(place, self.slab[place as usize].key.hash(&self.seed), ended);
         Some((place, true))
     }
 
-    /// Ends a flow; its entry stays where it hangs.
-    fn end(&mut self, place: u32, ended: &mut impl FnMut(FlowIdx, &Flow)) {
+    /// Ends a flow, of whose key this is the hash; its entry stays where it hangs.
+    fn end(&mut self, place: u32, hash: u64, ended: &mut impl FnMut(FlowIdx, &Flow)) {
         let flow = &mut self.slab[place as usize];
         ended(FlowIdx(place), flow);
-        let (hash, standing) = (flow.key.hash(&self.seed), flow.state().standing());
+        let standing = flow.state().standing();
         flow.retire();
         self.live -= 1;
         self.unproven -= u32::from(standing == Standing::Unproven);
@@ -534,55 +560,14 @@ impl FlowTable {
         let found = self.index.remove(place, hash);
         debug_assert!(found, "a live flow is in one of its two buckets");
     }
+}
 
-    /// Takes the head off a queue if its time has come.
-    fn due(&mut self, queue: usize, now: Tick, looks: &mut usize) -> Option<u32> {
-        let stay = self.timeouts.of(STATES[queue]);
-        // Where an entry was taken over in the queue's middle, its flow is younger than those behind it.
-        for _ in 0..2 {
-            let place = self.young.head(queue)?;
-            *looks += 1;
-            let flow = &self.slab[place as usize];
-            let next = flow.link();
-            if let Some(next) = next {
-                memory::prefetch(&self.slab[next as usize]);
-            }
-            let age = now.since(flow.created);
-            if age >= stay || !flow.is_live() {
-                return self.young.pop(&self.slab, queue);
-            }
-            let older = next.is_some_and(|next| now.since(self.slab[next as usize].created) > age);
-            if !older {
-                return None;
-            }
-            self.young.rotate(&mut self.slab, queue);
-        }
-        None
-    }
-
-    /// Ends a flow that is off its list if it was silent for long enough, else hangs it up again.
-    fn look(&mut self, place: u32, now: Tick, ended: &mut impl FnMut(FlowIdx, &Flow)) {
-        let flow = &self.slab[place as usize];
-        if flow.is_live() {
-            if now.since(flow.last_seen) < self.timeouts.of(flow.state()) {
-                return self.pass_on(place, now);
-            }
-            self.end(place, ended);
-        }
-        self.give_back(place);
-    }
-
-    /// Hangs an entry on the wheel; one without a flow goes to the free ones.
-    fn pass_on(&mut self, place: u32, now: Tick) {
-        let flow = &mut self.slab[place as usize];
-        if !flow.is_live() {
-            return self.give_back(place);
-        }
-        let left = self.timeouts.of(flow.state()).saturating_sub(now.since(flow.last_seen));
-        let at = now.plus(left.min(FIRST_LOOK.max(now.since(flow.created))));
-        let link = self.wheel.hang(place, at);
-        flow.set_link(link);
-    }
+/// Asks for a flow's cache lines.
+#[inline(always)]
+fn ask_for(flow: &Flow) {
+    memory::prefetch(flow);
+    memory::prefetch_at(flow, 63);
+    memory::prefetch_at(flow, std::mem::size_of::<Flow>() - 1);
 }
 
 /// Whether a flow may end for another's sake.

@@ -43,9 +43,9 @@ fn bytes(h: &Headers) -> Vec<u8> {
 /// One packet through the table. Gives the hit and the ended flows' initiators.
 fn pass(t: &mut FlowTable, h: &Headers, now: Tick) -> (Result<Hit, Refusal>, Vec<String>) {
     let mut ended = Vec::new();
-    let p = t.prepare(h, &bytes(h), now).unwrap();
+    let mut p = t.prepare(h, &bytes(h), now).unwrap();
     t.prefetch(&p);
-    t.prefetch_flow(&p);
+    t.prefetch_flow(&mut p);
     let hit = t.lookup_or_insert(&p, now, |_, f| ended.push(f.initiator().to_string()));
     if let Ok(hit) = hit {
         t.touch(hit, &p, 100, now);
@@ -241,6 +241,39 @@ fn a_budget_bounds_a_look_and_nothing_is_forgotten() {
     }
     assert_eq!(ended, 1000);
     assert!((16..40).contains(&rounds), "{rounds}");
+}
+
+#[test]
+fn who_ages_can_tell_whether_more_is_due() {
+    let mut t = table(1000, Timeouts::default());
+    for port in 0..1000 {
+        pass(&mut t, &packet(1, 2, (port, 53), UDP, 0), Tick(0)).0.unwrap();
+    }
+    assert!(t.expire(Tick(5999), 128, |_, _| ()) < 64);
+    let (mut calls, mut ended) = (1, 0);
+    while t.expire(Tick(6000), 128, |_, _| ended += 1) >= 64 {
+        calls += 1;
+    }
+    // Of the budget three quarters are for the young ones.
+    assert!(t.is_empty() && ended == 1000 && calls <= 1000 / 96 + 1, "{calls}");
+}
+
+#[test]
+fn a_guess_that_came_true_no_more_is_not_believed() {
+    let mut t = table(16, Timeouts::default());
+    for port in 0..16 {
+        pass(&mut t, &packet(1, 2, (port, 53), UDP, 0), Tick(u32::from(port))).0.unwrap();
+    }
+    let old = packet(1, 2, (0, 53), UDP, 0);
+    let mut p = t.prepare(&old, &bytes(&old), Tick(50)).unwrap();
+    t.prefetch_flow(&mut p);
+    // A packet before it in the batch takes its flow's place.
+    let (hit, ended) = pass(&mut t, &packet(9, 2, (7, 53), UDP, 0), Tick(50));
+    assert_eq!((hit.unwrap().new, ended.len()), (true, 1));
+    assert!(t.lookup(&p).is_none());
+    let hit = t.lookup_or_insert(&p, Tick(50), |_, _| ()).unwrap();
+    assert!(hit.new);
+    assert_eq!(t.get(hit.idx).initiator().port, 0);
 }
 
 #[test]

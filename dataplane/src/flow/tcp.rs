@@ -163,6 +163,18 @@ impl Segment {
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+
+    /// Neither SYN nor FIN nor RST.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.flags & (SYN | FIN | RST) == 0
+    }
+
+    /// The sequence number behind a plain one, in units of 64 KiB.
+    #[inline]
+    pub(super) fn upper_end(&self) -> u16 {
+        upper(self.seq.wrapping_add(u32::from(self.len)))
+    }
 }
 
 /// Per side (by [`Direction::index`]) the upper half of what it is to send next.
@@ -233,7 +245,7 @@ fn believes_reset(state: L4State, s: &Sequences, me: usize, seg: &Segment) -> bo
 #[inline]
 pub fn next(state: L4State, s: &mut Sequences, dir: Direction, seg: &Segment) -> (L4State, bool) {
     let (me, peer) = (dir.index(), 1 - dir.index());
-    if seg.flags & (SYN | FIN | RST) == 0 && state == S::TcpEstablished {
+    if seg.is_plain() && state == S::TcpEstablished {
         s.follow(me, seg);
         return (state, false);
     }

@@ -134,6 +134,11 @@ impl Wheel {
         self.pending = link_of(entry);
         Some(entry)
     }
+
+    /// The entry that comes after the last one, where it is in the same slot.
+    pub(super) fn next(&self) -> Option<u32> {
+        self.pending
+    }
 }
 
 /// Slot times have the upper bits of a tick: they wrap at 2^28.

@@ -8,7 +8,7 @@ use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
 use crate::l7::Inspector;
 use crate::plan::Plan;
-use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::counters::{RuleCounters, WorkerCounters};
 use crate::telemetry::export::Sink;
 use crate::tunnel::events::Events;
 use crate::tunnel::keys::{Keys, Seal, Way};
@@ -63,6 +63,8 @@ pub struct Cx<'a> {
     /// For packets in several frames: gathered here, worked on, scattered again. 64 KiB and room around them.
     pub scratch: &'a mut [u8],
     pub counters: &'a WorkerCounters,
+    /// Those of the plan's rules.
+    pub rules: &'a RuleCounters,
     pub seen: Seen,
 }
 

@@ -93,6 +93,16 @@ impl Graph {
         self.go_out(cx, batch);
     }
 
+    /// `parse` alone: for benches.
+    pub fn parse(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        walk!(self, cx, batch: parse);
+    }
+
+    /// `flow` and `classify` alone: for benches.
+    pub fn understand(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        walk!(self, cx, batch: flow classify);
+    }
+
     /// Takes packets up again that had waited for their next hop or their peer.
     pub fn resume(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         for packet in &mut batch.packets {

@@ -10,7 +10,7 @@ use crate::wire::{icmp, overlay};
 use softdpu_ebpf_common::walk::{Headers, proto};
 
 /// How many packets ahead of the look-up a flow's own cache lines are asked for.
-const AHEAD: usize = 4;
+const AHEAD: usize = 16;
 /// A full batch and all fragments that may come out of waiting with it.
 const MOST: usize = 2 * MAX_BATCH;
 
@@ -46,13 +46,13 @@ impl Node for Flow {
             }
         }
         let len = batch.len().min(MOST);
-        let (prepared, keyed) = (&self.prepared[..len], &self.keyed[..len]);
-        for (prepared, _) in prepared.iter().zip(keyed).take(AHEAD).filter(|(_, keyed)| **keyed) {
+        let (prepared, keyed) = (&mut self.prepared[..len], &self.keyed[..len]);
+        for (prepared, _) in prepared.iter_mut().zip(keyed).take(AHEAD).filter(|(_, keyed)| **keyed) {
             cx.flows.prefetch_flow(prepared);
         }
         for (at, packet) in batch.packets.iter_mut().enumerate().take(len) {
             if keyed.get(at + AHEAD) == Some(&true) {
-                cx.flows.prefetch_flow(&prepared[at + AHEAD]);
+                cx.flows.prefetch_flow(&mut prepared[at + AHEAD]);
             }
             if keyed[at] {
                 find(cx, packet, &prepared[at], now);

@@ -1,6 +1,7 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
 use super::relay;
+use super::select;
 use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
@@ -43,7 +44,7 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         // No rule: plain forwarding, and nothing that a tunnel was made for.
         return if packet.meta.tunnel_in == NONE { Ok(()) } else { Err(DropReason::WrongTunnel) };
     };
-    if let Some(counter) = cx.counters.rules.get(usize::from(rule)) {
+    if let Some(counter) = cx.rules.get(rule) {
         counter.add(1, len);
     }
     if plan.drop {
@@ -70,6 +71,9 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
             packet.meta.compress = plan.compress;
             cx.seen.to_seal = true;
             cx.seen.to_compress |= plan.compress;
+            if cx.keys.many_ways() {
+                select::prefetch_way(cx, packet);
+            }
             Ok(())
         }
     }

@@ -37,6 +37,9 @@ impl Node for SealNode {
                 let ahead = if at == 0 { 0 } else { at + AHEAD };
                 let keys = batch.packets.iter().take(at + same + AHEAD).skip(ahead);
                 keys.filter_map(|packet| cx.way(packet)).for_each(|way| way.prefetch_keys(cx.now));
+                let ahead = if at == 0 { 0 } else { at + 2 * AHEAD };
+                let counters = batch.packets.iter().take(at + same + 2 * AHEAD).skip(ahead);
+                counters.filter_map(|packet| cx.way(packet)).for_each(|way| way.prefetch_counter(cx.now));
             }
             if of.0 != NONE {
                 refused |= seal_run(cx, &mut batch.packets[at..at + same]);

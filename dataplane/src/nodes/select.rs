@@ -38,19 +38,21 @@ impl Node for Select {
 /// Asks for the ways of the whole batch, one step after the other: each step is over the batch before the next one needs it.
 /// The nodes from here to `seal` find them in the cache.
 #[inline(never)]
-fn prefetch(cx: &Cx<'_>, batch: &mut Batch) {
-    for packet in &mut batch.packets {
-        if packet.meta.tunnel_out != NONE
-            && let Some(way) = cached(cx, packet)
-        {
-            packet.meta.way = way;
-            cx.keys.prefetch_way(packet.meta.tunnel_out, way);
-        }
-    }
+fn prefetch(cx: &Cx<'_>, batch: &Batch) {
     let ways = || batch.packets.iter().filter_map(|packet| cx.way(packet));
-    ways().for_each(Way::prefetch);
     ways().for_each(Way::prefetch_seal);
     ways().for_each(Way::prefetch_session);
+}
+
+/// Asks for a packet's way, while `policy` has other packets to judge: the batch's ways at once would have to wait for each other.
+#[inline]
+pub(super) fn prefetch_way(cx: &Cx<'_>, packet: &mut Packet) {
+    if let Some(way) = cached(cx, packet) {
+        packet.meta.way = way;
+        if let Some(way) = cx.way(packet) {
+            way.prefetch();
+        }
+    }
 }
 
 /// Finds the packet's way; also for packets made on the way (ICMP errors).

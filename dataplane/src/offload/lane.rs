@@ -6,7 +6,7 @@ use crate::flow::{Direction, Flow, FlowIdx, FlowKey, FlowTable, L4State, Tick, T
 use crate::io::steer::FlowCount;
 use crate::l7::Class;
 use crate::nodes::policy::last_rule;
-use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::counters::{RuleCounters, WorkerCounters};
 use crossbeam::queue::ArrayQueue;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -92,15 +92,15 @@ impl Client {
     }
 
     /// Takes the thread's notes over into the flows and counters. Between two batches.
-    pub fn read_notes(&self, flows: &mut FlowTable, counters: &WorkerCounters) {
+    pub fn read_notes(&self, flows: &mut FlowTable, counters: &WorkerCounters, rules: &RuleCounters) {
         // No more than came until now: others may go on pushing.
         for _ in 0..self.lane.notes.len() {
             let Some(note) = self.lane.notes.pop() else { return };
-            self.read(&note, flows, counters);
+            self.read(&note, flows, counters, rules);
         }
     }
 
-    fn read(&self, note: &Note, flows: &mut FlowTable, counters: &WorkerCounters) {
+    fn read(&self, note: &Note, flows: &mut FlowTable, counters: &WorkerCounters, rules: &RuleCounters) {
         let Some(flow) = flows.held(note.flow.idx, &note.flow.key, note.flow.created) else {
             if matches!(note.what, What::Placed | What::Counted(_)) {
                 // Where it does not fit, the next note finds the same.
@@ -135,7 +135,7 @@ impl Client {
                 continue;
             }
             flow.fold(direction, count.packets, count.bytes, note.seen);
-            if let Some(counter) = rule.and_then(|rule| counters.rules.get(usize::from(rule))) {
+            if let Some(counter) = rule.and_then(|rule| rules.get(rule)) {
                 counter.add(count.packets, count.bytes);
             }
             if let Some(class) = counters.classes.get(class) {

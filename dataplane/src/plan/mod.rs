@@ -14,6 +14,7 @@ use crate::io::pool::MAX_PORTS;
 use crate::l7::Class;
 use anyhow::{Context, Result, bail};
 use rules::Rule;
+use std::sync::Arc;
 
 /// What all workers run. Immutable; a change is a new plan with another generation.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub struct Plan {
     pub guards_by_class: bool,
     /// First match wins.
     pub rules: Vec<Rule>,
+    /// Their names, for who counts by them.
+    pub rule_names: Arc<[String]>,
     /// The tunnel of type xfrm, and the rule that stands for all that the kernel's policies say.
     pub xfrm: Option<(u16, u16)>,
 }
@@ -86,6 +89,7 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
     let first = named.next();
     let relays = named.any(|tunnel| Some(tunnel) != first);
     Ok(Plan {
+        rule_names: rules.iter().map(|rule| rule.name.clone()).collect(),
         xfrm,
         relays,
         guards_by_class: rules.iter().any(Rule::guards_by_class),

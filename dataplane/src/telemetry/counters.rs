@@ -1,8 +1,9 @@
 //! Counters of a worker. One thread writes them with plain loads and stores, any thread may read them: no locked instruction
 //! and no shared cache line on the packet path.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A counter with one writer. Reads from other threads see some recent value.
 #[derive(Debug, Default)]
@@ -38,7 +39,6 @@ impl Counter {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     pub ports: Vec<String>,
-    pub rules: Vec<String>,
     pub tunnels: Vec<String>,
     /// Names of drop reasons, by discriminant.
     pub reasons: &'static [&'static str],
@@ -133,7 +133,7 @@ pub struct LoopCounters {
 #[repr(align(128))]
 pub struct WorkerCounters {
     pub ports: Padded<PortCounters>,
-    pub rules: Padded<Traffic>,
+    pub rules: RuleBook,
     pub tunnels: Padded<TunnelCounters>,
     pub classes: Padded<ClassCounters>,
     /// By discriminant of the drop reason.
@@ -173,7 +173,71 @@ pub struct WorkerCounters {
     pub outer_fragmented: Counter,
     /// Bytes that came to the link header unsealed although a rule encrypts their flow; they are held back there. Stays zero.
     pub escaped_bytes: Counter,
+    /// Generation of the plan that the worker's last batch was walked with.
+    pub plan: Counter,
     names: Arc<Names>,
+}
+
+/// What one worker counted by the rules of one plan.
+#[derive(Debug)]
+pub struct RuleCounters {
+    names: Arc<[String]>,
+    traffic: Padded<Traffic>,
+}
+
+impl RuleCounters {
+    /// By the rule's index in the plan.
+    #[inline]
+    pub fn get(&self, rule: u16) -> Option<&Traffic> {
+        self.traffic.get(usize::from(rule))
+    }
+
+    fn totals(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        let both = self.names.iter().zip(self.traffic.iter());
+        both.map(|(name, traffic)| (name.as_str(), traffic.packets.get(), traffic.bytes.get()))
+    }
+}
+
+/// A worker's counters of rules. Plans come and go while packets do; what was counted by a rule's name goes on with the rule
+/// that has the name in the next plan.
+#[derive(Debug, Default)]
+pub struct RuleBook {
+    /// The last one is being written to.
+    plans: Mutex<Vec<Arc<RuleCounters>>>,
+    /// Of those that were taken out.
+    before: Mutex<HashMap<String, (u64, u64)>>,
+}
+
+impl RuleBook {
+    /// The worker begins with another plan, whose rules have these names. It holds up nobody: it only adds to a list.
+    pub fn begin(&self, names: Arc<[String]>) -> Arc<RuleCounters> {
+        let traffic = Padded::new(names.len());
+        let counters = Arc::new(RuleCounters { names, traffic });
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
+        counters
+    }
+
+    /// Name, packets and bytes of each rule of the newest plan, in its order.
+    pub fn totals(&self) -> Vec<(String, u64, u64)> {
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let (done, newest) = {
+            let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = plans.len().saturating_sub(1);
+            (plans.drain(..last).collect::<Vec<_>>(), plans.last().cloned())
+        };
+        for (name, packets, bytes) in done.iter().flat_map(|plan| plan.totals()) {
+            if (packets, bytes) != (0, 0) {
+                let sum = before.entry(name.to_owned()).or_default();
+                *sum = (sum.0 + packets, sum.1 + bytes);
+            }
+        }
+        let Some(newest) = newest else { return Vec::new() };
+        let with_before = |(name, packets, bytes): (&str, u64, u64)| {
+            let (p, b) = before.get(name).copied().unwrap_or_default();
+            (name.to_owned(), p + packets, b + bytes)
+        };
+        newest.totals().map(with_before).collect()
+    }
 }
 
 /// A list on cache lines that no other worker writes to.
@@ -205,7 +269,7 @@ impl WorkerCounters {
     pub fn new(names: Arc<Names>) -> Self {
         Self {
             ports: Padded::new(names.ports.len()),
-            rules: Padded::new(names.rules.len()),
+            rules: RuleBook::default(),
             tunnels: Padded::new(names.tunnels.len()),
             classes: Padded::new(names.classes.len()),
             drops: Padded::new(names.reasons.len()),
@@ -228,6 +292,7 @@ impl WorkerCounters {
             mss_clamped: Counter::default(),
             outer_fragmented: Counter::default(),
             escaped_bytes: Counter::default(),
+            plan: Counter::default(),
             names,
         }
     }
@@ -247,6 +312,7 @@ impl WorkerCounters {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -261,6 +327,24 @@ mod tests {
                 assert_eq!(*lines.entry(line).or_insert(w), w);
             }
         }
+    }
+
+    #[test]
+    fn a_rule_that_keeps_its_name_goes_on_counting_in_the_next_plan() {
+        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Arc<[String]>>();
+        let book = RuleBook::default();
+        let first = book.begin(names(&["web", "dns"]));
+        first.get(0).unwrap().add(3, 300);
+        first.get(1).unwrap().add(1, 60);
+        let second = book.begin(names(&["dns", "mail"]));
+        second.get(0).unwrap().add(2, 120);
+        // A reader that comes between finds the same.
+        for _ in 0..2 {
+            assert_eq!(book.totals(), [("dns".to_owned(), 3, 180), ("mail".to_owned(), 0, 0)]);
+        }
+        book.begin(names(&["web"]));
+        assert_eq!(book.totals(), [("web".to_owned(), 3, 300)]);
+        assert!(second.get(2).is_none());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The counters of all workers at one time, summed, in a form that is serialised and compared.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::counters::{FrameCounters, Names, Traffic as TrafficCounters, WorkerCounters};
@@ -171,7 +173,6 @@ impl Snapshot {
         let named = |list: &[String]| list.to_vec();
         let mut all = Self {
             ports: named(&names.ports).into_iter().map(|name| PortTraffic { name, ..Default::default() }).collect(),
-            rules: named(&names.rules).into_iter().map(|name| RuleTraffic { name, ..Default::default() }).collect(),
             tunnels: named(&names.tunnels)
                 .into_iter()
                 .map(|name| TunnelTraffic { name, ..Default::default() })
@@ -199,10 +200,7 @@ impl Snapshot {
             sum.rx.take(&port.rx);
             sum.tx.take(&port.tx);
         }
-        for (sum, rule) in self.rules.iter_mut().zip(from.rules.iter()) {
-            sum.packets += rule.packets.get();
-            sum.bytes += rule.bytes.get();
-        }
+        self.add_rules(from.rules.totals());
         for (sum, tunnel) in self.tunnels.iter_mut().zip(from.tunnels.iter()) {
             sum.sealed.take(&tunnel.sealed);
             sum.opened.take(&tunnel.opened);
@@ -252,6 +250,21 @@ impl Snapshot {
         });
     }
 
+    /// By name: while a new plan comes into force, workers may be at different ones.
+    fn add_rules(&mut self, totals: Vec<(String, u64, u64)>) {
+        let places: HashMap<String, usize> =
+            self.rules.iter().enumerate().map(|(at, rule)| (rule.name.clone(), at)).collect();
+        for (name, packets, bytes) in totals {
+            match places.get(&name).and_then(|at| self.rules.get_mut(*at)) {
+                Some(sum) => {
+                    sum.packets += packets;
+                    sum.bytes += bytes;
+                }
+                None => self.rules.push(RuleTraffic { name, packets, bytes }),
+            }
+        }
+    }
+
     /// Packets dropped, whatever the reason.
     pub fn dropped(&self) -> u64 {
         self.drops.iter().map(|d| d.packets).sum()
@@ -268,7 +281,6 @@ pub(crate) mod tests {
     pub(crate) fn two_workers() -> Snapshot {
         let names = Arc::new(Names {
             ports: vec!["apps".into(), "uplink".into()],
-            rules: vec!["protect".into()],
             tunnels: vec!["to-b".into()],
             reasons: &["parse_short", "no_route"],
             classes: &["unknown", "http"],
@@ -278,7 +290,8 @@ pub(crate) mod tests {
             let n = i as u64 + 1;
             w.ports[0].rx.add(10 * n, 1000 * n);
             w.ports[1].tx.add(9 * n, 900 * n);
-            w.rules[0].add(9 * n, 800 * n);
+            let rules = w.rules.begin(["protect".to_owned()].into());
+            rules.get(0).unwrap().add(9 * n, 800 * n);
             w.tunnels[0].sealed.add(9 * n, 800 * n);
             w.tunnels[0].compress_in_bytes.add(600 * n);
             w.tunnels[0].compress_out_bytes.add(200 * n);

@@ -234,6 +234,16 @@ impl Way {
         }
     }
 
+    /// Asks for the line that is written when the next packet is sealed.
+    #[inline]
+    pub fn prefetch_counter(&self, now: u64) {
+        if let Seal::WireGuard(out) = &self.seal
+            && let Some(session) = out.session(now)
+        {
+            session.prefetch_counter();
+        }
+    }
+
     /// Asks for the keys. Once all of the above have had their time.
     #[inline]
     pub fn prefetch_keys(&self, now: u64) {

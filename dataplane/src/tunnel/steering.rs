@@ -9,13 +9,13 @@ use std::sync::Mutex;
 
 /// The XDP program and what its rules are made from.
 pub struct Steering {
-    policy: Policy,
     /// Interface index per port, `None` for ports that XDP has no part in.
     interfaces: Vec<Option<u32>>,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
+    policy: Policy,
     /// Until it is detached; `None` where no port has one.
     steer: Option<Steer>,
     /// By tunnel of the policy.
@@ -26,7 +26,7 @@ impl Steering {
     /// `steer` has the rules that [`Self::first`] gave.
     pub fn new(policy: Policy, interfaces: Vec<Option<u32>>, steer: Option<Steer>) -> Self {
         let tunnels = steering::of_tunnels(&policy);
-        Self { policy, interfaces, inner: Mutex::new(Inner { steer, tunnels }) }
+        Self { interfaces, inner: Mutex::new(Inner { policy, steer, tunnels }) }
     }
 
     /// The rules to begin with.
@@ -55,7 +55,7 @@ impl Steering {
 
     /// A WireGuard tunnel listens on another port now.
     pub fn set_wireguard_port(&self, tunnel: usize, port: u16) {
-        let rules = steering::of_wireguard(&self.policy, tunnel, port);
+        let rules = steering::of_wireguard(&lock(&self.inner).policy, tunnel, port);
         if let Err(error) = self.set(tunnel, rules) {
             tracing::error!("the tunnel's new port is not steered to the workers: {error:#}");
         }
@@ -68,16 +68,43 @@ impl Steering {
     pub fn set(&self, tunnel: usize, rules: Vec<SteerRule>) -> Result<()> {
         let mut inner = lock(&self.inner);
         let before = std::mem::replace(&mut inner.tunnels[tunnel], rules);
-        let all = inner.tunnels.iter().flatten().cloned().collect();
-        let done = steer::compile(&steering::rules(&self.policy, &self.interfaces, all))
-            .context("the steering rules")
-            .and_then(|tables| match &mut inner.steer {
-                Some(steer) => Ok(steer.set_rules(&tables)?),
-                None => Ok(()),
-            });
+        let done = self.put(&mut inner, None);
         if done.is_err() {
             inner.tunnels[tunnel] = before;
         }
         done
+    }
+
+    /// Whether [`Self::set_policy`] would do.
+    ///
+    /// # Errors
+    /// More rules or prefixes than there is room for.
+    pub fn try_policy(&self, policy: &Policy) -> Result<()> {
+        self.compile(&lock(&self.inner), policy).map(drop)
+    }
+
+    /// Takes up another policy's steering rules, in one step for the packets. Its tunnels are those of the one before.
+    ///
+    /// # Errors
+    /// More rules or prefixes than there is room for; what was in force stays so.
+    pub fn set_policy(&self, policy: Policy) -> Result<()> {
+        let mut inner = lock(&self.inner);
+        self.put(&mut inner, Some(&policy))?;
+        inner.policy = policy;
+        Ok(())
+    }
+
+    fn compile(&self, inner: &Inner, policy: &Policy) -> Result<steer::RuleTables> {
+        let tunnels = inner.tunnels.iter().flatten().cloned().collect();
+        steer::compile(&steering::rules(policy, &self.interfaces, tunnels)).context("the steering rules")
+    }
+
+    /// `policy`: in place of the one in force.
+    fn put(&self, inner: &mut Inner, policy: Option<&Policy>) -> Result<()> {
+        let tables = self.compile(inner, policy.unwrap_or(&inner.policy))?;
+        match &mut inner.steer {
+            Some(steer) => Ok(steer.set_rules(&tables)?),
+            None => Ok(()),
+        }
     }
 }

@@ -31,14 +31,14 @@ pub fn add(sum: u64, bytes: &[u8]) -> u64 {
     total
 }
 
-/// Folds to 16 bits, in native byte order (so that it is stored with `to_ne_bytes`).
+/// Folds to 16 bits, in native byte order (so that it is stored with `to_ne_bytes`). Halves are added and the carry comes in
+/// again at the other end, which cannot carry a second time.
 #[inline]
-pub fn fold(mut sum: u64) -> u16 {
-    sum = (sum & 0xffff_ffff) + (sum >> 32);
-    sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+pub fn fold(sum: u64) -> u16 {
+    let (half, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let half = half.wrapping_add(u32::from(carry));
+    let (quarter, carry) = (half as u16).overflowing_add((half >> 16) as u16);
+    quarter.wrapping_add(u16::from(carry))
 }
 
 /// The checksum of `bytes` as the two bytes to store.
@@ -83,8 +83,10 @@ pub fn patch(header: &mut [u8], at: usize, old: [u8; 2], new: [u8; 2]) {
 /// Pseudo-header sum (RFC 9293 §3.1, RFC 768, RFC 8200 §8.1), not folded. `len`: bytes of the transport segment.
 #[inline]
 pub fn pseudo(headers: &Headers, len: usize) -> u64 {
-    // IPv4 addresses are followed by zeros, which add nothing.
-    let addresses = words(&headers.src) + words(&headers.dst);
+    let addresses = match (headers.l3, headers.src.first_chunk::<4>(), headers.dst.first_chunk::<4>()) {
+        (L3::V4, Some(src), Some(dst)) => words(src) + words(dst),
+        _ => words(&headers.src) + words(&headers.dst),
+    };
     addresses
         + u64::from((len as u32).to_be() & 0xffff)
         + u64::from((len as u32).to_be() >> 16)
@@ -188,6 +190,14 @@ mod tests {
     }
 
     proptest! {
+        /// RFC 1071 §1: modulo 65,535, and nothing but zero is zero.
+        #[test]
+        fn folds_to_the_same_remainder(sum: u64) {
+            let folded = fold(sum);
+            prop_assert_eq!(u64::from(folded) % 0xffff, sum % 0xffff);
+            prop_assert_eq!(folded == 0, sum == 0);
+        }
+
         #[test]
         fn agrees_with_the_rfc(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(of(&bytes), naive(&bytes));

@@ -123,14 +123,13 @@ impl Blueprint {
 fn names(plan: &Plan) -> Arc<Names> {
     Arc::new(Names {
         ports: plan.ports.iter().map(|port| port.name.clone()).collect(),
-        rules: plan.rules.iter().map(|rule| rule.name.clone()).collect(),
         tunnels: plan.tunnels.iter().map(|tunnel| tunnel.name.clone()).collect(),
         reasons: DropReason::CODES,
         classes: Class::NAMES,
     })
 }
 
-fn timeouts(t: &policy::Timeouts) -> Timeouts {
+pub(super) fn timeouts(t: &policy::Timeouts) -> Timeouts {
     Timeouts::new(t.tcp_opening, t.tcp_established, t.tcp_closing, t.udp, t.other)
 }
 

@@ -2,13 +2,15 @@
 
 use super::build::Blueprint;
 use super::clock;
+use super::history::History;
 use super::idle::Waker;
+use super::reload::Switch;
 use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
-    CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, PortStatus, RuleStatus, Status,
-    SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, PlanEntry, PlanSource, PortStatus,
+    ReloadReport, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
 use crate::flow::{Direction, Flow, FlowIdx, Tick};
 use crate::graph::DropReason;
@@ -17,7 +19,7 @@ use crate::plan::Plan;
 use crate::plan::contract::Contract;
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::export;
-use crate::telemetry::snapshot::{DropTraffic, Snapshot, TunnelTraffic};
+use crate::telemetry::snapshot::{DropTraffic, RuleTraffic, Snapshot, TunnelTraffic};
 use crate::tunnel;
 use crate::tunnel::keys::{Keys, Seal};
 use crate::tunnel::steering::Steering;
@@ -25,6 +27,7 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use futures::future::BoxFuture;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -61,14 +64,11 @@ pub struct WorkerHandle {
 }
 
 pub struct Instance {
-    policy: Policy,
-    policy_path: String,
-    plan: Arc<ArcSwap<Plan>>,
+    /// What a reload changes.
+    switch: Arc<Switch>,
     keys: Arc<ArcSwap<Keys>>,
     names: Arc<Names>,
     ports: Vec<PortFacts>,
-    workers: Vec<WorkerHandle>,
-    steering: Arc<Steering>,
     /// `None`: nothing is offloaded.
     offload: Option<Offload>,
     tunnels: Option<tunnel::control::Control>,
@@ -79,6 +79,7 @@ pub struct Instance {
 }
 
 impl Instance {
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         blueprint: &Blueprint,
         options: &RunOptions,
@@ -87,16 +88,25 @@ impl Instance {
         steering: Arc<Steering>,
         offload: Option<Offload>,
         tunnels: Option<tunnel::control::Control>,
+        mut history: History,
     ) -> Self {
-        Self {
-            policy: blueprint.policy.clone(),
-            policy_path: options.policy_path.display().to_string(),
+        let policy = blueprint.policy.clone();
+        history.begin("start", 0, &policy.source.text);
+        let switch = Switch {
+            policy: Arc::new(ArcSwap::from_pointee(policy)),
+            path: options.policy_path.clone(),
             plan: blueprint.shared.plan.clone(),
+            steering,
+            gate: offload.as_ref().map(|offload| offload.gate().clone()),
+            workers,
+            history: Mutex::new(history),
+            turn: Mutex::new(()),
+        };
+        Self {
+            switch: Arc::new(switch),
             keys: blueprint.shared.keys.clone(),
             names: blueprint.names.clone(),
             ports,
-            workers,
-            steering,
             offload,
             tunnels,
             export: blueprint.export.clone(),
@@ -105,12 +115,16 @@ impl Instance {
         }
     }
 
+    fn policy(&self) -> Arc<Policy> {
+        self.switch.policy.load_full()
+    }
+
     /// Takes offloaded flows back and the XDP program off the interfaces.
     pub fn detach(&self) {
         if let Some(offload) = &self.offload {
             offload.stop();
         }
-        self.steering.detach();
+        self.switch.steering.detach();
     }
 
     fn port_status(&self, counters: &Snapshot) -> Vec<PortStatus> {
@@ -144,18 +158,20 @@ impl Instance {
             flows: counted.flows,
             frames: counted.frames,
         };
-        self.workers.iter().zip(&counters.workers).map(status).collect()
+        self.switch.workers.iter().zip(&counters.workers).map(status).collect()
     }
 
     /// Rules as the XDP program counts them, its verdicts, and those of them that are drops.
     fn steer_status(&self) -> (Vec<SteerStatus>, Vec<XdpVerdict>, Vec<DropCount>) {
         let counted = self
+            .switch
             .steering
             .ask(|steer| (steer.rule_counters().unwrap_or_default(), steer.reason_counters().unwrap_or_default()));
         let Some((rules, reasons)) = counted else { return Default::default() };
-        let own = rules.len().saturating_sub(self.policy.steer.len());
+        let policy = self.policy();
+        let own = rules.len().saturating_sub(policy.steer.len());
         let rules = rules.into_iter().enumerate().map(|(at, counted)| {
-            let rule = at.checked_sub(own).and_then(|at| self.policy.steer.get(at));
+            let rule = at.checked_sub(own).and_then(|at| policy.steer.get(at));
             let (action, on_loss) = match rule.map(|rule| (rule.action, rule.on_loss)) {
                 None => ("worker", "drop"),
                 Some((SteerAction::Worker, OnLoss::Pass)) => ("worker", "pass"),
@@ -183,12 +199,12 @@ impl Instance {
 
     /// Asks one worker for its flows, a part of the table at a time.
     async fn flows_of(&self, index: usize, filter: &FlowFilter) -> Result<Vec<FlowInfo>> {
-        let handle = &self.workers[index];
+        let handle = &self.switch.workers[index];
         let mut found = Vec::new();
         let mut from = 0;
         loop {
             let (answer, answered) = tokio::sync::oneshot::channel();
-            let plan = self.plan.load_full();
+            let plan = self.switch.plan.load_full();
             let wanted = filter.clone();
             let question: Question = Box::new(move |worker| {
                 let _ = answer.send(scan(worker, index, from, &wanted, &plan));
@@ -272,7 +288,7 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
 impl Instance {
     /// Without tunnels no cipher was needed, and none was measured.
     fn ciphers(&self) -> Vec<CipherStatus> {
-        if self.policy.tunnels.is_empty() {
+        if self.policy().tunnels.is_empty() {
             return Vec::new();
         }
         let status = |choice: &crate::crypto::aead::choose::Choice| CipherStatus {
@@ -284,7 +300,8 @@ impl Instance {
     }
 
     fn export_status(&self) -> Option<ExportStatus> {
-        let (to, queue) = (self.policy.export.as_ref()?, self.export.as_ref()?);
+        let policy = self.policy();
+        let (to, queue) = (policy.export.as_ref()?, self.export.as_ref()?);
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Some(ExportStatus {
             ipfix: to.ipfix.map(|collector| collector.to_string()),
@@ -299,22 +316,22 @@ impl Instance {
 
     /// All that can be said without waiting for anybody.
     fn status_now(&self) -> Status {
-        let counters = self.counters();
+        let (counters, policy) = (self.counters(), self.policy());
         let (steer, xdp, steer_drops) = self.steer_status();
         let mut drops = drops(&counters);
         drops.extend(steer_drops);
         Status {
-            name: self.policy.name.clone(),
+            name: policy.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
-            policy: self.policy_path.clone(),
+            policy: self.switch.path.display().to_string(),
             ports: self.port_status(&counters),
             workers: self.worker_status(&counters),
-            tunnels: tunnels(&self.policy, &self.keys.load(), &counters),
+            tunnels: tunnels(&policy, &self.keys.load(), &counters),
             steer,
             xdp,
-            rules: rule_status(&self.policy, &counters),
+            rules: rule_status(&policy, &counters),
             classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
             drops,
             wireguard_messages: self.tunnels.iter().flat_map(|tunnels| tunnels.counts()).map(named).collect(),
@@ -339,7 +356,7 @@ impl ControlSource for Instance {
     }
 
     fn plan(&self) -> Arc<Contract> {
-        self.policy.contract.clone()
+        self.policy().contract.clone()
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {
@@ -349,7 +366,7 @@ impl ControlSource for Instance {
                 for (at, notes) in tunnels.notes() {
                     status.tunnels[at].notes = notes;
                 }
-                for (at, peers) in tunnels.peers(&self.policy).await {
+                for (at, peers) in tunnels.peers(&self.policy()).await {
                     status.tunnels[at].peers = peers;
                 }
             }
@@ -360,13 +377,22 @@ impl ControlSource for Instance {
     fn rekey<'a>(&'a self, tunnel: &'a str, peer: Option<&'a str>) -> BoxFuture<'a, Result<usize>> {
         Box::pin(async move {
             let tunnels = self.tunnels.as_ref().context("this instance has no tunnels")?;
-            tunnels.rekey(&self.policy, tunnel, peer).await
+            tunnels.rekey(&self.policy(), tunnel, peer).await
         })
+    }
+
+    fn reload(&self, from: PlanSource, dry: bool) -> BoxFuture<'_, Result<ReloadReport>> {
+        let switch = self.switch.clone();
+        Box::pin(async move { tokio::task::spawn_blocking(move || switch.apply(&from, dry)).await? })
+    }
+
+    fn history(&self) -> Vec<PlanEntry> {
+        self.switch.entries()
     }
 
     /// The workers' counters, and behind their drops those of the XDP program, as `steer_` and the reason.
     fn counters(&self) -> Snapshot {
-        let mut counters = Snapshot::take(&self.names, self.workers.iter().map(|worker| &*worker.counters));
+        let mut counters = Snapshot::take(&self.names, self.switch.workers.iter().map(|worker| &*worker.counters));
         let (_, _, drops) = self.steer_status();
         counters.drops.extend(
             drops.into_iter().map(|drop| DropTraffic { reason: format!("steer_{}", drop.reason), packets: drop.count }),
@@ -377,7 +403,7 @@ impl ControlSource for Instance {
     fn flows(&self, filter: FlowFilter) -> BoxFuture<'_, Result<Vec<FlowInfo>>> {
         Box::pin(async move {
             let mut found = Vec::new();
-            for (index, worker) in self.workers.iter().enumerate() {
+            for (index, worker) in self.switch.workers.iter().enumerate() {
                 // One that is gone took its flows along; `status` says so.
                 if worker.state.lock().is_ok_and(|state| *state != WorkerState::Running) {
                     continue;
@@ -473,8 +499,11 @@ fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
         }
         if parts.is_empty() { "forward".to_owned() } else { parts.join(", ") }
     };
-    let status = |(rule, counted): (&crate::config::policy::Rule, &crate::telemetry::snapshot::RuleTraffic)| {
-        RuleStatus { name: rule.name.clone(), what: what(rule), packets: counted.packets, bytes: counted.bytes }
+    // By name: a worker may be at another plan still.
+    let counted: HashMap<&str, &RuleTraffic> = counters.rules.iter().map(|rule| (rule.name.as_str(), rule)).collect();
+    let status = |rule: &policy::Rule| {
+        let (packets, bytes) = counted.get(rule.name.as_str()).map_or((0, 0), |rule| (rule.packets, rule.bytes));
+        RuleStatus { name: rule.name.clone(), what: what(rule), packets, bytes }
     };
-    policy.rules.iter().zip(&counters.rules).map(status).collect()
+    policy.rules.iter().map(status).collect()
 }

@@ -4,9 +4,11 @@
 pub mod build;
 pub mod clock;
 pub mod harness;
+pub mod history;
 pub mod idle;
 pub mod instance;
 pub mod neighbours;
+pub mod reload;
 pub mod replay;
 pub mod runtime;
 pub mod turn;

@@ -6,11 +6,12 @@
 
 use super::build::{Blueprint, wire_fib};
 use super::clock;
+use super::history::History;
 use super::idle::{Idler, Waker};
 use super::instance::{self, Instance, PortFacts, WorkerHandle, WorkerState};
 use super::turn::{Worker, WorkerPort};
 use crate::config::policy::{self, Cores, Policy, PortKind, TapPort as TapPolicy, XdpPort};
-use crate::control::Server;
+use crate::control::{ControlSource, PlanSource, Server};
 use crate::crypto::secret::harden_process;
 use crate::host::fib::Fib;
 use crate::host::nic::Nic;
@@ -37,7 +38,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Bytes of a frame: one page, which holds any packet of an MTU up to 3,500 with its headroom.
 const CHUNK: u32 = 4096;
@@ -53,6 +55,8 @@ pub struct RunOptions {
     pub steer_log: bool,
     /// Where WireGuard tunnels have their configuration sockets; `None`: where `wg` looks.
     pub wireguard_folder: Option<PathBuf>,
+    /// Take the policy up again when its file changes.
+    pub watch: bool,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -97,6 +101,8 @@ async fn go(
     if let Some((index, tap)) = host.tap() {
         guards.configure(index, tap).await?;
     }
+    let hangup = signal(SignalKind::hangup())?;
+    let history = History::open(host.blueprint.policy.apply.history.as_deref())?;
     let exporter = host.blueprint.exporter()?;
     let mut workers = host.workers()?;
     let wakers: Vec<Waker> = workers.iter().map(|worker| worker.waker.clone()).collect();
@@ -127,12 +133,15 @@ async fn go(
     let start =
         |prepared: tunnel::control::Prepared| prepared.start(&blueprint.policy, publisher, events, &steering, &fib);
     let tunnels = host.tunnels.take().map(start).transpose()?;
-    let instance = Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, offload, tunnels);
+    let instance =
+        Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, offload, tunnels, history);
     let instance = Arc::new(instance);
+    let reloader = tokio::spawn(reload_when_asked(instance.clone(), hangup, options.clone()));
     tracing::info!(socket = %server.socket().display(), ports = host.facts.len(), workers = threads.len(), "running");
     server.serve(instance.clone(), stop).await;
     tracing::info!("stopping");
     watcher.abort();
+    reloader.abort();
     instance.detach();
     host.blueprint.shared.stop.store(true, Ordering::Relaxed);
     wakers.iter().for_each(Waker::wake);
@@ -145,6 +154,38 @@ async fn go(
         exporter.stop();
     }
     Ok(())
+}
+
+/// Takes up the policy's file again with each SIGHUP and, where that was asked for, when it has changed.
+async fn reload_when_asked(instance: Arc<Instance>, mut hangup: Signal, options: RunOptions) {
+    /// From one look at the file to the next. It is taken up when two looks found the same: no half-written file.
+    const LOOK: Duration = Duration::from_secs(1);
+    let stamp = || std::fs::metadata(&options.policy_path).and_then(|file| Ok((file.modified()?, file.len()))).ok();
+    let (mut taken, mut seen) = (stamp(), stamp());
+    loop {
+        let by = tokio::select! {
+            heard = hangup.recv() => if heard.is_some() { "SIGHUP" } else { return },
+            () = tokio::time::sleep(LOOK), if options.watch => {
+                let now = stamp();
+                let settled = now.is_some() && now == seen && now != taken;
+                seen = now;
+                if !settled {
+                    continue;
+                }
+                "watch"
+            }
+        };
+        taken = stamp();
+        match instance.reload(PlanSource::File(by), false).await {
+            Ok(report) => match report.rolled_back {
+                Some(why) => tracing::error!(by, "the policy was taken back: {why}"),
+                None => {
+                    tracing::info!(by, plan = report.plan, changes = report.changes.len(), "the policy is in force")
+                }
+            },
+            Err(error) => tracing::error!(by, "the policy in force stays: {error:#}"),
+        }
+    }
 }
 
 /// The parts of an instance while it is being put together.

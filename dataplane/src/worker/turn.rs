@@ -1,5 +1,7 @@
 //! One turn of the worker's loop: receive from each port, walk the graph, send, and the housekeeping between batches.
 
+mod stages;
+
 use super::clock;
 use super::idle::Idler;
 use super::neighbours::Asks;
@@ -15,7 +17,7 @@ use crate::l7::Inspector;
 use crate::offload::Client;
 use crate::plan::Plan;
 use crate::plan::rules::ip;
-use crate::telemetry::counters::WorkerCounters;
+use crate::telemetry::counters::{RuleCounters, WorkerCounters};
 use crate::telemetry::export::{EndReason, Sink};
 use crate::tunnel::events::Events;
 use crate::tunnel::keys::Keys;
@@ -27,9 +29,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Housekeeping happens this often (nanoseconds): flow timers tick in hundredths of a second.
 const HOUSEKEEPING: u64 = 10_000_000;
-/// Flows looked at per turn: bounds what ageing may add to one batch's latency. Where millions are due at once, they go over
-/// many turns.
-const AGE_BUDGET: usize = 128;
+/// Most flows that ageing looks at per turn: bounds what it may add to one batch's latency. Where millions are due at once, they
+/// go over many turns.
+pub const MOST_AGED: usize = 128;
 /// A packet waits this long (nanoseconds) for its next hop's link address, or for a session with its peer.
 const PATIENCE: u64 = 1_500_000_000;
 
@@ -70,12 +72,17 @@ pub struct Worker {
     icmp_budget: Budget,
     stranger_budget: Budget,
     scratch: Box<[u8]>,
-    plan: Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>,
+    /// The newest plan, and the one that the worker is at.
+    plans: Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>,
+    plan: Arc<Plan>,
+    rules: Arc<RuleCounters>,
     keys: Cache<Arc<ArcSwap<Keys>>, Arc<Keys>>,
     fib: Cache<Arc<ArcSwap<Fib>>, Arc<Fib>>,
     stop: Arc<AtomicBool>,
     questions: Receiver<Question>,
     next_housekeeping: u64,
+    /// Flows were left at the last look that may be due too.
+    more_to_age: bool,
 }
 
 /// One queue of one port.
@@ -102,8 +109,11 @@ pub struct Parts {
 
 impl Worker {
     pub fn new(parts: Parts) -> Self {
-        let mut plan = Cache::new(parts.shared.plan);
-        let ports = plan.load().ports.len();
+        let mut plans = Cache::new(parts.shared.plan);
+        let plan = plans.load().clone();
+        let ports = plan.ports.len();
+        let rules = parts.counters.rules.begin(plan.rule_names.clone());
+        parts.counters.plan.set(plan.generation.into());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -127,12 +137,15 @@ impl Worker {
             icmp_budget: Budget::new(),
             stranger_budget: Budget::of_strangers(),
             scratch: vec![0; 66_560].into_boxed_slice(),
+            plans,
             plan,
+            rules,
             keys: Cache::new(parts.shared.keys),
             fib: Cache::new(parts.shared.fib),
             stop: parts.shared.stop,
             questions: parts.questions,
             next_housekeeping: 0,
+            more_to_age: false,
         }
     }
 
@@ -143,7 +156,8 @@ impl Worker {
             if packets == 0 {
                 self.counters.work.idle.inc();
             }
-            if idler.tired(packets) {
+            // Millions of flows may have come of age; what they hold is given back before the worker rests.
+            if idler.tired(packets + usize::from(self.more_to_age)) {
                 // What the kernel does not take now (the link is down, its queue full) is tried again soon, not at once
                 // and for ever.
                 let longest = if self.sending() { 1 } else { i32::MAX };
@@ -158,6 +172,7 @@ impl Worker {
     /// One turn: every port once. Returns how many packets came in.
     pub fn turn(&mut self, now: u64) -> usize {
         let mut packets = 0;
+        self.follow_plan();
         for at in 0..self.ports.len() {
             self.ports[at].io.reap(&mut self.pool);
             let max = self.batch_size;
@@ -180,12 +195,31 @@ impl Worker {
         packets
     }
 
+    /// Goes on to the newest plan, between two turns: all packets of a turn meet the same.
+    #[inline]
+    fn follow_plan(&mut self) {
+        let newest: &Arc<Plan> = self.plans.load();
+        if newest.generation != self.plan.generation {
+            let newest = newest.clone();
+            self.begin_plan(newest);
+        }
+    }
+
+    #[cold]
+    fn begin_plan(&mut self, newest: Arc<Plan>) {
+        // What was said of the old plan's rules is counted to them.
+        self.read_notes();
+        self.rules = self.counters.rules.begin(newest.rule_names.clone());
+        self.plan = newest;
+        self.counters.plan.set(self.plan.generation.into());
+    }
+
     /// What the offload thread has to say.
     fn read_notes(&mut self) {
         if let Some(client) = &self.offload
             && !client.lane.notes.is_empty()
         {
-            client.read_notes(&mut self.flows, &self.counters);
+            client.read_notes(&mut self.flows, &self.counters, &self.rules);
         }
     }
 
@@ -193,9 +227,8 @@ impl Worker {
         let port = self.ports[at].id;
         // The first touch of a packet is a miss to memory that another core wrote; asked for together, they overlap.
         self.received.iter().for_each(Frame::prefetch);
-        for frame in self.received.drain(..) {
-            self.batch.packets.push(Packet { frame, headers: Headers::default(), meta: Meta::new(port) });
-        }
+        let packet = |frame| Packet { frame, headers: Headers::default(), meta: Meta::new(port) };
+        self.batch.packets.extend(self.received.drain(..).map(packet));
         self.counters.work.batches.inc();
         self.counters.work.packets.add(self.batch.len() as u64);
         self.on_graph(now, |graph, cx, batch| graph.run(cx, batch));
@@ -204,7 +237,7 @@ impl Worker {
     fn on_graph(&mut self, now: u64, walk: impl FnOnce(&mut Graph, &mut Cx<'_>, &mut Batch)) {
         let mut cx = Cx {
             now,
-            plan: self.plan.load(),
+            plan: &self.plan,
             fib: self.fib.load(),
             pool: &mut self.pool,
             flows: &mut self.flows,
@@ -220,6 +253,7 @@ impl Worker {
             stranger_budget: &mut self.stranger_budget,
             scratch: &mut self.scratch,
             counters: &self.counters,
+            rules: &self.rules,
             seen: Seen::default(),
         };
         self.generation = cx.generation();
@@ -263,7 +297,7 @@ impl Worker {
     fn age(&mut self, now: u64) {
         let (inspector, export, tick) = (&mut self.inspector, &mut self.export, Tick::from_nanos(now));
         let offload = self.offload.as_ref();
-        self.flows.expire(tick, AGE_BUDGET, |at, ended| {
+        let looks = self.flows.expire(tick, MOST_AGED, |at, ended| {
             if let Some(client) = offload {
                 client.ended(at, ended);
             }
@@ -272,6 +306,7 @@ impl Worker {
             }
             inspector.release(at, ended);
         });
+        self.more_to_age = looks >= MOST_AGED / 2;
     }
 
     fn housekeeping(&mut self, now: u64) {

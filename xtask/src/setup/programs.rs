@@ -15,7 +15,7 @@ macro_rules! plugin {
 }
 
 /// Program (or a file, where the path is absolute), Debian package, need, why.
-const PROGRAMS: [(&str, &str, Need, &str); 29] = [
+const PROGRAMS: [(&str, &str, Need, &str); 31] = [
     ("ip", "iproute2", Need::Run, "makes namespaces and links"),
     ("ethtool", "ethtool", Need::Run, "sets offloads of links"),
     ("bpftool", "bpftool", Need::Run, "finds XDP programs left behind"),
@@ -32,6 +32,8 @@ const PROGRAMS: [(&str, &str, Need, &str); 29] = [
     ("/usr/lib/python3/dist-packages/scapy", "python3-scapy", Need::Test, "builds and opens ESP as a stranger"),
     ("/usr/bin/python3", "python3-minimal", Need::Test, "runs Scapy"),
     ("nfcapd", "nfdump", Need::Test, "collects our flow records as a stranger"),
+    ("ndpiReader", "libndpi-bin", Need::Test, "classifies captures beside us in the bench"),
+    ("valgrind", "valgrind", Need::Test, "counts instructions in the bench"),
     ("nft", "nftables", Need::Test, "filters in tests"),
     ("g++", "g++", Need::Test, "builds libFuzzer"),
     ("wg", "wireguard-tools", Need::Peers, "configures WireGuard peers, and ours"),

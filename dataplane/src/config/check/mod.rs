@@ -16,7 +16,7 @@ use toml::de::DeTable;
 
 use super::at::At;
 use super::places::Name;
-use super::policy::{Control, Cores, Export, Flows, Policy, Timeouts, Workers};
+use super::policy::{Apply, Control, Cores, Export, Flows, Policy, Timeouts, Workers};
 use super::problem::{Code, Problem, Source};
 use super::schema::{self, File};
 use super::suggest::{listed, nearest};
@@ -127,6 +127,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     let mut check = Check { named, base, problems };
     let name = file.name.as_ref().map_or_else(|| "softdpu".to_owned(), |n| n.as_str().to_owned());
     let control = control(&file.control, &name, &mut check);
+    let apply = apply(&file.apply, &mut check);
     let workers = workers(&file.workers, &mut check);
     let flows = Flows {
         capacity: file.flows.capacity.as_ref().map_or(65_536, |c| **c as usize),
@@ -162,6 +163,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         contract: Default::default(),
         name,
         control,
+        apply,
         workers,
         flows,
         offload,
@@ -197,6 +199,39 @@ fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control 
         socket,
         socket_mode: raw.socket_mode.as_ref().map_or(0o660, |m| m.0),
         metrics: raw.metrics.as_ref().map(|m| m.0),
+    }
+}
+
+fn apply(raw: &schema::Apply, check: &mut Check<'_>) -> Apply {
+    const LONGEST: Duration = Duration::from_secs(45);
+    let plain = Apply::default();
+    if let Some(health) = &raw.health
+        && health.first().is_none_or(|program| program.is_empty())
+    {
+        check.error(
+            Code::ImpossibleValue,
+            health.span(),
+            "`health` names no program",
+            "write the program and its arguments, as in [\"curl\", \"-fsS\", \"http://10.0.0.1/health\"]",
+        );
+    }
+    if let Some(within) = &raw.within {
+        if within.0 > LONGEST || within.0.is_zero() {
+            let message = format!("`within` cannot be {}", **within);
+            check.error(Code::ImpossibleValue, within.span(), message, "from \"1ms\" to \"45s\"");
+        } else if raw.health.is_none() {
+            check.problems.push(Problem::warning(
+                Code::NoEffect,
+                within.span(),
+                "`within` without `health` has no effect",
+                "name a health check, or leave `within` out",
+            ));
+        }
+    }
+    Apply {
+        health: raw.health.iter().flat_map(|words| words.iter().map(|word| word.to_string())).collect(),
+        within: raw.within.as_ref().map_or(plain.within, |within| within.0),
+        history: raw.history.as_ref().map(|path| check.path(&path.0)),
     }
 }
 

@@ -136,6 +136,11 @@ impl Session {
     #[inline]
     pub fn prefetch_sealing(&self) {
         prefetch_line(&self.expires);
+    }
+
+    /// Asks for the counter's.
+    #[inline]
+    pub fn prefetch_counter(&self) {
         prefetch_line(&self.next);
     }
 

@@ -154,7 +154,7 @@ fn preferred_and_never_go_in_clear_where_nobody_is_stricter() {
         ],
     );
     assert_eq!(is(&policy, "bulk"), (Verdict::Degraded, "in_clear"));
-    assert_eq!(is(&policy, "video"), (Verdict::Met, "as_asked"));
+    assert_eq!(is(&policy, "video"), (Verdict::Degraded, "policy_part"), "all but telnet");
     assert_eq!(outcome(&policy, "video").tier.as_deref(), Some("xdp"));
     assert_eq!(is(&policy, "secret"), (Verdict::Degraded, "policy_encrypts"));
     assert_eq!(outcome(&policy, "secret").tunnel.as_deref(), Some("wg1"));
@@ -202,7 +202,7 @@ fn between_intents_the_stricter_is_obeyed_and_both_are_named() {
             ("lax", "encrypt = \"never\"\npriority = 1000\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.0.0/16\"]"),
             (
                 "strict",
-                "encrypt = \"required\"\npriority = 1\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.7.0/24\"]",
+                "encrypt = \"required\"\npriority = 1\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.7.0/24\"]\nports = [80]",
             ),
             ("lost", "encrypt = \"required\"\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.9.0.0/16\"]"),
             ("under", "encrypt = \"never\"\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.9.1.0/24\"]"),
@@ -223,7 +223,7 @@ fn between_intents_the_stricter_is_obeyed_and_both_are_named() {
 fn capacity_goes_by_priority() {
     let body = |floor: &str, priority: u32, demand: &str| {
         format!(
-            "encrypt = \"{demand}\"\npriority = {priority}\nconnections = 600\n[bandwidth]\nfloor = \"{floor}\"\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.{priority}.0/24\"]",
+            "encrypt = \"{demand}\"\npriority = {priority}\nconnections = 600\n[bandwidth]\nfloor = \"{floor}\"\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.{priority}.0/24\"]\nports = [80]",
             priority = priority
         )
     };

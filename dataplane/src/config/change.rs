@@ -1,0 +1,227 @@
+//! What differs between two policies: what a running instance can take up, by name, and what only a start can.
+
+use super::policy::{Policy, Rule, Steer};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fmt;
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// As in the file: "rule", "steer", "flows".
+    pub kind: String,
+    pub name: String,
+    pub what: What,
+    /// Keys whose values differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    Added,
+    Removed,
+    Changed,
+    /// Tried before others that it was tried after, or the reverse.
+    Moved,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.what {
+            What::Added => '+',
+            What::Removed => '-',
+            What::Changed | What::Moved => '~',
+        };
+        write!(f, "{sign} {} {}", self.kind, self.name)?;
+        match self.what {
+            What::Changed => write!(f, ": {}", self.keys.join(", ")),
+            What::Moved => write!(f, ": another place in the order"),
+            What::Added | What::Removed => Ok(()),
+        }
+    }
+}
+
+/// All differences.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// What a running instance takes up.
+    pub live: Vec<Change>,
+    /// Parts that are read at the start only, as they are called in the file.
+    pub restart: Vec<&'static str>,
+}
+
+/// From one policy to the next.
+pub fn changes(before: &Policy, after: &Policy) -> Changes {
+    let mut live = Vec::new();
+    if before.flows.timeouts != after.flows.timeouts {
+        live.push(Change {
+            kind: "flows".into(),
+            name: "timeouts".into(),
+            what: What::Changed,
+            keys: vec!["timeouts".into()],
+        });
+    }
+    named("steer", &before.steer, &after.steer, |steer| &steer.name, steer_keys, &mut live);
+    named("rule", &before.rules, &after.rules, |rule| &rule.name, rule_keys, &mut live);
+    let fixed_flows = |policy: &Policy| (policy.flows.capacity, policy.flows.unproven_percent);
+    let restart = [
+        ("name", before.name != after.name),
+        ("[control]", before.control != after.control),
+        ("[workers]", before.workers != after.workers),
+        ("[flows] capacity or unproven_percent", fixed_flows(before) != fixed_flows(after)),
+        ("[offload]", before.offload != after.offload),
+        ("[export]", before.export != after.export),
+        ("[[port]]", before.ports != after.ports),
+        ("[[tunnel]]", before.tunnels != after.tunnels),
+    ];
+    Changes { live, restart: restart.into_iter().filter(|(_, differs)| *differs).map(|(part, _)| part).collect() }
+}
+
+/// Compares two lists whose members have names of their own and whose order matters.
+fn named<T: PartialEq>(
+    kind: &str,
+    before: &[T],
+    after: &[T],
+    name: impl Fn(&T) -> &str,
+    keys: impl Fn(&T, &T) -> Vec<&'static str>,
+    out: &mut Vec<Change>,
+) {
+    let change = |name: &str, what, keys: Vec<&str>| Change {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        what,
+        keys: keys.into_iter().map(str::to_owned).collect(),
+    };
+    let places = |list: &[T]| -> HashMap<String, usize> {
+        list.iter().enumerate().map(|(at, member)| (name(member).to_owned(), at)).collect()
+    };
+    let (was, is) = (places(before), places(after));
+    out.extend(
+        before.iter().map(&name).filter(|name| !is.contains_key(*name)).map(|name| change(name, What::Removed, vec![])),
+    );
+    let order: Vec<usize> = after.iter().filter_map(|member| was.get(name(member)).copied()).collect();
+    let mut stays = in_order(&order).into_iter();
+    for member in after {
+        let Some(at) = was.get(name(member)) else {
+            out.push(change(name(member), What::Added, vec![]));
+            continue;
+        };
+        let stayed = stays.next().unwrap_or(true);
+        if before[*at] != *member {
+            out.push(change(name(member), What::Changed, keys(&before[*at], member)));
+        } else if !stayed {
+            out.push(change(name(member), What::Moved, vec![]));
+        }
+    }
+}
+
+/// For each of these numbers, all different, whether it is of a longest rising subsequence: the fewest others are moved then.
+fn in_order(numbers: &[usize]) -> Vec<bool> {
+    // Patience sorting: per length the place of the smallest last number, and for each number the one before it.
+    let mut last: Vec<usize> = Vec::new();
+    let mut before = vec![None; numbers.len()];
+    for (at, number) in numbers.iter().enumerate() {
+        let length = last.partition_point(|place| numbers[*place] < *number);
+        before[at] = length.checked_sub(1).map(|shorter| last[shorter]);
+        match last.get_mut(length) {
+            Some(place) => *place = at,
+            None => last.push(at),
+        }
+    }
+    let mut stays = vec![false; numbers.len()];
+    let mut at = last.last().copied();
+    while let Some(place) = at {
+        stays[place] = true;
+        at = before[place];
+    }
+    stays
+}
+
+fn differing(keys: impl IntoIterator<Item = (&'static str, bool)>) -> Vec<&'static str> {
+    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+fn match_keys(a: &super::policy::Match, b: &super::policy::Match) -> [(&'static str, bool); 5] {
+    [
+        ("from", a.from != b.from),
+        ("to", a.to != b.to),
+        ("protocol", a.protocol != b.protocol),
+        ("source_ports", a.source_ports != b.source_ports),
+        ("ports", a.ports != b.ports),
+    ]
+}
+
+fn steer_keys(a: &Steer, b: &Steer) -> Vec<&'static str> {
+    let own = [("port", a.port != b.port), ("action", a.action != b.action), ("on_loss", a.on_loss != b.on_loss)];
+    differing(match_keys(&a.matches, &b.matches).into_iter().chain(own))
+}
+
+fn rule_keys(a: &Rule, b: &Rule) -> Vec<&'static str> {
+    let own = [
+        ("class", a.classes != b.classes),
+        ("host", a.hosts != b.hosts),
+        ("encrypt", a.encrypt != b.encrypt),
+        ("compress", a.compress != b.compress),
+        ("action", a.action != b.action),
+        ("offload", a.offload != b.offload),
+    ];
+    differing(match_keys(&a.matches, &b.matches).into_iter().chain(own))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const PORTS: &str = "[[port]]\nname = \"a\"\nkind = \"loopback\"\nloop_to = \"b\"\n\
+                         [[port]]\nname = \"b\"\nkind = \"loopback\"\nloop_to = \"a\"\n";
+
+    fn policy(rest: &str) -> Policy {
+        crate::config::parse(&format!("{PORTS}{rest}"), "p.toml").unwrap()
+    }
+
+    fn rules(names: &[(&str, u16)]) -> Policy {
+        let rule = |(name, port): &(&str, u16)| {
+            format!("[[rule]]\nname = \"{name}\"\nprotocol = \"tcp\"\nports = [{port}]\naction = \"drop\"\n")
+        };
+        policy(&names.iter().map(rule).collect::<String>())
+    }
+
+    fn said(before: &Policy, after: &Policy) -> Vec<String> {
+        changes(before, after).live.iter().map(Change::to_string).collect()
+    }
+
+    #[test]
+    fn rules_are_told_apart_by_name_and_place() {
+        let before = rules(&[("web", 80), ("mail", 25), ("dns", 53), ("old", 7)]);
+        let after = rules(&[("new", 9), ("web", 80), ("mail", 587), ("dns", 53)]);
+        assert_eq!(said(&before, &after), ["- rule old", "+ rule new", "~ rule mail: ports"]);
+        let moved = rules(&[("dns", 53), ("web", 80), ("mail", 25), ("old", 7)]);
+        assert_eq!(said(&before, &moved), ["~ rule dns: another place in the order"]);
+        assert!(changes(&before, &before.clone()) == Changes::default());
+    }
+
+    #[test]
+    fn what_only_a_start_reads_is_named() {
+        let before = policy("");
+        let after = policy("[workers]\ncount = 2\n[flows]\ncapacity = 128\n[flows.timeouts]\nudp = \"5s\"\n");
+        let found = changes(&before, &after);
+        assert_eq!(found.restart, ["[workers]", "[flows] capacity or unproven_percent"]);
+        assert_eq!(found.live.len(), 1, "{:?}", found.live);
+    }
+
+    #[test]
+    fn comments_and_blank_lines_are_no_change() {
+        let after = crate::config::parse(&format!("# new\n\n{PORTS}"), "p.toml").unwrap();
+        assert!(changes(&policy(""), &after) == Changes::default());
+    }
+
+    #[test]
+    fn the_fewest_are_moved() {
+        assert_eq!(in_order(&[1, 2, 0, 3]), [true, true, false, true]);
+        assert_eq!(in_order(&[]), Vec::<bool>::new());
+        assert_eq!(in_order(&[3, 2, 1]).iter().filter(|stays| **stays).count(), 1);
+    }
+}

@@ -1,0 +1,227 @@
+//! A changed policy comes into force while packets flow.
+//!
+//! Everything is compiled before anything is touched. Then, in this order: flows come back from the driver, workers go on to
+//! the new plan (each between two turns, so that no packet meets half of one), and when all have, the XDP program's rules are
+//! exchanged, in one step for the packets. In between a packet may be steered by the old rules and meet the new plan, which
+//! is whole in itself: what it protects is protected from then on.
+
+use super::build;
+use super::history::History;
+use super::instance::{WorkerHandle, WorkerState};
+use crate::config::{self, Policy};
+use crate::control::PlanSource;
+use crate::control::types::{PlanEntry, PlanOutcome, ReloadReport};
+use crate::offload::Gate;
+use crate::plan::{self, Plan};
+use crate::tunnel::control::lock;
+use crate::tunnel::steering::Steering;
+use anyhow::{Context, Result, anyhow, bail};
+use arc_swap::ArcSwap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A worker that has not gone on to the new plan by then is stuck. One turn takes a fraction of this.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two runs of a health check.
+const BETWEEN_CHECKS: Duration = Duration::from_millis(200);
+
+/// What a change of policy works with.
+pub struct Switch {
+    pub policy: Arc<ArcSwap<Policy>>,
+    pub path: PathBuf,
+    pub plan: Arc<ArcSwap<Plan>>,
+    pub steering: Arc<Steering>,
+    pub gate: Option<Arc<Gate>>,
+    pub workers: Vec<WorkerHandle>,
+    pub history: Mutex<History>,
+    /// One change at a time.
+    pub turn: Mutex<()>,
+}
+
+/// Compiled, and found to be one that this instance can go on to.
+struct Candidate {
+    policy: Policy,
+    plan: Plan,
+    changes: Vec<config::Change>,
+}
+
+impl Switch {
+    /// Goes on to another policy; blocks until it is in force and healthy, or the old one is again. `dry`: only says what would
+    /// change.
+    ///
+    /// # Errors
+    /// The policy is not valid, or parts of it have changed that only a start reads: nothing was touched. Or a worker hangs.
+    pub fn apply(&self, from: &PlanSource, dry: bool) -> Result<ReloadReport> {
+        let _turn = lock(&self.turn);
+        let before = self.policy.load_full();
+        let started = Instant::now();
+        let candidate = self.compile(&before, from)?;
+        let mut report = ReloadReport {
+            compile_ms: started.elapsed().as_secs_f64() * 1e3,
+            changes: candidate.changes.clone(),
+            plan: lock(&self.history).current(),
+            warnings: candidate.policy.warnings.iter().map(|warning| warning.message.clone()).collect(),
+            ..ReloadReport::default()
+        };
+        if dry || candidate.changes.is_empty() {
+            // Where comments changed, or how a failed health check is told, it is still the newest text.
+            if !dry {
+                self.policy.store(Arc::new(candidate.policy));
+            }
+            return Ok(report);
+        }
+        let (text, count) = (candidate.policy.source.text.clone(), candidate.changes.len());
+        report.switch_ms = self.go_on(candidate)?;
+        let by = match from {
+            PlanSource::File(by) => (*by).to_owned(),
+            PlanSource::History(plan) => format!("rollback to {plan}"),
+        };
+        report.plan = lock(&self.history).begin(&by, count, &text);
+        report.applied = true;
+        let after = self.policy.load_full();
+        if let Err(why) = healthy(&after) {
+            let why = format!("{why:#}");
+            tracing::error!("plan {} is taken back: {why}", report.plan);
+            lock(&self.history).rolled_back(&why);
+            report.applied = false;
+            report.rolled_back = Some(why);
+            let text = before.source.text.clone();
+            self.go_on(Candidate { plan: self.build(&before)?, policy: Policy::clone(&before), changes: Vec::new() })?;
+            report.plan = lock(&self.history).begin("health check", count, &text);
+        }
+        Ok(report)
+    }
+
+    /// All plans that were in force, newest first.
+    pub fn entries(&self) -> Vec<PlanEntry> {
+        lock(&self.history).entries()
+    }
+
+    fn compile(&self, before: &Policy, from: &PlanSource) -> Result<Candidate> {
+        let policy = match from {
+            PlanSource::File(_) => config::load(&self.path).map_err(|errors| anyhow!("{}", errors.render(false)))?,
+            PlanSource::History(plan) => {
+                let text = lock(&self.history).text(*plan).map(str::to_owned);
+                let text = text.with_context(|| format!("there is no plan {plan}: `softdpu history` lists them"))?;
+                config::load_text(&text, &format!("{} (plan {plan})", self.path.display()), &self.path)
+                    .map_err(|errors| anyhow!("{}", errors.render(false)))?
+            }
+        };
+        let found = config::changes(before, &policy);
+        if !found.restart.is_empty() {
+            bail!("only a restart takes up what changed in {}", found.restart.join(", "));
+        }
+        self.steering.try_policy(&policy)?;
+        Ok(Candidate { plan: self.build(&policy)?, policy, changes: found.live })
+    }
+
+    /// The next plan. Ports are the same, and with them what was found out about them.
+    fn build(&self, policy: &Policy) -> Result<Plan> {
+        let current = self.plan.load();
+        let mut plan = plan::build(policy, current.generation.wrapping_add(1))?;
+        plan.ports.clone_from(&current.ports);
+        Ok(plan)
+    }
+
+    /// Puts it in force. Answers how long that took, in milliseconds.
+    fn go_on(&self, candidate: Candidate) -> Result<f64> {
+        let started = Instant::now();
+        // Kept until all workers are past it: none of them should have to free it.
+        let old = self.plan.load_full();
+        let opened = self.gate.as_ref().map(|gate| {
+            gate.close();
+            Opened(gate)
+        });
+        let generation = candidate.plan.generation;
+        let timeouts = candidate.policy.flows.timeouts;
+        let new_timeouts = self.policy.load().flows.timeouts != timeouts;
+        self.plan.store(Arc::new(candidate.plan));
+        for worker in &self.workers {
+            if new_timeouts {
+                let _ =
+                    worker.ask.try_send(Box::new(move |worker| worker.flows.set_timeouts(build::timeouts(&timeouts))));
+            }
+            worker.waker.wake();
+        }
+        let gone_on = self.wait_for(generation).and_then(|()| self.steering.set_policy(candidate.policy.clone()));
+        if let Err(error) = gone_on {
+            // Flows must not meet rules of one policy in the driver and of another in the worker for good.
+            let mut back = self.build(&self.policy.load())?;
+            back.generation = generation.wrapping_add(1);
+            self.plan.store(Arc::new(back));
+            return Err(error);
+        }
+        self.policy.store(Arc::new(candidate.policy));
+        drop((opened, old));
+        Ok(started.elapsed().as_secs_f64() * 1e3)
+    }
+
+    fn wait_for(&self, generation: u32) -> Result<()> {
+        let runs = |worker: &&WorkerHandle| lock(&worker.state).eq(&WorkerState::Running);
+        let started = Instant::now();
+        for worker in self.workers.iter().filter(runs) {
+            while worker.counters.plan.get() != u64::from(generation) && runs(&worker) {
+                if started.elapsed() > PATIENCE {
+                    bail!("a worker does not take up the new plan: `softdpu status` shows which stands still");
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The gate is open again, however a change ends.
+struct Opened<'a>(&'a Gate);
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+/// Runs the policy's health check until it says yes, or its time is over.
+fn healthy(policy: &Policy) -> Result<()> {
+    let Some((program, arguments)) = policy.apply.health.split_first() else { return Ok(()) };
+    let until = Instant::now() + policy.apply.within;
+    loop {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("the health check `{program}` cannot be run"))?;
+        let code = loop {
+            match child.try_wait()? {
+                Some(code) => break Some(code),
+                None if Instant::now() >= until => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    break None;
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        match code {
+            Some(code) if code.success() => return Ok(()),
+            Some(code) if Instant::now() + BETWEEN_CHECKS >= until => {
+                bail!("the health check `{program}` failed: {code}")
+            }
+            Some(_) => std::thread::sleep(BETWEEN_CHECKS),
+            None => bail!("the health check `{program}` did not end in time"),
+        }
+    }
+}
+
+impl PlanOutcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Replaced => "replaced",
+            Self::RolledBack => "rolled back",
+        }
+    }
+}
