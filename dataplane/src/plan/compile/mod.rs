@@ -230,8 +230,9 @@ fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
         Reason::PeerNotAllowed if some_left => Verdict::Degraded,
         reason => reason.verdict(),
     };
-    // Stable: of equally grave ones the first found.
-    draft.all.sort_by_key(|because| std::cmp::Reverse(verdict_of(because)));
+    // Of equally grave ones the first found; that some flows are dropped says least of the rest.
+    let aside = |because: &Because| because.reason == Reason::PolicyPart;
+    draft.all.sort_by_key(|because| (std::cmp::Reverse(verdict_of(because)), aside(because)));
     let because = draft.all.first().cloned().unwrap_or_else(|| Because {
         reason: Reason::AsAsked,
         text: match draft.own {
