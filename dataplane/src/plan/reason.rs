@@ -26,10 +26,10 @@ impl Verdict {
 }
 
 macro_rules! reasons {
-    ($($name:ident = $code:literal $verdict:ident $help:literal,)*) => {
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    ($($(#[$default:meta])? $name:ident = $code:literal $verdict:ident $help:literal,)*) => {
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
-        pub enum Reason { $($name,)* }
+        pub enum Reason { $($(#[$default])? $name,)* }
 
         impl Reason {
             pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
@@ -52,13 +52,8 @@ macro_rules! reasons {
     };
 }
 
-impl Default for Reason {
-    fn default() -> Self {
-        Self::AsAsked
-    }
-}
-
 reasons! {
+    #[default]
     AsAsked = "as_asked" Met "Nothing stands against it.",
     NoTunnel = "no_tunnel" Refused "Encryption is required and no tunnel leads there: none is defined, or several are and neither `peers` nor a rule nor a peer's `allowed_ips` says which. Its flows are dropped. The operator defines a tunnel, or the application names one in `peers`.",
     UnknownPeer = "unknown_peer" Refused "Encryption is required and the policy has none of the tunnels that `peers` names. Its flows are dropped. The operator defines one of them, or the application names another.",
