@@ -13,8 +13,10 @@ use softdpu::config;
 use softdpu::flow::{FlowConfig, FlowTable, Prepared, Seed, Tick};
 use softdpu::worker::harness::Harness;
 use softdpu_ebpf_common::walk::{Headers, L3};
+use softdpu_testbed::packet::syn_of;
 
 use self::ageing::Ageing;
+use crate::clock::thread_cpu;
 use crate::memory::packet;
 use crate::micro::{Case, Effort, alternate};
 use crate::report::{Bound, Section, Target};
@@ -189,7 +191,7 @@ fn resident() -> u64 {
     pages.and_then(|s| s.split(' ').nth(1)?.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
-const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r#"
 [workers]
 count = 1
 batch = 64
@@ -218,9 +220,9 @@ action = "forward"
 "#;
 
 /// Old flows, decided and answered, in the order of their packets.
-const OLD: u32 = 1024;
+pub(crate) const OLD: u32 = 1024;
 /// Packets of each kind put on the wire at a time.
-const TURN: u32 = 256;
+pub(crate) const TURN: u32 = 256;
 
 /// Old flows' packets through the graph: alone, and in turn with SYNs that each have another source.
 fn flooded(effort: Effort, flood: u32) -> Result<(Section, Option<f64>)> {
@@ -228,17 +230,8 @@ fn flooded(effort: Effort, flood: u32) -> Result<(Section, Option<f64>)> {
         Section::new("flow-flood", "old flows in a flood of SYNs, graph in memory, per packet, one core", "ns");
     let policy = config::parse(POLICY, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")?;
     let mut harness = Harness::new(policy)?;
-    let old: Vec<Vec<u8>> = (0..OLD).map(|n| packet(n, 60)).collect();
-    let answers: Vec<Vec<u8>> = old.iter().map(|p| answer(p)).collect();
-    for _ in 0..16 {
-        for (port, packets) in [(0, &old), (1, &answers)] {
-            for part in packets.chunks(TURN as usize) {
-                pass(&mut harness, port, part);
-            }
-        }
-    }
+    let old = settled(&mut harness);
     let (mut sent, rounds) = (0u32, effort.rounds.max(2));
-    let mut syn = packet(0, 60);
     for _ in 0..rounds {
         if stop::asked() {
             break;
@@ -251,7 +244,7 @@ fn flooded(effort: Effort, flood: u32) -> Result<(Section, Option<f64>)> {
             spent[0] += pass(&mut harness, 0, part);
         }
         for turn in 0..turns {
-            let syns: Vec<Vec<u8>> = (0..TURN).map(|n| new_syn(&mut syn, sent + n)).collect();
+            let syns: Vec<Vec<u8>> = (0..TURN).map(|n| syn_of(sent + n, [10, 2, 0, 2], (7, 80))).collect();
             spent[1] += pass(&mut harness, 0, &syns);
             sent += TURN;
             let from = (turn * TURN % OLD) as usize;
@@ -285,18 +278,32 @@ fn flooded(effort: Effort, flood: u32) -> Result<(Section, Option<f64>)> {
     Ok((section, rate))
 }
 
-/// Nanoseconds for these packets, received and sent by the worker.
-fn pass(harness: &mut Harness, port: usize, packets: &[Vec<u8>]) -> f64 {
+/// Opens the old flows, until each is decided and answered. Their clients' packets.
+pub(crate) fn settled(harness: &mut Harness) -> Vec<Vec<u8>> {
+    let old: Vec<Vec<u8>> = (0..OLD).map(|n| packet(n, 60)).collect();
+    let answers: Vec<Vec<u8>> = old.iter().map(|p| answer(p)).collect();
+    for _ in 0..16 {
+        for (port, packets) in [(0, &old), (1, &answers)] {
+            for part in packets.chunks(TURN as usize) {
+                pass(harness, port, part);
+            }
+        }
+    }
+    old
+}
+
+/// Nanoseconds of CPU time for these packets, received and sent by the worker.
+pub(crate) fn pass(harness: &mut Harness, port: usize, packets: &[Vec<u8>]) -> f64 {
     for p in packets {
         assert!(harness.send(port, p), "the wire holds a turn");
     }
-    let start = Instant::now();
+    let start = thread_cpu();
     let mut done = 0;
     while done < packets.len() {
         harness.now += 10_000;
         done += harness.worker.turn(harness.now);
     }
-    let spent = start.elapsed().as_nanos() as f64;
+    let spent = (thread_cpu() - start) as f64;
     for port in 0..2 {
         while harness.receive(port).is_some() {}
     }
@@ -312,18 +319,6 @@ pub(crate) fn answer(p: &[u8]) -> Vec<u8> {
     a.swap(34, 36);
     a.swap(35, 37);
     a
-}
-
-/// The rig's packet as a SYN of source number `n`. Its checksum of TCP is not looked at on the way.
-fn new_syn(p: &mut [u8], n: u32) -> Vec<u8> {
-    p[23] = 6;
-    p[26..30].copy_from_slice(&(0x1400_0000 + n).to_be_bytes());
-    p[46] = 0x50;
-    p[47] = 2;
-    p[24..26].fill(0);
-    let sum = crate::bpf::programs::ip_checksum(&p[14..34]);
-    p[24..26].copy_from_slice(&sum.to_be_bytes());
-    p.to_vec()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result};
 
-use softdpu::config;
+use softdpu::config::{self, Policy};
 use softdpu::io::loopback::{LoopbackPort, Wire};
 use softdpu::io::pool::FramePool;
 use softdpu::io::port::PortIo;
@@ -21,7 +21,7 @@ use crate::report::{Bound, Section, Target};
 const BURST: usize = 1024;
 const BATCH: usize = 64;
 
-const POLICY: &str = r#"
+pub(crate) const POLICY: &str = r#"
 [workers]
 count = 1
 batch = 64
@@ -52,9 +52,11 @@ action = "forward"
 /// Where the policy or memory fails.
 pub fn run(effort: Effort) -> Result<(Section, Vec<Target>)> {
     let mut section = Section::new("graph", "forwarding through the graph in memory, 64 B, per packet, one core", "ns");
-    let mut cases =
-        vec![ports("ports", "the in-memory ports alone", 60)?, graph("graph-and-ports", "graph and ports, 1 flow", 1)?];
-    cases.push(graph("graph-and-ports-1k", "graph and ports, 1,000 flows", 1000)?);
+    let mut cases = vec![
+        ports("ports", "the in-memory ports alone", 60)?,
+        graph("graph-and-ports", "graph and ports, 1 flow", 1, policy()?)?,
+    ];
+    cases.push(graph("graph-and-ports-1k", "graph and ports, 1,000 flows", 1000, policy()?)?);
     alternate(&mut section, &mut cases, effort);
     drop(cases);
     section.difference("graph", "graph alone, 1 flow", "graph-and-ports", "ports");
@@ -69,8 +71,12 @@ fn packets(flows: u32, length: usize) -> Vec<Vec<u8>> {
     (0..BURST as u32).map(|n| packet(n % flows, length)).collect()
 }
 
-fn graph<'a>(name: &str, title: &str, flows: u32) -> Result<Case<'a>> {
-    let policy = config::parse(POLICY, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")?;
+fn policy() -> Result<Policy> {
+    config::parse(POLICY, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")
+}
+
+/// Packets of `flows` old flows through a worker of this policy, which has the ports of [`POLICY`].
+pub(crate) fn graph<'a>(name: &str, title: &str, flows: u32, policy: Policy) -> Result<Case<'a>> {
     let mut harness = Harness::new(policy)?;
     let packets = packets(flows, 60);
     // Flows that nothing was recognised in are looked into for their first packets.

@@ -8,7 +8,7 @@ use crate::net::cores;
 use crate::net::topology::{Napi, Topology};
 use crate::report::{Bound, Section, Target};
 use crate::stop;
-use crate::veth::worker::Instance;
+use crate::veth::worker;
 
 /// How long a started instance gets to settle.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub fn run(binary: &std::path::Path, core: usize, rounds: usize, time: Duration)
     let mut section = Section::new("idle", "CPU without traffic", "% of a core");
     section.declare("idle", title);
     let topology = Topology::new('c', Napi::Inline)?;
-    match Instance::start(&topology, binary, core) {
+    match worker::start(&topology, binary, core) {
         Ok(instance) => {
             stop::sleep(SETTLE);
             for _ in 0..rounds {

@@ -2,26 +2,25 @@
 //! Everything that is compared is measured in one run, in turn (A B C A B C …), so that noise hits all alike.
 
 pub mod aead;
-pub mod bpf;
+pub mod applications;
 pub mod classify;
 pub mod clock;
 pub mod esp;
 pub mod esp_many;
 pub mod flows;
 pub mod graph;
+pub mod hostile;
 pub mod idle;
 pub mod machine;
 pub mod memory;
 pub mod micro;
-pub mod net;
 pub mod offload;
-pub mod progress;
 pub mod report;
 pub mod session;
-pub mod stats;
 pub mod steer;
-pub mod stop;
 pub mod tunnels;
 pub mod veth;
 pub mod wg;
 pub mod wg_many;
+
+pub use softdpu::rig::{bpf, net, progress, stats, stop};

@@ -13,8 +13,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
 use softdpu_bench::{
-    aead, classify, esp, esp_many, flows, graph, idle, memory, offload, session, steer, stop, tunnels, veth, wg,
-    wg_many,
+    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, session, steer, stop,
+    tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -71,6 +71,10 @@ enum What {
     Classify,
     /// The flow table at ten million flows, and in a flood of ten million SYNs (2 GB of memory).
     Flows,
+    /// The operator's applications: compiling 100,000 patterns, finding one, and what packets notice of them.
+    Applications,
+    /// What strangers can send to a recogniser, in turn with packets of old flows.
+    Hostile,
     /// CPU of an instance without traffic (root).
     Idle,
     /// The steer program by BPF_PROG_TEST_RUN (root).
@@ -206,6 +210,16 @@ fn run(arguments: &Arguments) -> Result<()> {
         let many = if quick { 1_000_000 } else { 10_000_000 };
         let (sections, targets) = flows::run(effort, many, many)?;
         report.sections.extend(sections);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Applications) && !stop::asked() {
+        let (sections, targets) = applications::run(effort)?;
+        report.sections.extend(sections);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Hostile) && !stop::asked() {
+        let (section, targets) = hostile::run(effort, if quick { 20_000 } else { 200_000 })?;
+        report.sections.push(section);
         report.targets.extend(targets);
     }
     if wanted(What::Steer) && !stop::asked() {

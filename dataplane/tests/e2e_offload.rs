@@ -284,6 +284,17 @@ fn demotion_takes_a_moment_and_no_packet() {
                 let back = eventually(Duration::from_secs(2), || (!down()).then_some(()));
                 assert!(back.is_some(), "{:?}", world.flow(7000));
                 assert_eq!(world.flow(7000).unwrap()["offload_reason"], "by_hand");
+                // The daemon's own clock, from the request to the last entry gone.
+                let log = world.edge.said();
+                let took = |line: &str| line.split_once("micros").map(|(_, rest)| rest.to_owned());
+                let taken: Vec<String> =
+                    log.lines().filter(|line| line.contains("flows taken back")).filter_map(took).collect();
+                println!("taken back after (microseconds) {taken:?}");
+                let number = |text: &String| {
+                    let digits = text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit);
+                    digits.collect::<String>().parse::<u64>().unwrap()
+                };
+                assert!(taken.len() >= 3 && taken.iter().all(|took| number(took) < 50_000), "{log}");
             }
             _ => {}
         }
@@ -298,6 +309,79 @@ fn demotion_takes_a_moment_and_no_packet() {
     });
     assert!(counted.is_some(), "{:?} of {:?}", world.flow(7000), Plain::sent(&world.client));
     assert!(world.verdict("flow_forward") > 3000);
+}
+
+/// A rule's meter, mark and sample hold alike before the flow goes down, in the driver, and after it came back.
+#[test]
+fn a_treated_flow_is_treated_alike_in_both_tiers() {
+    const RULE: &str = r#"
+[offload]
+wait_for_class = false
+[[rule]]
+name = "treated"
+protocol = "udp"
+ports = ["7002"]
+meter_rate = 400_000
+meter_burst = 200_000
+dscp = 46
+sample = 50
+"#;
+    const SIZE: usize = 1028;
+    let Some(world) = Plain::new("e2e-off-treat", RULE) else { return };
+    let mut nft = world.server.command("nft");
+    let marks = "add table ip m; add chain ip m in { type filter hook input priority 0; }; \
+                 add rule ip m in udp dport 7002 ip dscp ef counter; add rule ip m in udp dport 7002 ip dscp != ef counter";
+    process::run(nft.arg(marks), common::PATIENCE).unwrap().ok().unwrap();
+    let receiver = world.server.within(|| Ok(UdpSocket::bind("10.2.0.2:7002")?)).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let sender = world.client.within(|| Ok(UdpSocket::bind("10.1.0.2:6002")?)).unwrap();
+    sender.connect("10.2.0.2:7002").unwrap();
+    let receive = std::thread::spawn(move || {
+        let (mut got, mut buffer) = (0u64, [0; 2048]);
+        while let Ok((_, from)) = receiver.recv_from(&mut buffer) {
+            got += 1;
+            if got == 1 {
+                receiver.send_to(b"heard", from).unwrap();
+            }
+        }
+        got
+    });
+    let begun = Instant::now();
+    let (mut sent, mut was_down) = (0u64, false);
+    // About 1 MB/s for 6 s; after 3 s the flow is taken back for good.
+    while begun.elapsed() < Duration::from_secs(6) {
+        while sent < begun.elapsed().as_millis() as u64 {
+            sender.send(&[7; SIZE - 28]).unwrap();
+            sent += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        if !was_down && begun.elapsed() > Duration::from_secs(3) {
+            was_down = world.flow(7002).is_some_and(|flow| flow["tier"] == "xdp");
+            assert!(was_down, "{:?}", world.flow(7002));
+            world.edge.verb(&["demote", "--all"]).unwrap();
+        }
+    }
+    let elapsed = begun.elapsed().as_secs_f64();
+    let got = receive.join().unwrap();
+    let rate = ((got * SIZE as u64) as f64 - 200_000.0) / elapsed;
+    println!("{sent} sent, {got} came: {rate:.0} B/s of 400000");
+    assert!((360_000.0..440_000.0).contains(&rate), "{rate}");
+    let rule = |key: &str| {
+        let status = world.edge.status().unwrap();
+        let rules = status["rules"].as_array().unwrap().clone();
+        rules.iter().find(|rule| rule["name"] == "treated").unwrap()[key].as_u64().unwrap()
+    };
+    let settled = eventually(common::PATIENCE, || (rule("metered") == sent - got).then_some(()));
+    assert!(settled.is_some(), "{} dropped by the meter, of {sent} sent {got} came", rule("metered"));
+    let by_driver = world.verdict("flow_meter");
+    assert!(by_driver > 100 && by_driver + 100 < sent - got, "both tiers metered: {by_driver} of {}", sent - got);
+    // What came up before the worker knew that the flow is back is in neither count.
+    assert!(rule("sampled").abs_diff(got / 50) <= 5, "{} sampled of {got}", rule("sampled"));
+    let mut nft = world.server.command("nft");
+    let text = process::run(nft.args(["list", "chain", "ip", "m", "in"]), common::PATIENCE).unwrap().ok().unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let marked: Vec<u64> = words.windows(2).filter(|w| w[0] == "packets").map(|w| w[1].parse().unwrap()).collect();
+    assert_eq!(marked, [got, 0], "{text}");
 }
 
 #[test]

@@ -64,6 +64,8 @@ fn pcap(path: &Path, frames: impl Iterator<Item = (u32, Vec<u8>)>) {
     std::fs::write(path, file).unwrap();
 }
 
+const APPLICATION: &str = "[[application]]\nname = \"catalogue\"\nhost = [\"shop.*\"]\nport = [80]\n";
+
 /// Replays the exchange with records to `collector` and into a log, whose text is returned.
 fn run(folder: &Path, collector: &str) -> String {
     let sides = exchange();
@@ -77,7 +79,8 @@ fn run(folder: &Path, collector: &str) -> String {
         .collect();
     let policy = folder.join("policy.toml");
     let ports = ["a", "b"].map(|n| format!("[[port]]\nname = \"{n}\"\nkind = \"pcap\"\n")).concat();
-    std::fs::write(&policy, format!("[export]\nipfix = \"{collector}\"\nlog = \"flows.ndjson\"\n{ports}")).unwrap();
+    std::fs::write(&policy, format!("[export]\nipfix = \"{collector}\"\nlog = \"flows.ndjson\"\n{ports}{APPLICATION}"))
+        .unwrap();
     let policy = config::load(&policy).unwrap();
     let report = replay(policy, &inputs, &[]).unwrap();
     assert_eq!(report.packets_in, 6);
@@ -122,6 +125,7 @@ fn nfcapd_stores_what_the_log_says() {
         (&line["class"], &line["host"], &line["reason"]),
         (&"http".into(), &"shop.example".into(), &"end_of_flow".into())
     );
+    assert_eq!(line["application"], "catalogue");
     let out = Command::new("nfdump")
         .args(["-q", "-o", "fmt:%sa %da %sp %dp %pr %ipkt %ibyt %opkt %obyt", "-R"])
         .arg(&store)
@@ -184,7 +188,7 @@ fn tshark_understands_every_field() {
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let [there, back] = exchange();
     let (a, b) = (bytes(&there), bytes(&back));
-    let wanted = format!("192.0.2.1 198.51.100.2 40000 80 6 {a},{b} 3,3 http 3 1");
+    let wanted = format!("192.0.2.1 198.51.100.2 40000 80 6 {a},{b} 3,3 catalogue 3 1");
     assert_eq!(text.trim(), wanted, "{}", String::from_utf8_lossy(&out.stderr));
     let verbose = Command::new("tshark").args(["-V", "-r"]).arg(&path).output().unwrap();
     let verbose = String::from_utf8_lossy(&verbose.stdout).into_owned();

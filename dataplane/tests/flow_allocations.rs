@@ -1,35 +1,12 @@
 //! The flow table and the inspector allocate when they are made, and never after.
 #![allow(clippy::unwrap_used)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use softdpu::flow::{FlowConfig, FlowTable, Seed, Tick};
 use softdpu::l7::{Inspector, L7Config, Outcome};
 use softdpu_ebpf_common::walk::walk;
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is the system allocator's; counting touches a thread-local without a destructor and does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+#[path = "support/counting.rs"]
+mod counting;
 
 /// An Ethernet frame with TCP (or UDP) from 10.0.0.1 to 10.0.x.y.
 fn frame(udp: bool, to: u16, sport: u16, seq: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -69,7 +46,7 @@ fn nothing_is_allocated_per_packet() {
     let mut table = FlowTable::new(&FlowConfig { capacity: 512, ..FlowConfig::default() }, Seed::random(), Tick(0));
     let mut inspector = Inspector::new(&L7Config { buffers: 8, hosts: 1024, starts: 512, facts: 64, addresses: 64 });
     let mut named = 0;
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     for (i, f) in frames.iter().enumerate() {
         let now = Tick(i as u32);
         table.expire(now, 64, |idx, flow| inspector.release(idx, flow));
@@ -80,7 +57,7 @@ fn nothing_is_allocated_per_packet() {
         let outcome = inspector.inspect(hit.idx, table.get_mut(hit.idx), hit.dir, &h, f, now);
         named += u32::from(matches!(outcome, Outcome::Recognised { host: Some(_), .. }));
     }
-    assert_eq!(ALLOCATIONS.with(Cell::get), before);
+    assert_eq!(counting::allocations(), before);
     assert!(table.pressure().evicted_full + table.pressure().evicted_unproven > 0, "the table was under pressure");
     assert_eq!(named, 4000);
 }

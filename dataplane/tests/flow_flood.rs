@@ -5,6 +5,7 @@ use softdpu::config;
 use softdpu::flow::{Direction, FlowIdx, Tick};
 use softdpu::worker::harness::Harness;
 use softdpu_ebpf_common::walk::walk;
+use softdpu_testbed::packet::{self, ACK, Ends, RST, SYN, frame, ipv4 as ip, sum};
 
 const POLICY: &str = r#"
 [workers]
@@ -34,51 +35,12 @@ name = "all"
 action = "forward"
 "#;
 
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 16;
-
-fn sum(header: &[u8]) -> u16 {
-    let mut sum: u32 = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-/// Without a link header.
-fn ip(proto: u8, src: [u8; 4], dst: [u8; 4], payload: &[u8]) -> Vec<u8> {
-    let mut p = vec![0x45, 0];
-    p.extend(((20 + payload.len()) as u16).to_be_bytes());
-    p.extend([0, 0, 0, 0, 64, proto, 0, 0]);
-    p.extend(src);
-    p.extend(dst);
-    let check = sum(&p).to_be_bytes();
-    p[10..12].copy_from_slice(&check);
-    p.extend(payload);
-    p
-}
-
-fn frame(packet: &[u8]) -> Vec<u8> {
-    [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0][..], packet].concat()
-}
-
 fn tcp(src: [u8; 4], dst: [u8; 4], ports: (u16, u16), flags: u8, seq: u32, ack: u32) -> Vec<u8> {
-    let mut t = ports.0.to_be_bytes().to_vec();
-    t.extend(ports.1.to_be_bytes());
-    t.extend(seq.to_be_bytes());
-    t.extend(ack.to_be_bytes());
-    t.extend([0x50, flags, 1, 0, 0, 0, 0, 0]);
-    ip(6, src, dst, &t)
+    packet::tcp(Ends { src, dst, ports }, flags, seq, ack, &[])
 }
 
 fn udp(src: [u8; 4], dst: [u8; 4], ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
-    let mut u = ports.0.to_be_bytes().to_vec();
-    u.extend(ports.1.to_be_bytes());
-    u.extend(((8 + payload.len()) as u16).to_be_bytes());
-    u.extend([0, 0]);
-    u.extend(payload);
-    ip(17, src, dst, &u)
+    packet::udp(Ends { src, dst, ports }, payload)
 }
 
 fn icmp_error(from: [u8; 4], to: [u8; 4], about: &[u8]) -> Vec<u8> {

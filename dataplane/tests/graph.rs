@@ -220,6 +220,29 @@ fn a_rule_over_hosts_drops_once_the_name_is_known() {
     assert_eq!(edge.dropped(DropReason::PolicyDrop), 2);
 }
 
+/// A DNS query for the address of a name, given by its labels.
+fn query(labels: &[&str]) -> Vec<u8> {
+    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in labels {
+        query.push(label.len() as u8);
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    query
+}
+
+#[test]
+fn a_name_that_comes_after_the_class_is_asked_about() {
+    let mut edge =
+        Harness::new(plain("[[rule]]\nname = \"no-ads\"\nhost = [\"*.ads.example\"]\naction = \"drop\"\n")).unwrap();
+    let ask = |labels: &[&str]| udp4(CLIENT, SERVER, (40000, 53), 64, &query(labels));
+    assert_eq!(edge.pass(APPS, &ask(&[])).len(), 1, "the root has no name");
+    let (_, flow) = edge.worker.flows.iter().next().unwrap();
+    assert!(flow.is_settled() && flow.host().is_none());
+    assert_eq!(edge.pass(APPS, &ask(&["x", "ads", "example"])).len(), 0);
+    assert_eq!(edge.dropped(DropReason::PolicyDrop), 1);
+}
+
 #[test]
 fn waits_for_the_next_hops_address_and_gives_up_in_time() {
     use softdpu::host::fib::{Fib, Link, Route};

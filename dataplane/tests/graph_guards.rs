@@ -315,3 +315,68 @@ fn a_lifetime_ends_sealing_and_opening_under_a_name() {
         assert_eq!(a.dropped(DropReason::SaExpired) + a.dropped(DropReason::SequenceExhausted), 40, "{lifetime:?}");
     }
 }
+
+/// A TCP segment from the client's port to the server's 443.
+fn segment(port: u16, flags: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = udp4(CLIENT, SERVER, (port, 443), 64, &[&[0; 12], payload].concat());
+    frame[23] = 6;
+    frame[24..26].fill(0);
+    let sum = checksum::of(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum);
+    frame[38..54].fill(0);
+    frame[38..42].copy_from_slice(&seq.to_be_bytes());
+    (frame[46], frame[47]) = (0x50, flags);
+    frame
+}
+
+/// Protocol numbers of what leaves by the uplink.
+fn leaves(edge: &mut Harness, frame: &[u8]) -> Vec<u8> {
+    edge.pass(APPS, frame).iter().filter(|(port, _)| *port == UPLINK).map(|(_, frame)| frame[23]).collect()
+}
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+/// The beginning of a ClientHello of 512 bytes.
+const HELLO: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3];
+
+#[test]
+fn what_no_buffer_is_left_for_is_protected_as_what_is_undecided() {
+    let keys = Keys::new();
+    let mut a = Harness::new(keys.policy('a', "host = [\"secret.example\"]", "")).unwrap();
+    for port in 1000..1200 {
+        assert_eq!(leaves(&mut a, &segment(port, SYN, 0, b"")), [ESP]);
+        assert_eq!(leaves(&mut a, &segment(port, ACK, 1, HELLO)), [ESP], "port {port}");
+    }
+    assert_eq!(a.worker.counters.flows_unread.get(), 200 - 128);
+    assert_eq!(leaves(&mut a, &segment(1199, ACK, 12, b"more of it")), [ESP], "and stays so");
+    // Read to the end, another flow goes as it is.
+    leaves(&mut a, &segment(80, SYN, 0, b""));
+    assert_eq!(leaves(&mut a, &segment(80, ACK, 1, b"GET / HTTP/1.1\r\nHost: open.example\r\n\r\n")), [6]);
+    a.assert_no_leak();
+}
+
+#[test]
+fn what_no_buffer_is_left_for_is_dropped_where_a_rule_might_drop_it() {
+    let rule = "[[rule]]\nname = \"no-ads\"\nhost = [\"*.ads.example\"]\naction = \"drop\"\n";
+    let mut a = Harness::new(plain(rule)).unwrap();
+    for port in 1000..1128 {
+        assert_eq!(leaves(&mut a, &segment(port, ACK, 1, HELLO)), [6]);
+    }
+    assert!(leaves(&mut a, &segment(2000, ACK, 1, HELLO)).is_empty());
+    assert_eq!(a.dropped(DropReason::PolicyDrop), 1);
+    a.assert_no_leak();
+}
+
+#[test]
+fn a_flow_that_is_older_than_its_entry_stays_protected_and_is_not_dropped() {
+    let keys = Keys::new();
+    let ads = "[[rule]]\nname = \"no-ads\"\nhost = [\"*.ads.example\"]\naction = \"drop\"\n";
+    let mut a = Harness::new(keys.policy('a', "class = [\"postgresql\"]", "")).unwrap();
+    let mut other = Harness::new(plain(ads)).unwrap();
+    for n in 0..100 {
+        let middle = segment(1000, ACK, 7_000_000 + n * 12, b"\x01 in between");
+        assert_eq!(leaves(&mut a, &middle), [ESP], "packet {n}");
+        assert_eq!(leaves(&mut other, &middle), [6], "packet {n}");
+    }
+    assert_eq!(a.worker.counters.flows_unread.get(), 1);
+}

@@ -3,31 +3,9 @@
 
 use softdpu::wire::reassembly::{Id, Limits, Place, Table};
 use softdpu_ebpf_common::walk::L3;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is the system allocator's; counting touches a thread-local without a destructor and does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+#[path = "support/counting.rs"]
+mod counting;
 
 #[test]
 fn nothing_is_allocated_per_fragment() {
@@ -35,7 +13,7 @@ fn nothing_is_allocated_per_fragment() {
     let mut table = Table::new(limits);
     let mut whole = Vec::with_capacity(limits.per_datagram);
     let (mut lost, mut complete) = (0u32, 0u32);
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     for n in 0..100_000u32 {
         // A good datagram of four fragments now and then, and any number of bad and unfinished ones.
         let mixed = n.wrapping_mul(0x9e37_79b1);
@@ -54,6 +32,6 @@ fn nothing_is_allocated_per_fragment() {
             table.expire(now, &mut |_, _| lost += 1);
         }
     }
-    assert_eq!(ALLOCATIONS.with(Cell::get), before);
+    assert_eq!(counting::allocations(), before);
     assert!(complete >= 12_500 && lost > 40_000, "{complete} complete, {lost} lost");
 }

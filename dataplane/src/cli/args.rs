@@ -14,7 +14,7 @@ use clap_complete::Shell;
     long_about = "softdpu takes the flows that a policy names off the network interface with XDP and AF_XDP, does to them what a \
                   DPU would do (encrypt, compress, classify) and hands them back.\n\n\
                   `softdpu run` is the dataplane. `softdpu status` and `softdpu flows` ask a running one. `softdpu check` says what \
-                  is wrong with a policy, and `softdpu replay` runs the same graph over capture files, without privileges.",
+                  is wrong with a policy, `softdpu doctor` what is wrong with the host for it, and `softdpu replay` runs the same graph over capture files, without privileges.",
     after_long_help = "EXIT CODES:\n  0  done\n  1  failed, or something wrong was found\n  2  wrong usage\n\n\
                        ENVIRONMENT:\n  SOFTDPU_LOG  log filter, stronger than --log-level: softdpu=debug,aya=warn\n  \
                        NO_COLOR     no colour, whatever the terminal\n\n\
@@ -169,18 +169,64 @@ pub(super) enum Verb {
     #[command(
         long_about = "Reads capture files (pcap or pcapng) and says for each flow what it is: protocol, host name, packets and bytes. With \
                       --json one JSON object per line: file, l4, a, b, protocol, host, packets, bytes; `a` opened the flow; addresses are \
-                      ip:port, IPv6 in brackets.",
-        after_long_help = "EXAMPLES:\n  softdpu classify capture.pcap\n  softdpu classify --json *.pcap | jq -r .protocol | sort | uniq -c\n\n\
+                      ip:port, IPv6 in brackets. With --policy also application: the name by which that policy knows the flow. Key \
+                      files of the policy are not looked at.",
+        after_long_help = "EXAMPLES:\n  softdpu classify capture.pcap\n  softdpu classify --json *.pcap | jq -r .protocol | sort | uniq -c\n  softdpu classify --policy edge.toml capture.pcap\n\n\
                            EXIT CODES:\n  0  all files were read\n  1  a file could not be read"
     )]
     Classify {
         /// Capture files
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Name the flows' applications as this policy defines them
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
         /// One JSON object per flow and line
         #[arg(long)]
         json: bool,
     },
+
+    /// Say what on this host keeps a policy from running well, and put it right
+    #[command(
+        long_about = "Looks at kernel, process, processors, interfaces, queues, offloads and the network around them, and says of each \
+                      thing whether it is ok, could be better (warn), or will fail; what that means; and the exact command that puts it \
+                      right. With --policy it looks at the policy's ports and workers, with --interface at interfaces that no policy \
+                      names.\n\n\
+                      --fix makes those changes that are safe: settings that can be read, written and put back, on this host and at the \
+                      other end of its veths. It shows them first and asks. --undo puts back what --fix changed, unless somebody has \
+                      changed it since. Run it as the instance will be run: limits and capabilities are those of the caller. \
+                      docs/troubleshooting.md lists the checks.",
+        after_long_help = "EXAMPLES:\n  softdpu doctor --policy edge-a.toml\n  softdpu doctor -c edge-a.toml --fix\n  softdpu doctor \
+                           --undo\n  softdpu doctor --interface eth0 --probe\n  softdpu doctor -c edge-a.toml --json | jq \
+                           '.findings[] | select(.state == \"fail\")'\n\n\
+                           EXIT CODES:\n  0  nothing will fail, perhaps with warnings\n  1  something will fail, or could not be put back\n\n\
+                           FILES:\n  /var/lib/softdpu/doctor.json  what --fix changed"
+    )]
+    Doctor(DoctorArgs),
+
+    /// Say what this host has, for planning here or elsewhere
+    #[command(
+        long_about = "Lists kernel, processors, memory, limits, capabilities, and every interface with driver, queues, rings, RSS, XDP \
+                      features and program, offloads, interrupts, NAPI settings and the other end of a veth. Only reads. With --json \
+                      everything, versioned: the file that `softdpu plan --host` takes.",
+        after_long_help = "EXAMPLES:\n  softdpu inventory\n  softdpu inventory --json > edge-7.json\n  softdpu inventory --host edge-7.json\n\n\
+                           EXIT CODES:\n  0  done\n  1  the interfaces cannot be listed, or the file is no inventory"
+    )]
+    Inventory(InventoryArgs),
+
+    /// Measure on this host what ring sizes, batch, idle mode and copy mode are worth
+    #[command(
+        long_about = "Starts the policy's instance with one setting changed at a time and measures what it forwards and what it costs, in \
+                      alternating rounds, so that noise hits all alike. Writes a policy fragment with the choice for each setting and the \
+                      figures behind it (median and range). Where noise is larger than the difference it says so and chooses nothing.\n\n\
+                      Traffic is generated over a throw-away pair of veths; nothing of the host is touched, and the figures compare \
+                      settings, not hosts. With --real the instance runs on the policy's own ports with the traffic that is there: it is \
+                      restarted for each turn. Needs root and two cores.",
+        after_long_help = "EXAMPLES:\n  softdpu tune --policy edge-a.toml > tuned.toml\n  softdpu tune -c edge-a.toml --rounds 9 -o tuned.toml\n  \
+                           softdpu tune -c edge-a.toml --real --yes\n\n\
+                           EXIT CODES:\n  0  done, also where nothing could be concluded\n  1  it could not be measured"
+    )]
+    Tune(TuneArgs),
 
     /// Print the JSON Schema of a policy
     #[command(
@@ -232,6 +278,81 @@ pub(super) struct PlanArgs {
     /// Plan for a DPU by its public figures: bluefield-2, bluefield-3, intel-ipu-e2000, pensando-dsc2-100g, or a file
     #[arg(long, value_name = "NAME")]
     pub(super) persona: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// The policy whose ports, workers and tunnels to look at
+    #[arg(short = 'c', long, value_name = "FILE", visible_alias = "config")]
+    pub(super) policy: Option<PathBuf>,
+    /// An interface to look at that no policy names; may be given several times
+    #[arg(short, long, value_name = "IF")]
+    pub(super) interface: Vec<String>,
+    /// Judge another host, by the file that `softdpu inventory --json` wrote there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["fix", "probe", "undo"])]
+    pub(super) host: Option<PathBuf>,
+    /// Show what does not apply as well
+    #[arg(short, long)]
+    pub(super) all: bool,
+    /// Attach a program to the ports and bind a socket, for a moment. Some devices reset their link for it
+    #[arg(long)]
+    pub(super) probe: bool,
+    /// Make the changes that are safe, after showing them
+    #[arg(long, conflicts_with = "undo")]
+    pub(super) fix: bool,
+    /// Put back what --fix changed
+    #[arg(long, conflicts_with = "json")]
+    pub(super) undo: bool,
+    /// Do not ask before changing anything
+    #[arg(short, long)]
+    pub(super) yes: bool,
+    /// Where --fix notes what it changed
+    #[arg(long, value_name = "FILE", default_value = crate::doctor::state::FILE)]
+    pub(super) state: PathBuf,
+    /// One JSON object: version, counts, findings, fixes. With --fix it needs --yes
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InventoryArgs {
+    /// Everything, as one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Show another host, by the file that --json wrote there
+    #[arg(long, value_name = "FILE")]
+    pub(super) host: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TuneArgs {
+    /// The policy to begin with
+    #[arg(short = 'c', long, value_name = "FILE", visible_alias = "config")]
+    pub(super) policy: PathBuf,
+    /// Measure on the policy's own ports, with the traffic that is there. The instance is restarted for each turn
+    #[arg(long)]
+    pub(super) real: bool,
+    /// Do not ask before --real
+    #[arg(short, long)]
+    pub(super) yes: bool,
+    /// Rounds; each measures every candidate once
+    #[arg(long, default_value_t = 7, value_name = "N", value_parser = clap::value_parser!(u32).range(3..=99))]
+    pub(super) rounds: u32,
+    /// Seconds of each turn
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    pub(super) turn: f64,
+    /// Only these settings: ring, batch, idle, copy, busy-poll
+    #[arg(long, value_name = "SETTING", value_delimiter = ',')]
+    pub(super) only: Vec<String>,
+    /// Bytes of each generated frame
+    #[arg(long, default_value_t = 60, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(60..=1514))]
+    pub(super) size: u16,
+    /// Generated flows, a power of two
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(super) flows: u32,
+    /// Where to write the fragment. Default: standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
 }
 
 /// Which instance to ask.
@@ -297,6 +418,9 @@ pub(super) struct FlowsArgs {
     /// Only flows of this class: tls, http, dns, ...
     #[arg(long)]
     pub(super) class: Option<String>,
+    /// Only flows of this application of the policy
+    #[arg(long, value_name = "NAME")]
+    pub(super) app: Option<String>,
     /// Only flows with this host name, or below a domain: *.example.com
     #[arg(long)]
     pub(super) host: Option<String>,

@@ -21,8 +21,12 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let path = args.file.as_deref().or(args.config.as_deref()).unwrap_or(Path::new("-"));
     let (source, problems, intents, summary) = match config::load(path) {
         Ok(policy) => {
+            let applications = match policy.applications.len() {
+                0 => String::new(),
+                n => format!(", {}", count(n, "application")),
+            };
             let summary = format!(
-                "{}: {}, {}, {}, {}{}",
+                "{}: {}, {}, {}, {}{}{applications}",
                 policy.name,
                 count(policy.ports.len(), "port"),
                 count(policy.steer.len(), "steering rule"),

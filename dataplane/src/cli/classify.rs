@@ -13,6 +13,7 @@ use softdpu_ebpf_common::walk::{Headers, L3, walk, walk_ip};
 
 use crate::flow::{Direction, Flow, FlowConfig, FlowIdx, FlowTable, Hit, Net, Seed, Tick, Timeouts};
 use crate::l7::{Inspector, L7Config};
+use crate::plan::applications::Applications;
 use crate::wire::overlay;
 
 /// One flow of a capture, as it is printed.
@@ -29,6 +30,9 @@ pub struct FlowRow {
     pub protocol: String,
     /// Empty where none is known.
     pub host: String,
+    /// The operator's name for it. Empty where the policy has none, or there is no policy.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub application: String,
     /// What its packets are within: `vxlan 5`, or `gre`. Empty outside.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub within: String,
@@ -55,18 +59,32 @@ pub struct Summary {
     pub skipped: u64,
 }
 
+/// The applications of a policy file. Its key files are not looked at.
+///
+/// # Errors
+/// What is wrong with the policy.
+pub fn applications(policy: &Path) -> anyhow::Result<Applications> {
+    let policy = crate::config::load_without_keys(policy)?;
+    Ok(Applications::compile(&policy.applications)?)
+}
+
 /// Classifies the flows of each file, in order of their first packet, and writes them to `out`: one JSON object a line,
-/// or a table.
+/// or a table. Where there are `applications` flows are named by them.
 ///
 /// # Errors
 /// Any file that could not be read to its end, with the reason and the place; the others (and what was read of it) have
 /// been written by then. Or `out` could not be written.
-pub fn run(files: &[PathBuf], json: bool, out: &mut impl Write) -> anyhow::Result<Summary> {
+pub fn run(
+    files: &[PathBuf],
+    applications: Option<&Applications>,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<Summary> {
     let mut all = Vec::new();
     let mut sum = Summary::default();
     let mut bad = Vec::new();
     for path in files {
-        let (rows, of_file, result) = classify_file(path);
+        let (rows, of_file, result) = classify_file_as(path, applications.unwrap_or(&Applications::default()));
         sum.flows += rows.len();
         sum.packets += of_file.packets;
         sum.skipped += of_file.skipped;
@@ -83,7 +101,7 @@ pub fn run(files: &[PathBuf], json: bool, out: &mut impl Write) -> anyhow::Resul
         }
     }
     if !json {
-        write_table(&all, out).context("cannot write")?;
+        write_table(&all, applications.is_some(), out).context("cannot write")?;
     }
     out.flush().context("cannot write")?;
     if bad.is_empty() {
@@ -94,9 +112,14 @@ pub fn run(files: &[PathBuf], json: bool, out: &mut impl Write) -> anyhow::Resul
 
 /// The flows of one file: also those up to the place where it turns out damaged.
 pub fn classify_file(path: &Path) -> (Vec<FlowRow>, Summary, anyhow::Result<()>) {
+    classify_file_as(path, &Applications::default())
+}
+
+/// The same, with names for the flows.
+pub fn classify_file_as(path: &Path, applications: &Applications) -> (Vec<FlowRow>, Summary, anyhow::Result<()>) {
     let size = std::fs::metadata(path).map_or(0, |m| m.len());
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let mut run = Run::new(name, size);
+    let mut run = Run::new(name, size, applications);
     let result = capture::for_each(path, |p| run.packet(&p));
     let (rows, summary) = run.finish();
     (rows, summary, result)
@@ -106,8 +129,9 @@ pub fn classify_file(path: &Path) -> (Vec<FlowRow>, Summary, anyhow::Result<()>)
 const IDLE: Duration = Duration::from_secs(120 * 86_400);
 const NO_ROW: u32 = u32::MAX;
 
-struct Run {
+struct Run<'a> {
     file: String,
+    applications: &'a Applications,
     table: FlowTable,
     inspector: Inspector,
     rows: Vec<FlowRow>,
@@ -119,13 +143,14 @@ struct Run {
     summary: Summary,
 }
 
-impl Run {
+impl<'a> Run<'a> {
     /// `size` of the file bounds its flows: each takes a packet, or one within, and that 20 bytes of file.
-    fn new(file: String, size: u64) -> Self {
+    fn new(file: String, size: u64, applications: &'a Applications) -> Self {
         let capacity = (size / 20 + 64).min(1 << 20) as u32;
         let timeouts = Timeouts::all(IDLE);
         Self {
             file,
+            applications,
             table: FlowTable::new(&FlowConfig { capacity, timeouts, unproven_percent: 100 }, Seed::random(), Tick(0)),
             inspector: Inspector::new(&L7Config {
                 buffers: (capacity as usize).min(512),
@@ -146,8 +171,9 @@ impl Run {
         self.summary.packets += 1;
         let epoch = *self.epoch.get_or_insert(p.time);
         let now = Tick::from_nanos(p.time.saturating_sub(epoch));
-        let Self { table, inspector, rows, row_of, file, .. } = self;
-        table.expire(now, 256, |idx, flow| end((idx, flow), file, rows, row_of, inspector));
+        let Self { table, inspector, rows, row_of, file, applications, .. } = self;
+        let of = (file.as_str(), *applications);
+        table.expire(now, 256, |idx, flow| end((idx, flow), of, rows, row_of, inspector));
         let Some(h) = headers(p, &mut self.padded) else {
             self.summary.skipped += 1;
             return;
@@ -157,7 +183,7 @@ impl Run {
         for depth in 0..=overlay::DEPTH {
             let hit = table.prepare_in(net, &h, p.data, now).and_then(|key| {
                 let hit =
-                    table.lookup_or_insert(&key, now, |idx, flow| end((idx, flow), file, rows, row_of, inspector))?;
+                    table.lookup_or_insert(&key, now, |idx, flow| end((idx, flow), of, rows, row_of, inspector))?;
                 table.touch(hit, &key, bytes, now);
                 // Fragments that had come before their first have their flow now.
                 self.summary.skipped -= if depth == 0 { u64::from(key.early().packets) } else { 0 };
@@ -170,7 +196,7 @@ impl Run {
             let flow = table.get_mut(idx);
             if new {
                 row_of[idx.0 as usize] = rows.len() as u32;
-                rows.push(describe(file, idx, flow, inspector));
+                rows.push(describe(of, idx, flow, inspector));
             }
             inspector.inspect(idx, flow, dir, &h, p.data, now);
             let Some(inner) = overlay::inner(p.data, &h) else { return };
@@ -182,7 +208,7 @@ impl Run {
     fn finish(mut self) -> (Vec<FlowRow>, Summary) {
         for (idx, flow) in self.table.iter() {
             if let Some(row) = self.rows.get_mut(self.row_of[idx.0 as usize] as usize) {
-                *row = describe(&self.file, idx, flow, &self.inspector);
+                *row = describe((&self.file, self.applications), idx, flow, &self.inspector);
             }
         }
         self.summary.flows = self.rows.len();
@@ -191,16 +217,22 @@ impl Run {
 }
 
 /// Writes an ended flow's row for good.
-fn end((idx, flow): (FlowIdx, &Flow), file: &str, rows: &mut [FlowRow], row_of: &mut [u32], inspector: &mut Inspector) {
+fn end(
+    (idx, flow): (FlowIdx, &Flow),
+    of: (&str, &Applications),
+    rows: &mut [FlowRow],
+    row_of: &mut [u32],
+    inspector: &mut Inspector,
+) {
     let row = &mut row_of[idx.0 as usize];
     if let Some(row) = rows.get_mut(*row as usize) {
-        *row = describe(file, idx, flow, inspector);
+        *row = describe(of, idx, flow, inspector);
     }
     *row = NO_ROW;
     inspector.release(idx, flow);
 }
 
-fn describe(file: &str, idx: FlowIdx, flow: &Flow, inspector: &Inspector) -> FlowRow {
+fn describe((file, applications): (&str, &Applications), idx: FlowIdx, flow: &Flow, inspector: &Inspector) -> FlowRow {
     let proto = flow.key().proto();
     // What stands for ports in an ICMP echo's key is its identifier.
     let end = |mut e: crate::flow::key::Endpoint| {
@@ -217,6 +249,7 @@ fn describe(file: &str, idx: FlowIdx, flow: &Flow, inspector: &Inspector) -> Flo
         b: end(flow.responder()),
         protocol: flow.class().name().to_owned(),
         host: inspector.host_of(flow).unwrap_or_default().to_owned(),
+        application: applications.of(idx, flow, inspector).map_or("", |app| applications.name(app)).to_owned(),
         within: within(flow),
         packets: both(Flow::packets),
         bytes: both(Flow::bytes),
@@ -233,11 +266,7 @@ fn describe(file: &str, idx: FlowIdx, flow: &Flow, inspector: &Inspector) -> Flo
 /// What the flow's packets are within: `vxlan 5`, or `gre`. Empty outside.
 pub fn within(flow: &Flow) -> String {
     let net = flow.key().net();
-    match overlay::Kind::of(net.kind()) {
-        None => String::new(),
-        Some(kind) if kind.has_number() => format!("{} {}", kind.name(), net.id()),
-        Some(kind) => kind.name().to_owned(),
-    }
+    overlay::Kind::of(net.kind()).map(|kind| kind.label(net.id())).unwrap_or_default()
 }
 
 fn l4_name(proto: u8) -> String {
@@ -318,11 +347,13 @@ fn pppoe(d: &[u8]) -> Option<usize> {
 }
 
 /// Columns as wide as their widest cell; the last two are numbers and stand to the right.
-fn write_table(rows: &[FlowRow], out: &mut impl Write) -> std::io::Result<()> {
-    let head = ["FILE", "L4", "A", "B", "PROTOCOL", "HOST", "PACKETS", "BYTES"].map(str::to_owned);
+fn write_table(rows: &[FlowRow], named: bool, out: &mut impl Write) -> std::io::Result<()> {
+    let application = if named { "APPLICATION" } else { "" };
+    let head = ["FILE", "L4", "A", "B", "PROTOCOL", application, "HOST", "PACKETS", "BYTES"].map(str::to_owned);
     let cells = |r: &FlowRow| {
-        let [file, l4, a, b, protocol, host] = [&r.file, &r.l4, &r.a, &r.b, &r.protocol, &r.host].map(Clone::clone);
-        [file, l4, a, b, protocol, host, r.packets.to_string(), r.bytes.to_string()]
+        let [file, l4, a, b, protocol, app, host] =
+            [&r.file, &r.l4, &r.a, &r.b, &r.protocol, &r.application, &r.host].map(Clone::clone);
+        [file, l4, a, b, protocol, app, host, r.packets.to_string(), r.bytes.to_string()]
     };
     let mut widths = head.each_ref().map(String::len);
     for r in rows {
@@ -331,11 +362,13 @@ fn write_table(rows: &[FlowRow], out: &mut impl Write) -> std::io::Result<()> {
         }
     }
     for row in std::iter::once(head).chain(rows.iter().map(cells)) {
-        let [file, l4, a, b, protocol, host, packets, bytes] = row;
-        let [wf, wl, wa, wb, wp, wh, wn, wy] = widths;
+        let [file, l4, a, b, protocol, app, host, packets, bytes] = row;
+        let [wf, wl, wa, wb, wp, wo, wh, wn, wy] = widths;
+        // Without a policy there is no such column.
+        let app = if named { format!("{app:wo$}  ") } else { String::new() };
         writeln!(
             out,
-            "{file:wf$}  {l4:wl$}  {a:wa$}  {b:wb$}  {protocol:wp$}  {host:wh$}  {packets:>wn$}  {bytes:>wy$}"
+            "{file:wf$}  {l4:wl$}  {a:wa$}  {b:wb$}  {protocol:wp$}  {app}{host:wh$}  {packets:>wn$}  {bytes:>wy$}"
         )?;
     }
     Ok(())

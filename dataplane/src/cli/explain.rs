@@ -63,6 +63,12 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
 fn write(explained: &Explained<'_>, out: &mut impl Write) -> std::io::Result<()> {
     let flow = explained.flow;
     writeln!(out, "flow {}: {} {} -> {}, {}, {}", flow.id, flow.l4, flow.a, flow.b, flow.state, flow.class)?;
+    if let Some(application) = &flow.application {
+        writeln!(out, "  application {application}")?;
+    }
+    if let Some(within) = &flow.within {
+        writeln!(out, "  within {within}: counted and classified; where its packets go is the outer flow's matter")?;
+    }
     match (&flow.rule, &flow.tunnel) {
         (Some(rule), Some(tunnel)) => writeln!(out, "  rule {rule}, in tunnel {tunnel}")?,
         (Some(rule), None) => writeln!(out, "  rule {rule}, in clear")?,
@@ -118,5 +124,14 @@ mod tests {
         let xdp = said("xdp", None);
         assert!(xdp.contains("not nic") && !xdp.contains("not xdp"), "{xdp}");
         assert!(said("worker", None).contains("not xdp: nothing was tried yet"));
+    }
+
+    #[test]
+    fn an_overlay_is_named_where_there_is_one() {
+        let flow = FlowInfo { within: Some("vxlan 42".into()), ..FlowInfo::default() };
+        let mut out = Vec::new();
+        write(&explain(&flow), &mut out).unwrap();
+        assert!(String::from_utf8(out).unwrap().contains("\n  within vxlan 42: "));
+        assert!(!said("worker", None).contains("within"));
     }
 }

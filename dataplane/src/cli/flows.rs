@@ -12,6 +12,7 @@ pub fn run(args: &FlowsArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let port = args.port.map(|port| port.to_string());
     let filters = [
         ("class", args.class.as_deref()),
+        ("app", args.app.as_deref()),
         ("host", args.host.as_deref()),
         ("tier", args.tier.as_deref()),
         ("port", port.as_deref()),
@@ -56,6 +57,7 @@ pub fn biggest_first(mut flows: Vec<FlowInfo>) -> Rows {
 fn rows(flows: Vec<FlowInfo>) -> Rows {
     let mut rows = Rows::new(&[
         "class",
+        "app",
         "host",
         "l4",
         "from",
@@ -69,10 +71,12 @@ fn rows(flows: Vec<FlowInfo>) -> Rows {
         ">idle",
         "rule",
         "tunnel",
+        "within",
     ]);
     for f in flows {
         rows.add([
             f.class,
+            or_dash(f.application.as_deref()),
             or_dash(f.host.as_deref()),
             f.l4,
             f.a,
@@ -86,6 +90,7 @@ fn rows(flows: Vec<FlowInfo>) -> Rows {
             duration(f.idle_s),
             or_dash(f.rule.as_deref()),
             or_dash(f.tunnel.as_deref()),
+            or_dash(f.within.as_deref()),
         ]);
     }
     rows

@@ -4,8 +4,10 @@ mod args;
 mod ask;
 mod check;
 pub mod classify;
+mod doctor;
 mod explain;
 mod flows;
+mod inventory;
 mod plan;
 mod rekey;
 mod reload;
@@ -15,6 +17,7 @@ mod show;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tune;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -75,13 +78,17 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Explain(args) => explain::run(args, out),
         Verb::Demote(args) => explain::demote(args, out),
         Verb::Replay(args) => replay::run(args, &cli.log_level, out),
-        Verb::Classify { files, json } => {
-            let sum = classify::run(files, *json, out)?;
+        Verb::Classify { files, policy, json } => {
+            let applications = policy.as_deref().map(classify::applications).transpose()?;
+            let sum = classify::run(files, applications.as_ref(), *json, out)?;
             if sum.skipped > 0 {
                 eprintln!("{} of {} packets belong to no flow", sum.skipped, sum.packets);
             }
             Ok(true)
         }
+        Verb::Doctor(args) => doctor::run(args, out),
+        Verb::Inventory(args) => inventory::run(args, out),
+        Verb::Tune(args) => tune::run(args, out),
         Verb::Schema => {
             writeln!(out, "{:#}", crate::config::json_schema())?;
             Ok(true)

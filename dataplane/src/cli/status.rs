@@ -48,6 +48,14 @@ pub fn view(before: &Status, now: &Status) -> String {
         }
     }
     section(&mut page, "Workers", &workers(now));
+    let unread: u64 = now.workers.iter().map(|w| w.flows_unread).sum();
+    if unread > 0 {
+        let _ = writeln!(
+            page,
+            "   flows_unread: {} of which too little could be read to tell class and host",
+            count(unread)
+        );
+    }
     section(&mut page, "Tunnels", &tunnels(now));
     for tunnel in &now.tunnels {
         for note in &tunnel.notes {
@@ -59,7 +67,8 @@ pub fn view(before: &Status, now: &Status) -> String {
     section(&mut page, "Ciphers", &ciphers(now));
     section(&mut page, "Steering", &steer(now));
     section(&mut page, "Rules", &rules(now));
-    section(&mut page, "Classes", &classes(now));
+    section(&mut page, "Applications", &class_rows("application", &now.applications));
+    section(&mut page, "Classes", &class_rows("class", &now.classes));
     section(&mut page, "Flow export", &export(now));
     let drops = drops(&now.drops);
     section(&mut page, "Drops", &drops);
@@ -230,9 +239,9 @@ fn rules(now: &Status) -> Rows {
     rows
 }
 
-fn classes(now: &Status) -> Rows {
-    let mut rows = Rows::new(&["class", ">flows", ">packets", ">bytes"]);
-    for c in now.classes.iter().filter(|c| c.flows > 0) {
+fn class_rows(what: &'static str, classes: &[crate::telemetry::snapshot::ClassTraffic]) -> Rows {
+    let mut rows = Rows::new(&[what, ">flows", ">packets", ">bytes"]);
+    for c in classes.iter().filter(|c| c.flows > 0) {
         rows.add([c.name.clone(), count(c.flows), count(c.packets), bytes(c.bytes)]);
     }
     rows

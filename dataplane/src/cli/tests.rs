@@ -34,6 +34,10 @@ fn wrong_usage_is_exit_code_2() {
         "softdpu replay -c x --in apps",
         "softdpu check a -c b",
         "softdpu classify",
+        "softdpu doctor --fix --undo",
+        "softdpu doctor --host x --fix",
+        "softdpu tune",
+        "softdpu tune -c x --rounds 1",
     ] {
         let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");
@@ -54,7 +58,9 @@ fn completions_know_the_verbs() {
     for shell in ["bash", "zsh", "fish"] {
         let (result, out) = run_line(&format!("softdpu completions {shell}"));
         assert!(result.unwrap());
-        assert!(out.contains("classify"), "{shell}");
+        for verb in ["classify", "doctor", "inventory", "tune"] {
+            assert!(out.contains(verb), "{shell}: {verb}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What differs between two policies: what a running instance can take up, by name, and what only a start can.
 
-use super::policy::{Policy, Rule, Steer};
+use super::policy::{Application, Policy, Rule, Steer};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
@@ -65,6 +65,10 @@ pub fn changes(before: &Policy, after: &Policy) -> Changes {
     }
     named("steer", &before.steer, &after.steer, |steer| &steer.name, steer_keys, &mut live);
     named("rule", &before.rules, &after.rules, |rule| &rule.name, rule_keys, &mut live);
+    let (was, is) = (&before.applications, &after.applications);
+    named("application", was, is, |app| &app.name, application_keys, &mut live);
+    // Counters are laid out by their names at the start.
+    let names = |policy: &Policy| policy.applications.iter().map(|app| app.name.clone()).collect::<Vec<_>>();
     let fixed_flows = |policy: &Policy| (policy.flows.capacity, policy.flows.unproven_percent);
     let restart = [
         ("name", before.name != after.name),
@@ -75,8 +79,23 @@ pub fn changes(before: &Policy, after: &Policy) -> Changes {
         ("[export]", before.export != after.export),
         ("[[port]]", before.ports != after.ports),
         ("[[tunnel]]", before.tunnels != after.tunnels),
+        ("names or order of [[application]]", names(before) != names(after)),
     ];
     Changes { live, restart: restart.into_iter().filter(|(_, differs)| *differs).map(|(part, _)| part).collect() }
+}
+
+fn application_keys(a: &Application, b: &Application) -> Vec<&'static str> {
+    let keys = [
+        ("host", a.hosts != b.hosts),
+        ("hosts_file", a.hosts_file != b.hosts_file),
+        ("prefix", a.prefixes != b.prefixes),
+        ("port", a.ports != b.ports),
+        ("protocol", a.protocol != b.protocol),
+        ("class", a.classes != b.classes),
+        ("alpn", a.alpn != b.alpn),
+        ("ja4", a.ja4 != b.ja4),
+    ];
+    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }
 
 /// Compares two lists whose members have names of their own and whose order matters.
@@ -161,6 +180,7 @@ fn steer_keys(a: &Steer, b: &Steer) -> Vec<&'static str> {
 fn rule_keys(a: &Rule, b: &Rule) -> Vec<&'static str> {
     let own = [
         ("class", a.classes != b.classes),
+        ("application", a.applications != b.applications),
         ("host", a.hosts != b.hosts),
         ("encrypt", a.encrypt != b.encrypt),
         ("compress", a.compress != b.compress),

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::host_glob::HostGlob;
 use super::places::{
     Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
@@ -78,6 +79,7 @@ formats! {
     Protocol, "protocol", ["string", "integer"], "tcp, udp, icmp, icmpv6, esp, any, or a protocol number 0 to 255.";
     Span, "duration", "string", "A whole number and ms, s, m, h or d: \"300s\".";
     HostPattern, "host-pattern", "string", "A host name, or \"*.\" and a domain for all names below it.";
+    HostGlob, "host-glob", "string", "A host name, \"*.\" and a domain for all names below it, \"*\", or labels with `*` in them: \"api-*.example.com\".";
     FileMode, "file-mode", "string", "Permission bits in octal: \"0660\".";
     Name, "name", "string", "1 to 32 letters, digits, `-`, `_` or `.`.";
     Interface, "interface", "string", "Name of a network interface, 1 to 15 bytes.";

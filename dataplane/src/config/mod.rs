@@ -8,6 +8,8 @@ mod cover;
 mod cover_index;
 mod cover_meet;
 mod format;
+pub mod host_glob;
+mod hosts_file;
 pub mod intent;
 mod intent_folder;
 mod intent_join;
@@ -68,9 +70,20 @@ pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
+    read(path, true, site)
+}
+
+/// The same without looking at key files, for what needs no keys.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
+    read(path, false, |_| Site::default())
+}
+
+fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
-    let name = path.display().to_string();
-    load_text_for(&text, &name, path, site)
+    load_text_with(&text, &path.display().to_string(), path, keys, site)
 }
 
 /// A policy text as [`load`] would take it from `path`. `name` stands for it in messages.
@@ -78,19 +91,24 @@ pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Polic
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigErrors> {
-    load_text_for(text, name, path, |_| Site::default())
+    load_text_with(text, name, path, true, |_| Site::default())
 }
 
-fn load_text_for(
+fn load_text_with(
     text: &str,
     name: &str,
     path: &Path,
+    keys: bool,
     site: impl FnOnce(&Policy) -> Site,
 ) -> Result<Policy, ConfigErrors> {
     let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
     let mut intents = Vec::new();
     if let Some(policy) = &mut policy {
-        problems.extend(keyfiles::check(policy));
+        if keys {
+            problems.extend(keyfiles::check(policy));
+        }
+        problems.extend(hosts_file::read_all(&mut policy.applications));
+        problems.extend(check::applications(&policy.applications));
         let source = Source { name: name.to_owned(), text: text.to_owned() };
         let site = site(policy);
         intents = intent_join::join(policy, &source, &site, &mut problems);
@@ -103,7 +121,10 @@ fn load_text_for(
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn parse(text: &str, name: &str) -> Result<Policy, ConfigErrors> {
-    let (policy, problems) = parse_all(text, name, Path::new(""));
+    let (policy, mut problems) = parse_all(text, name, Path::new(""));
+    if let Some(policy) = &policy {
+        problems.extend(check::applications(&policy.applications));
+    }
     finish(policy, problems, Vec::new(), text, name)
 }
 

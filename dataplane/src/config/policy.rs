@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::host_glob::HostGlob;
 pub use super::intent::Intent;
 pub use super::places::LinkAddress;
 use super::problem::{Problem, Source};
@@ -14,6 +15,7 @@ pub use super::schema::{
 };
 pub use super::terms::{Terms, Tier};
 pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
+use crate::io::steer::Meter;
 use crate::offload::Setting;
 use crate::plan::contract::Contract;
 
@@ -36,6 +38,8 @@ pub struct Policy {
     pub steer: Vec<Steer>,
     /// In the order of the file; rules refer to them by index.
     pub tunnels: Vec<Tunnel>,
+    /// In the order of the file; rules refer to them by index.
+    pub applications: Vec<Application>,
     /// In the order of the file: first match wins.
     pub rules: Vec<Rule>,
     /// What holds between operator and applications.
@@ -184,8 +188,17 @@ pub struct TapPort {
     pub addresses: Vec<LinkAddress>,
     /// What the kernel is to route by it.
     pub routes: Vec<Prefix>,
-    /// Of packets to `routes`, once nobody reads the tap any more. Already the stricter of what was written and what rules need.
+    /// Of packets to `routes` and [`Self::nets`], once nobody reads the tap any more. Already the stricter of what was written
+    /// and what rules need.
     pub on_loss: OnLoss,
+}
+
+impl TapPort {
+    /// The prefixes of `addresses` that are more than the host itself: the kernel routes these by the tap of its own accord.
+    pub fn nets(&self) -> impl Iterator<Item = Prefix> + '_ {
+        let net = |address: &LinkAddress| Prefix::new(address.addr, address.prefix_len);
+        self.addresses.iter().filter_map(net).filter(|net| *net != Prefix::host(net.addr()))
+    }
 }
 
 /// What packets a rule is about. An empty list means any.
@@ -350,11 +363,57 @@ pub struct Rule {
     pub classes: Vec<String>,
     /// Empty: any.
     pub hosts: Vec<HostPattern>,
+    /// Indices of applications. Empty: any, and none.
+    pub applications: Vec<usize>,
     /// Index of the tunnel.
     pub encrypt: Option<usize>,
     pub compress: Compress,
     pub action: RuleAction,
     pub offload: RuleOffload,
+    pub meter: Option<Meter>,
+    pub dscp: Option<u8>,
+    /// 0: none.
+    pub sample: u32,
+}
+
+/// The operator's name for some flows. Of each kind of terms an empty list means any.
+#[derive(Clone, Debug, Default)]
+pub struct Application {
+    pub name: String,
+    /// Those of the policy, and once it is loaded those of `hosts_file` behind them.
+    pub hosts: Arc<[HostGlob]>,
+    pub hosts_file: Option<PathBuf>,
+    pub prefixes: Vec<Prefix>,
+    pub ports: Vec<PortRange>,
+    pub protocol: Protocol,
+    /// Of [`known_classes`](super::known_classes).
+    pub classes: Vec<String>,
+    /// Identifiers that [`Alpn`](crate::l7::Alpn) has.
+    pub alpn: Vec<String>,
+    /// JA4 fingerprints, lower case.
+    pub ja4: Vec<String>,
+    /// Where its name, and its `hosts_file`, stand in the policy's text.
+    pub span: std::ops::Range<usize>,
+    pub hosts_file_span: std::ops::Range<usize>,
+}
+
+/// Of what it says, wherever in the file that stands.
+impl PartialEq for Application {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |app: &Self| {
+            let lists =
+                (app.prefixes.clone(), app.ports.clone(), app.classes.clone(), app.alpn.clone(), app.ja4.clone());
+            (app.name.clone(), app.hosts.clone(), app.hosts_file.clone(), app.protocol, lists)
+        };
+        key(self) == key(other)
+    }
+}
+
+impl Application {
+    /// Whether flows without a host name are none of its. Also before its file is read.
+    pub fn asks_host(&self) -> bool {
+        !self.hosts.is_empty() || self.hosts_file.is_some()
+    }
 }
 
 impl Policy {

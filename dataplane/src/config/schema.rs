@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::at::At;
+use super::host_glob::HostGlob;
 use super::places::{
     Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
@@ -67,6 +68,9 @@ pub struct File {
     /// Encrypted links to peers.
     #[serde(default)]
     pub tunnel: Vec<Tunnel>,
+    /// The operator's names for flows, for rules, counters and exports.
+    #[serde(default)]
+    pub application: Vec<Application>,
     /// What workers do with flows, tried in order; the first that matches decides. A flow that none matches is forwarded as it is.
     #[serde(default)]
     pub rule: Vec<Rule>,
@@ -559,6 +563,38 @@ pub enum RuleOffload {
     Never,
 }
 
+/// The operator's name for some flows. Terms of one kind are alternatives, terms of several kinds must hold together. Of several
+/// applications that fit a flow the one with the longest host pattern has it; then the one with the longest prefix; then the one that
+/// asks for more kinds of terms; then the first in the file. At most 4,095, and 1,000,000 host patterns of all together.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Application {
+    /// Name of the application, for rules, counters and exports.
+    pub name: At<Name>,
+    /// Host names (TLS server name, HTTP host, DNS question), also with `*`. Default: any.
+    #[serde(default)]
+    pub host: Vec<At<HostGlob>>,
+    /// File with more of them, one a line; what follows `#` is a comment. For long lists.
+    pub hosts_file: Option<At<FilePath>>,
+    /// Prefixes of the server's address. Default: any.
+    #[serde(default)]
+    pub prefix: Vec<At<Prefix>>,
+    /// The server's ports (TCP, UDP or SCTP). Default: any.
+    #[serde(default)]
+    pub port: Vec<At<PortRange>>,
+    /// IP protocol. Default "any".
+    pub protocol: Option<At<Protocol>>,
+    /// Classes of flows, as `softdpu flows` shows them. Default: any.
+    #[serde(default)]
+    pub class: Vec<At<String>>,
+    /// The protocol that a TLS or QUIC client offers first (ALPN, RFC 7301): "h2". Default: any.
+    #[serde(default)]
+    pub alpn: Vec<At<String>>,
+    /// JA4 fingerprints of TLS and QUIC clients, as `softdpu classify --json` shows them. Default: any.
+    #[serde(default)]
+    pub ja4: Vec<At<String>>,
+}
+
 /// What a worker does with flows. A rule holds for both directions: what matches it as written goes into its tunnel, what
 /// matches with sources and destinations exchanged must come out of it. So `from` is this host's side.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -586,6 +622,9 @@ pub struct Rule {
     /// Host names (TLS server name, HTTP host, DNS question). Default: any.
     #[serde(default)]
     pub host: Vec<At<HostPattern>>,
+    /// Applications, by name. Known when class and host are. Default: any, and flows of none.
+    #[serde(default)]
+    pub application: Vec<At<Name>>,
     /// The tunnel that carries the flow. Default: none, the flow goes in clear.
     pub encrypt: Option<At<Name>>,
     /// Codec inside the tunnel. Default "never".
@@ -595,6 +634,20 @@ pub struct Rule {
     /// Whether its flows may go down into the driver once nothing is left to do for a worker. Encrypted ones never do.
     /// Default "auto".
     pub offload: Option<At<RuleOffload>>,
+    /// Bytes of IP packets per second that each direction of each flow may have; what is over is dropped and counted. Default: no
+    /// limit.
+    #[schemars(range(min = 1_000, max = 125_000_000_000u64))]
+    pub meter_rate: Option<At<u64>>,
+    /// Bytes at once, before `meter_rate` holds. Default: 50 ms of `meter_rate`, at least 65536.
+    #[schemars(range(min = 1_500, max = 4_294_967_295u32))]
+    pub meter_burst: Option<At<u64>>,
+    /// DSCP that its packets leave with (RFC 2474), both directions. Default: as they came.
+    #[schemars(range(min = 0, max = 63))]
+    pub dscp: Option<At<u8>>,
+    /// One of so many packets of each direction of each flow is counted as sampled and, where the flow is in the driver, handed
+    /// up to the worker. Default: none.
+    #[schemars(range(min = 1, max = 4_294_967_295u32))]
+    pub sample: Option<At<u32>>,
 }
 
 /// The JSON Schema (draft 2020-12) of a policy file, references resolved in place.

@@ -116,6 +116,13 @@ const BROKEN: &[(&str, &str, usize, usize, Code, &str, &str)] = &[
     ("encrypt = \"to-b\"", "encrypt = \"to-b\"\nclass = [\"htpp\"]", 30, 10, Code::UnknownWord, "`htpp`", "did you mean \"http\"?"),
     ("encrypt = \"to-b\"", "encrypt = \"to-b\"\nhost = [\"www.*.org\"]", 30, 9, Code::ImpossibleValue, "not the whole first label", "*.example.com"),
     ("encrypt = \"to-b\"", "encrypt = \"to-b\"\nhost = [\"https://a.org/\"]", 30, 9, Code::ImpossibleValue, "more than a host name", "name alone"),
+    ("encrypt = \"to-b\"", "encrypt = \"to-b\"\napplication = [\"pay\"]\n[[application]]\nname = \"paid\"\nport = [443]\n[[rule]]\nname = \"x\"\nto = [\"10.9.0.0/24\"]\nencrypt = \"to-b\"", 30, 16, Code::UnknownName, "no application is called `pay`", "there is paid"),
+    ("[[rule]]", "[[application]]\nname = \"pay\"\n[[rule]]", 27, 8, Code::MissingKey, "does not say which flows", "add host"),
+    ("[[rule]]", "[[application]]\nname = \"pay\"\nhost = [\"a..b\"]\n[[rule]]", 28, 9, Code::ImpossibleValue, "not a host name or pattern", "api-*.example.com"),
+    ("[[rule]]", "[[application]]\nname = \"pay\"\nalpn = [\"h4\"]\n[[rule]]", 28, 9, Code::UnknownWord, "`h4`", "did you mean \"h"),
+    ("[[rule]]", "[[application]]\nname = \"pay\"\nja4 = [\"771,4865\"]\n[[rule]]", 28, 8, Code::ImpossibleValue, "not a JA4", "t13d1516h2_"),
+    ("[[rule]]", "[[application]]\nname = \"pay\"\nprotocol = \"icmp\"\nport = [1]\n[[rule]]", 29, 9, Code::Conflict, "have no ports", "protocol = \"tcp\""),
+    ("[[rule]]", "[[application]]\nname = \"pay\"\nport = [1]\n[[application]]\nname = \"pay\"\nport = [2]\n[[rule]]", 30, 8, Code::DuplicateName, "two applications", "name of its own"),
     ("name = \"edge-a\"", "name = \"edge-a", 1, 15, Code::Syntax, "invalid basic string", "ends with the quote"),
     ("name = \"edge-a\"", "name = edge-a", 1, 8, Code::Syntax, "quoted", "strings in quotes"),
     ("cores = [0]", "cores = [0]\ncores = [1]", 4, 1, Code::Syntax, "duplicate key", "once per table"),
@@ -396,4 +403,47 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn applications_that_others_hide_are_warnings() {
+    let with = |apps: &str| GOOD.replace("[[rule]]", &format!("{apps}\n[[rule]]"));
+    let app = |name: &str, terms: &str| format!("[[application]]\nname = \"{name}\"\n{terms}\n");
+    let said = |apps: &[String]| warnings(&with(&apps.concat()));
+    let found = said(&[app("a", "host = [\"x.example\", \"*.example\"]"), app("b", "host = [\"*.example\"]")]);
+    assert_eq!((found.len(), found[0].0, found[0].1), (1, 30, Code::Shadowed), "{found:?}");
+    assert!(found[0].2.contains("`b` has no flows: `a` before it"), "{found:?}");
+    let found = said(&[app("a", "host = [\"x.example\"]"), app("b", "host = [\"y.example\", \"x.example\"]")]);
+    assert!(
+        found[0].2.contains("1 host of application `b`") && found[0].2.contains("`x.example` is of `a`"),
+        "{found:?}"
+    );
+    let found = said(&[app("a", "port = [\"1-1000\"]"), app("b", "port = [443]")]);
+    assert!(found[0].2.contains("no flows"), "{found:?}");
+    // More kinds of terms win, and a longer pattern does.
+    assert_eq!(said(&[app("a", "host = [\"*.example\"]"), app("b", "host = [\"*.example\"]\nport = [443]")]), []);
+    assert_eq!(said(&[app("a", "host = [\"*.example\"]"), app("b", "host = [\"x.example\"]")]), []);
+    assert_eq!(said(&[app("a", "port = [443]"), app("b", "port = [\"1-1000\"]")]), []);
+}
+
+#[test]
+fn a_file_of_hosts_is_read_with_the_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edge.toml");
+    let policy = "[[port]]\nname = \"p\"\nkind = \"pcap\"\n[[application]]\nname = \"pay\"\nhost = [\"a.example\"]\nhosts_file = \"pay.hosts\"\n";
+    std::fs::write(&path, policy).unwrap();
+    let errors = load(&path).unwrap_err();
+    let problem = errors.source.locate(&errors.problems[0]);
+    assert!(problem.line == 7 && problem.message.contains("cannot read hosts file"), "{problem:?}");
+    std::fs::write(folder.path().join("pay.hosts"), "# list\n*.pay.example\nB.example # one\n").unwrap();
+    let policy = load(&path).unwrap();
+    let hosts: Vec<&str> = policy.applications[0].hosts.iter().map(|h| h.as_str()).collect();
+    assert_eq!(hosts, ["a.example", "*.pay.example", "b.example"]);
+    std::fs::write(folder.path().join("pay.hosts"), "http://x/\n").unwrap();
+    let errors = load(&path).unwrap_err();
+    let problem = errors.source.locate(&errors.problems[0]);
+    assert!(problem.message.contains("pay.hosts:1: `http://x/` is more than a host name"), "{problem:?}");
+    std::fs::write(folder.path().join("pay.hosts"), "# nothing\n").unwrap();
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("host = [\"a.example\"]\n", "")).unwrap();
+    assert!(load(&path).unwrap_err().problems[0].message.contains("no host in it"));
 }

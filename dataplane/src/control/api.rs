@@ -202,6 +202,7 @@ async fn demote(State(source): Source, Query(query): Query<DemoteQuery>) -> Resp
 #[serde(deny_unknown_fields)]
 struct FlowsQuery {
     class: Option<String>,
+    app: Option<String>,
     host: Option<String>,
     tier: Option<String>,
     port: Option<u16>,
@@ -239,9 +240,9 @@ impl FlowsQuery {
             Ok(flow) => flow,
             Err(wrong) => return bad(wrong, FLOW_HELP.into()),
         };
-        let (class, tier, port) = (self.class, self.tier, self.port);
+        let (class, app, tier, port) = (self.class, self.app, self.tier, self.port);
         match self.limit.unwrap_or(FlowFilter::default().limit) {
-            limit @ 1..=MAX_FLOWS => Ok(FlowFilter { class, host, tier, port, prefix, flow, limit }),
+            limit @ 1..=MAX_FLOWS => Ok(FlowFilter { class, app, host, tier, port, prefix, flow, limit }),
             limit => bad(format!("`limit` cannot be {limit}"), format!("from 1 to {MAX_FLOWS}")),
         }
     }
@@ -255,7 +256,7 @@ async fn flows(
         Ok(Query(query)) => query.filter(),
         Err(e) => Err(ApiError {
             error: e.body_text(),
-            help: "the parameters are class, host, tier, port, prefix, flow and limit".into(),
+            help: "the parameters are class, app, host, tier, port, prefix, flow and limit".into(),
         }),
     };
     let filter = match filter {

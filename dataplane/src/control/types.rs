@@ -31,6 +31,9 @@ pub struct Status {
     pub xdp: Vec<XdpVerdict>,
     pub rules: Vec<RuleStatus>,
     pub classes: Vec<ClassTraffic>,
+    /// The operator's applications that have had flows.
+    #[serde(default)]
+    pub applications: Vec<ClassTraffic>,
     /// Every reason that has counted something.
     pub drops: Vec<DropCount>,
     /// WireGuard messages that came to the control side, by what became of them: "initiation", "cookie_sent", "bad_mac" and so on.
@@ -94,6 +97,9 @@ pub struct WorkerStatus {
     pub polls: u64,
     /// Flows in its table.
     pub flows: u64,
+    /// Flows so far of which too little could be read for rules over class and host: those that protect hold for them.
+    #[serde(default)]
+    pub flows_unread: u64,
     pub frames: Frames,
 }
 
@@ -201,6 +207,11 @@ pub struct RuleStatus {
     pub what: String,
     pub packets: u64,
     pub bytes: u64,
+    /// Packets dropped over its meter, in the driver and by workers; packets sampled.
+    #[serde(default)]
+    pub metered: u64,
+    #[serde(default)]
+    pub sampled: u64,
 }
 
 /// Packets dropped for one reason.
@@ -240,6 +251,9 @@ pub struct FlowInfo {
     /// Name of the class: "tls".
     pub class: String,
     pub host: Option<String>,
+    /// The operator's name for it.
+    #[serde(default)]
+    pub application: Option<String>,
     /// Who handles it: "nic", "xdp", "worker" or "kernel".
     pub tier: String,
     /// From `a` to `b`.
@@ -256,6 +270,9 @@ pub struct FlowInfo {
     pub tunnel: Option<String>,
     /// State of the transport: "established".
     pub state: String,
+    /// The overlay that its packets are within: "vxlan 5", "gre". `None` outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<String>,
 }
 
 /// Most flows in one answer.
@@ -265,6 +282,8 @@ pub const MAX_FLOWS: usize = 100_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowFilter {
     pub class: Option<String>,
+    /// Name of the operator's application.
+    pub app: Option<String>,
     /// A name, or `*.` and a domain.
     pub host: Option<HostPattern>,
     /// "worker", "xdp", "nic" or "kernel".
@@ -280,7 +299,7 @@ pub struct FlowFilter {
 
 impl Default for FlowFilter {
     fn default() -> Self {
-        Self { class: None, host: None, tier: None, port: None, prefix: None, flow: None, limit: 1000 }
+        Self { class: None, app: None, host: None, tier: None, port: None, prefix: None, flow: None, limit: 1000 }
     }
 }
 

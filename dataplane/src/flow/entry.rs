@@ -17,6 +17,9 @@ const RELAYED: u16 = u16::MAX - 1;
 /// No reassembly buffer.
 pub const NO_SLOT: u16 = u16::MAX;
 
+/// In place of a number of packets: what the flow said first was not seen.
+const HEADLESS: u8 = u8::MAX;
+
 /// Who handles a flow's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -69,6 +72,8 @@ mod flag {
     pub const PROTECTED: u16 = 1 << 3;
     /// Two bits, by direction: nothing more can be recognised from that side's bytes.
     pub const SILENT: u16 = 1 << 4;
+    /// Less of it was read than it said, for want of room.
+    pub const CUT_SHORT: u16 = 1 << 6;
     /// Its packets may carry other flows.
     pub const CARRIES: u16 = 1 << 7;
     /// Two bits: [`super::Tier`].
@@ -108,7 +113,7 @@ pub struct Flow {
     pub(crate) l7_info: u8,
     /// Reassembly buffer, or [`NO_SLOT`].
     pub(crate) l7_slot: u16,
-    /// Packets with payload that the recognisers have seen.
+    /// Packets with payload that the recognisers have seen; of a decided flow [`HEADLESS`] where its first were not among them.
     pub(crate) l7_packets: u8,
     /// Compress governor: packets still to be left alone.
     pub compress_skip: u8,
@@ -237,6 +242,17 @@ impl Flow {
         self.has(flag::SEQ << i) && segment.is_plain() && segment.upper_end() == self.next_seq[i]
     }
 
+    /// How far TCP has come, by direction: upper half of what that side is to send next, where it is known.
+    pub fn tcp_next(&self) -> [Option<u16>; 2] {
+        let s = self.sequences();
+        [s.known[0].then_some(s.next[0]), s.known[1].then_some(s.next[1])]
+    }
+
+    /// The same from whoever saw the flow's packets meanwhile.
+    pub fn set_tcp_next(&mut self, next: [u16; 2]) {
+        self.set_sequences(&Sequences { next, known: [true; 2] });
+    }
+
     /// To be called when packets of the flow have gone elsewhere than through this table: what it knows of TCP's sequence
     /// numbers is old, and is learnt anew from the next packets.
     pub fn forget_sequences(&mut self) {
@@ -330,6 +346,25 @@ impl Flow {
 
     pub(crate) fn set_decided(&mut self) {
         self.put(flag::DECIDED, true);
+    }
+
+    /// Less was read of it than would have told class and host, for want of room: what they do not say is open for good.
+    pub fn is_cut_short(&self) -> bool {
+        self.has(flag::CUT_SHORT)
+    }
+
+    pub(crate) fn set_cut_short(&mut self) {
+        self.put(flag::CUT_SHORT, true);
+    }
+
+    /// Undecided to the end because its first bytes were never seen: it is older than its entry.
+    pub fn is_headless(&self) -> bool {
+        self.is_decided() && self.l7_packets == HEADLESS
+    }
+
+    /// Of a flow that is decided, as what it stays.
+    pub(crate) fn set_headless(&mut self) {
+        self.l7_packets = HEADLESS;
     }
 
     /// Its packets must not leave in clear.
@@ -449,11 +484,12 @@ mod tests {
         f.set_tier(Tier::Kernel);
         f.set_sequences(&Sequences { next: [7, 8], known: [false, true] });
         f.set_silent(Direction::FromResponder);
+        f.set_cut_short();
         assert_eq!((f.state(), f.tier(), f.is_live()), (L4State::TcpTimeWait, Tier::Kernel, true));
         f.set_tier(Tier::Xdp);
         f.set_state(L4State::Udp);
         assert_eq!((f.state(), f.tier(), f.sequences().known), (L4State::Udp, Tier::Xdp, [false, true]));
-        assert!(!f.carries() && !f.is_decided() && !f.is_silent(Direction::FromInitiator));
+        assert!(f.is_cut_short() && !f.carries() && !f.is_decided() && !f.is_silent(Direction::FromInitiator));
         f.forget_sequences();
         assert_eq!((f.sequences().known, f.tier()), ([false; 2], Tier::Xdp));
         assert_eq!(f.initiator(), Endpoint::new([0; 16], 0, false));

@@ -8,7 +8,7 @@ mod ageing;
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
-use super::entry::{Flow, FlowIdx, U24};
+use super::entry::{Flow, FlowIdx, Tier, U24};
 use super::fragments::{Early, Fragments};
 use super::index::Index;
 use super::key::{Direction, FlowKey, Net, Seed};
@@ -56,6 +56,11 @@ impl Default for Prepared {
 }
 
 impl Prepared {
+    /// What its TCP header says; nothing for what is not TCP.
+    pub fn segment(&self) -> Segment {
+        self.segment
+    }
+
     /// What this first fragment's datagram had sent ahead of it.
     pub fn early(&self) -> Early {
         self.early
@@ -352,22 +357,33 @@ impl FlowTable {
             if p.segment == Segment::default() {
                 return;
             }
-            let mut sequences = flow.sequences();
-            let before = sequences;
-            let (next, unbelieved) = tcp::next(state, &mut sequences, hit.dir, &p.segment);
-            if sequences != before {
-                flow.set_sequences(&sequences);
+            // While another tier has the flow, its numbers are old here: what would end it is judged when it is back.
+            if p.segment.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0 && flow.tier() != Tier::Worker {
+                return;
             }
-            self.pressure.unbelieved += u64::from(unbelieved);
-            if next != state {
-                self.moved(hit.idx.0, state, next);
-            }
+            self.judge(hit.idx, hit.dir, &p.segment);
         } else if !state.is_proven()
             && flow.packets(Direction::FromInitiator) != 0
             && hit.dir == Direction::FromResponder
         {
             let next = if state == L4State::UdpOneSided { L4State::Udp } else { L4State::Other };
             self.moved(hit.idx.0, state, next);
+        }
+    }
+
+    /// Moves a TCP flow's state by one segment.
+    #[inline]
+    pub fn judge(&mut self, idx: FlowIdx, dir: Direction, segment: &Segment) {
+        let flow = &mut self.slab[idx.0 as usize];
+        let (state, mut sequences) = (flow.state(), flow.sequences());
+        let before = sequences;
+        let (next, unbelieved) = tcp::next(state, &mut sequences, dir, segment);
+        if sequences != before {
+            flow.set_sequences(&sequences);
+        }
+        self.pressure.unbelieved += u64::from(unbelieved);
+        if next != state {
+            self.moved(idx.0, state, next);
         }
     }
 

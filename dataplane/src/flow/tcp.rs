@@ -246,7 +246,11 @@ fn believes_reset(state: L4State, s: &Sequences, me: usize, seg: &Segment) -> bo
 pub fn next(state: L4State, s: &mut Sequences, dir: Direction, seg: &Segment) -> (L4State, bool) {
     let (me, peer) = (dir.index(), 1 - dir.index());
     if seg.is_plain() && state == S::TcpEstablished {
-        s.follow(me, seg);
+        // Only what answers the peer, as the acknowledgements of who sees its packets do (RFC 9293 §3.10.7.4, RFC 5961 §5): to
+        // drag the numbers away from the connection one has to guess both.
+        if s.known != [true; 2] || seg.has(ACK) && around(s, peer, seg.ack, FAR, 1) {
+            s.follow(me, seg);
+        }
         return (state, false);
     }
     step(state, s, me, peer, seg)
@@ -292,7 +296,12 @@ fn step(state: L4State, s: &mut Sequences, me: usize, peer: usize, seg: &Segment
         other => other,
     };
     if seg.has(FIN) {
-        let believed = s.known[me] && around(s, me, seg.seq, NEAR, FAR) || !s.known[me] && state == S::TcpEstablished;
+        // Of a side that was not seen yet, what answers the other.
+        let believed = if s.known[me] {
+            around(s, me, seg.seq, NEAR, FAR)
+        } else {
+            state == S::TcpEstablished && acks(s, NEAR, 1)
+        };
         if !believed {
             return (state, true);
         }

@@ -164,6 +164,29 @@ fn a_forged_segment_does_not_lead_away() {
 }
 
 #[test]
+fn many_small_steps_do_not_lead_away_either() {
+    let mut p = Play::established();
+    for n in 1..=300 {
+        // Each in reach of the one before, but with nothing to show of the other side.
+        p.step((true, ACK, A + n * 0x0040_0000, B + 0x4000_0000, 1000));
+    }
+    assert_eq!(p.step((true, RST, A + 300 * 0x0040_0000, 0, 0)), TcpEstablished);
+    assert_eq!(p.step((true, RST, A + 1, 0, 0)), TcpClosed);
+}
+
+#[test]
+fn a_fin_of_a_side_not_seen_yet_answers_the_other() {
+    let mut p = Play::established();
+    p.s.known = [false, true];
+    assert_eq!(p.step((true, FIN | ACK, A + 1, B + 0x1000_0000, 0)), TcpEstablished);
+    assert_eq!(p.unbelieved, 1);
+    assert_eq!(p.step((true, FIN | ACK, A + 1, B + 1, 0)), TcpInitiatorDone);
+    p = Play::established();
+    p.s.known = [false; 2];
+    assert_eq!(p.step((true, FIN | ACK, A + 1, B + 1, 0)), TcpEstablished, "nothing to hold it against");
+}
+
+#[test]
 fn forgotten_numbers_are_learnt_again() {
     let mut p = Play::established();
     p.s.known = [false; 2];

@@ -51,6 +51,8 @@ pub struct Cx<'a> {
     pub export: &'a mut Option<Sink>,
     /// Where flows are proposed that need no worker; `None`: nothing is offloaded.
     pub offload: Option<&'a crate::offload::Client>,
+    /// How far meters and samples have come.
+    pub treated: &'a mut crate::nodes::treat::Treated,
     pub keys: &'a Keys,
     pub events: &'a Events,
     /// One list of frames per port, sent by the worker after the graph.

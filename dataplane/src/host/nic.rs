@@ -70,7 +70,7 @@ impl Nic {
     }
 }
 
-fn socket() -> Result<OwnedFd> {
+pub(super) fn socket() -> Result<OwnedFd> {
     // SAFETY: no memory is handed over; the result is checked.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
@@ -107,7 +107,7 @@ fn channels(socket: &OwnedFd, name: &str) -> io::Result<u32> {
     Ok(channels.count[0] + channels.count[3])
 }
 
-fn ethtool(socket: &OwnedFd, name: &str, data: *mut libc::c_char) -> io::Result<()> {
+pub(super) fn ethtool(socket: &OwnedFd, name: &str, data: *mut libc::c_char) -> io::Result<()> {
     // SAFETY: all-zero is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {

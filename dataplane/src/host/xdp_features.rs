@@ -26,6 +26,11 @@ impl XdpFeatures {
         self.0 & 4 != 0
     }
 
+    /// Takes redirected frames of several buffers too; others lose them.
+    pub fn transmits_fragments(self) -> bool {
+        self.transmits() && self.0 & 64 != 0
+    }
+
     /// Runs programs in the device itself.
     pub fn offloads(self) -> bool {
         self.0 & 16 != 0

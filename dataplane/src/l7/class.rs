@@ -285,6 +285,11 @@ impl Alpn {
         (Self::Acme, "acme-tls/1"),
     ];
 
+    /// Registered identifiers that are told apart.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::NAMES.iter().map(|(_, name)| *name)
+    }
+
     /// Of the identifier as it stands in the extension.
     pub fn of(id: &[u8]) -> Self {
         Self::NAMES.iter().find(|(_, n)| n.as_bytes() == id).map_or(Self::Other, |(a, _)| *a)
@@ -344,6 +349,12 @@ impl crate::flow::Flow {
     /// Class and host will hardly change any more: rules may go by them. What is still to come are facts.
     pub fn is_settled(&self) -> bool {
         self.is_decided() || self.l7_info & SETTLED != 0
+    }
+
+    /// The class as far as rules may go by it: `None` while it is open, and for good where too little was read of the flow.
+    pub fn known_class(&self) -> Option<u16> {
+        let open = (self.is_cut_short() || self.is_headless()) && super::inspect::is_general(self.class());
+        (self.is_settled() && !open).then_some(self.class)
     }
 
     pub(super) fn set_settled(&mut self) {

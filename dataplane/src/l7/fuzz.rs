@@ -4,9 +4,10 @@
 use softdpu_ebpf_common::walk::walk;
 
 use super::hosts::MAX_HOST;
+use super::reassembly::{CAP, Pool};
 use super::web::{dns, http, tls};
 use super::{Ask, FAMILIES, Inspector, L7Config, Look, Notes, Recogniser};
-use crate::flow::{Direction, FlowConfig, FlowTable, Seed, Tick};
+use crate::flow::{Direction, FlowConfig, FlowIdx, FlowTable, Seed, Tick};
 
 /// The first byte chooses direction, ports and whether more can come; the rest is the stream or datagram.
 fn with(data: &[u8], f: Ask) {
@@ -65,6 +66,49 @@ pub fn others(data: &[u8]) {
     family(FAMILIES[usize::from(*which) % FAMILIES.len()], rest);
 }
 
+/// The reassembly of streams. A step is six bytes (what, which flow, offset, length), and what it inserts comes from where
+/// it is in the input. Against a model: what stands at a place is what came there first, and the prefix ends at the first gap.
+pub fn stream(data: &[u8]) {
+    const FLOWS: usize = 4;
+    let mut pool = Pool::new(2);
+    let mut now = Tick(0);
+    // Per flow: its buffer, and what should be in it.
+    let mut models: [Option<(u16, Vec<Option<u8>>)>; FLOWS] = Default::default();
+    for (n, step) in data.chunks_exact(6).take(256).enumerate() {
+        let which = usize::from(step[1]) % FLOWS;
+        let owner = FlowIdx(which as u32);
+        // A buffer that was taken over is another's.
+        for (at, model) in models.iter_mut().enumerate() {
+            model.take_if(|(slot, _)| pool.held(*slot, FlowIdx(at as u32)).is_none());
+        }
+        match step[0] % 8 {
+            0 => now = now.plus(u32::from(step[2])),
+            1 => {
+                if let Some((slot, _)) = models[which].take() {
+                    pool.give_back(slot, owner);
+                }
+            }
+            2 if models[which].is_none() => {
+                let slot = pool.take(owner, Direction::FromInitiator, 7, now);
+                models[which] = slot.map(|slot| (slot, vec![None; CAP]));
+            }
+            _ => {
+                let Some((slot, model)) = &mut models[which] else { continue };
+                let offset = usize::from(u16::from_be_bytes([step[2], step[3]])) % (CAP + 64);
+                let len = usize::from(u16::from_be_bytes([step[4], step[5]])) % 2048;
+                let bytes: Vec<u8> = (0..len).map(|i| (n + i) as u8).collect();
+                if let Ok(prefix) = pool.insert(*slot, offset, &bytes, now) {
+                    for (place, byte) in model.iter_mut().skip(offset).zip(&bytes) {
+                        place.get_or_insert(*byte);
+                    }
+                    assert!(prefix.iter().map(|b| Some(*b)).eq(model.iter().take_while(|b| b.is_some()).copied()));
+                }
+            }
+        }
+        assert!(pool.in_use() <= 2);
+    }
+}
+
 /// Frames one after the other, each behind a length of two bytes, through walk, flow table, reassembly and recognisers.
 pub fn frames(data: &[u8]) {
     let config = FlowConfig { capacity: 16, ..FlowConfig::default() };
@@ -100,6 +144,16 @@ mod tests {
             super::dns(&data);
             super::others(&data);
             super::frames(&data);
+        }
+
+        #[test]
+        fn streams_are_put_together_from_any_steps(steps in proptest::collection::vec(
+            (0u8..8, 0u8..4, 0u16..600, 0u16..80), 0..120)) {
+            let data: Vec<u8> = steps.into_iter().flat_map(|(what, which, offset, len)| {
+                let ([a, b], [c, d]) = (offset.to_be_bytes(), len.to_be_bytes());
+                [what, which, a, b, c, d]
+            }).collect();
+            super::stream(&data);
         }
 
         /// IPv4 frames whose headers add up, so that the noise gets through to the recognisers.

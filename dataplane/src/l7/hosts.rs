@@ -46,6 +46,16 @@ impl HostName {
         }
     }
 
+    /// Says that there was a name, and that it is none.
+    pub fn spoil(&mut self) {
+        self.bad = true;
+    }
+
+    /// Whether there was a name that is none: too long, not printable, or of parts that do not add up.
+    pub fn is_bad(&self) -> bool {
+        self.bad
+    }
+
     /// The name, without a trailing dot. `None` where there is none or what was pushed is not one.
     pub fn get(&self) -> Option<&str> {
         let name = &self.bytes[..usize::from(self.len)];

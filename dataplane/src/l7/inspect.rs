@@ -5,7 +5,7 @@ mod datagrams;
 
 use softdpu_ebpf_common::walk::{Fragment, Headers};
 
-use self::beginnings::{Beginnings, born};
+use self::beginnings::Beginnings;
 use super::addresses::Addresses;
 use super::facts::{FactStore, Facts};
 use super::hosts::Hosts;
@@ -105,6 +105,7 @@ pub struct Inspector {
     given_up: [u64; Reason::ALL.len()],
     cut_short: [u64; Reason::ALL.len()],
     recognised: u64,
+    names_bad: u64,
 }
 
 impl Inspector {
@@ -122,6 +123,7 @@ impl Inspector {
             given_up: [0; Reason::ALL.len()],
             cut_short: [0; Reason::ALL.len()],
             recognised: 0,
+            names_bad: 0,
         }
     }
 
@@ -144,6 +146,11 @@ impl Inspector {
         self.cut_short[reason as usize]
     }
 
+    /// Messages that were recognised and whose host name was none: too long, not printable, of parts that do not add up.
+    pub fn names_bad(&self) -> u64 {
+        self.names_bad
+    }
+
     /// Flows decided with a class.
     pub fn recognised(&self) -> u64 {
         self.recognised
@@ -156,7 +163,7 @@ impl Inspector {
 
     /// What else is known of the flow.
     pub fn facts_of(&self, idx: FlowIdx, flow: &Flow) -> Option<&Facts> {
-        self.facts.get(idx.0, born(flow))
+        self.facts.get(idx.0, self.beginnings.born(flow))
     }
 
     /// Gives back what an ended flow held. Must be called once for each flow that the table ends, from its `ended`.
@@ -258,7 +265,7 @@ impl Inspector {
         let mine = held.filter(|(_, held_dir, _)| *held_dir == dir);
         if mine.is_none() && offset == 0 {
             let look = Look { last: look.last || payload.len() >= CAP, ..look };
-            let verdict = self.table.tcp.ask(&look, &mut self.scratch);
+            let verdict = ask(self.table, &look, &mut self.scratch, flow, start.is_some());
             if !matches!(verdict, Verdict::More | Verdict::Class(_)) {
                 return self.settle(idx, flow, dir, verdict, start.is_some());
             }
@@ -294,7 +301,7 @@ impl Inspector {
         }
         let full = data.len() == CAP;
         let look = Look { data, last: look.last || full, ..look };
-        let verdict = self.table.tcp.ask(&look, &mut self.scratch);
+        let verdict = ask(self.table, &look, &mut self.scratch, flow, start.is_some());
         if full {
             if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) | Verdict::Settled(found) =
                 verdict
@@ -366,12 +373,16 @@ impl Inspector {
             let alpn = if found.alpn == Alpn::None { flow.alpn() } else { found.alpn };
             flow.set_class(found.class, found.by, alpn);
         }
-        self.facts.add(idx.0, born(flow), &self.scratch.facts);
+        self.facts.add(idx.0, self.beginnings.born(flow), &self.scratch.facts);
+        self.names_bad += u64::from(self.scratch.host.is_bad());
         if flow.host().is_none()
             && let Some(name) = self.scratch.host.get()
         {
             let id = self.hosts.intern(name);
             flow.set_host(id);
+            if id.is_none() {
+                flow.set_cut_short();
+            }
         }
     }
 
@@ -383,7 +394,15 @@ impl Inspector {
         {
             let client =
                 if dns.response == (dir == Direction::FromResponder) { flow.initiator() } else { flow.responder() };
-            self.addresses.hear(dns, name, (idx, born(flow)), dir, client.addr, &mut self.hosts, self.now);
+            self.addresses.hear(
+                dns,
+                name,
+                (idx, self.beginnings.born(flow)),
+                dir,
+                client.addr,
+                &mut self.hosts,
+                self.now,
+            );
         }
     }
 
@@ -414,18 +433,35 @@ impl Inspector {
         if flow.l7_packets >= packets { self.close(idx, flow, Reason::TooManyPackets) } else { Outcome::NeedMore }
     }
 
-    /// Ends the search: with what is known, else for `reason`.
+    /// Ends the search: with what is known, else for `reason`. A flow that a bound ended before it had said what it is, or
+    /// that was met in the middle, is marked as such: rules that protect do not take it for something harmless.
     fn close(&mut self, idx: FlowIdx, flow: &mut Flow, reason: Reason) -> Outcome {
+        // Still being put together: more was said than was read.
+        let held = self.pool.held(flow.l7_slot, idx).is_some();
+        let collecting = flow.l7_slot != NO_SLOT;
         self.drop_buffer(idx, flow);
         let said = flow.is_settled();
-        let bound = matches!(reason, Reason::TooMuchData | Reason::TooManyPieces | Reason::NoBuffer);
+        let bound = match reason {
+            Reason::TooMuchData | Reason::TooManyPieces | Reason::NoBuffer => true,
+            Reason::TooManyPackets => held,
+            Reason::NoMatch | Reason::NoTransport => false,
+        };
         if bound && flow.class() != Class::Unknown {
             self.cut_short[reason as usize] += 1;
         }
+        let patience = reason == Reason::TooManyPackets;
+        let tcp = flow.key().proto() == TCP;
+        let headless = patience && tcp && self.beginnings.start(idx, flow, Direction::FromInitiator).is_none();
         if !said {
+            if matches!(reason, Reason::TooManyPieces | Reason::NoBuffer) || patience && collecting && !headless {
+                flow.set_cut_short();
+            }
             self.name_by_dns(flow);
         }
         flow.set_decided();
+        if headless && !said {
+            flow.set_headless();
+        }
         if said {
             Outcome::NeedMore
         } else if flow.class() == Class::Unknown {
@@ -436,6 +472,26 @@ impl Inspector {
             Outcome::Recognised { class: flow.class(), host: flow.host(), by: flow.by() }
         }
     }
+}
+
+/// Asks the recognisers of streams. Where it is for the last time, only what they would have said anyway is all there is to
+/// say; else the flow is marked, if what was read was its beginning.
+fn ask(table: &Table, look: &Look<'_>, notes: &mut Notes, flow: &mut Flow, started: bool) -> Verdict {
+    if look.last {
+        let verdict = table.tcp.ask(&Look { last: false, ..*look }, notes);
+        if !matches!(verdict, Verdict::More | Verdict::Class(_) | Verdict::Other(_)) {
+            return verdict;
+        }
+        if started && !flow.is_settled() {
+            flow.set_cut_short();
+        }
+    }
+    table.tcp.ask(look, notes)
+}
+
+/// Whether a flow of this class may turn out to be of a more special one.
+pub(super) fn is_general(class: Class) -> bool {
+    matches!(class, Class::Unknown | Class::Http | Class::Http2)
 }
 
 /// Whether a flow of the first class may turn out to be of the second.

@@ -178,6 +178,7 @@ fn a_hello_of_64_kib_is_given_up_by_name_or_by_class() {
     }
     assert_eq!(done(outcome), Some(Class::Tls));
     assert_eq!(b.host(idx), None);
+    assert!(b.table.get(idx).is_cut_short(), "a name may have stood where nobody read");
     assert_eq!((b.inspector.pool().in_use(), b.inspector.cut_short(Reason::TooMuchData)), (0, 1));
 }
 
@@ -210,6 +211,8 @@ fn a_stream_of_holes_is_given_up() {
         }
     }
     assert_eq!(last, Outcome::GivenUp(Reason::TooManyPieces));
+    let (_, flow) = b.table.iter().next().unwrap();
+    assert!(flow.is_cut_short() && !flow.is_headless() && flow.known_class().is_none());
     assert_eq!(b.inspector.given_up(Reason::TooManyPieces), 1);
     assert_eq!(b.inspector.pool().in_use(), 0);
 }
@@ -221,9 +224,10 @@ fn half_open_hellos_cannot_keep_the_buffers() {
     for i in 0..20u16 {
         let ends = (1, 1000 + i, 2, 443);
         b.tcp(ends, SYN, 0, b"");
-        let (outcome, _) = b.tcp(ends, ACK, 1, &hello[..20]);
+        let (outcome, idx) = b.tcp(ends, ACK, 1, &hello[..20]);
         let want = if i < 2 { Outcome::NeedMore } else { Outcome::GivenUp(Reason::NoBuffer) };
         assert_eq!(outcome, want, "{i}");
+        assert_eq!(b.table.get(idx).is_cut_short(), i >= 2);
     }
     // After a second of silence an honest flow gets one; its former owner is told at its next segment.
     b.now = b.now.plus(150);
@@ -265,6 +269,45 @@ fn a_one_sided_stranger_and_a_chatty_datagram_flow_have_budgets() {
     let n = (0..100).take_while(|_| b.udp(CLIENT, b"\x01strange!").0 == Outcome::NeedMore).count();
     assert_eq!(n, usize::from(MAX_DATAGRAMS) - 1);
     assert_eq!(b.inspector.given_up(Reason::TooManyPackets), 2);
+    assert!(b.table.iter().all(|(_, f)| !f.is_cut_short() && !f.is_headless() && f.known_class() == Some(0)));
+    // Found in the middle: what it said first may have told.
+    let found = (1, 50_000, 2, 443);
+    let n = (0u32..).take_while(|i| b.tcp(found, ACK, 1000 + i * 9, b"\x01strange!").0 == Outcome::NeedMore).count();
+    let flow = b.table.iter().map(|(_, f)| f).find(|f| f.initiator().port == 50_000).unwrap();
+    assert_eq!((n, flow.is_headless(), flow.known_class()), (usize::from(MAX_PACKETS) - 1, true, None));
+}
+
+#[test]
+fn a_hello_that_is_dribbled_is_not_a_hello_without_a_name() {
+    let mut b = Bench::new();
+    b.open();
+    let hello = client_hello_bytes("late.example", &[], 500, 9999);
+    let mut bytes = hello.iter().enumerate();
+    let n = bytes.by_ref().take_while(|(i, c)| b.tcp(CLIENT, ACK, 1000 + *i as u32, &[**c]).0 == Outcome::NeedMore);
+    assert_eq!(n.count(), usize::from(MAX_PACKETS) - 1);
+    let (_, flow) = b.table.iter().next().unwrap();
+    assert!(flow.is_decided() && flow.is_cut_short() && flow.host().is_none());
+}
+
+/// Birth times and ports that are one another's mirror: what the one said is not the other's.
+#[test]
+fn a_flow_inherits_nothing_from_the_one_that_had_its_entry() {
+    for k in 1..40u16 {
+        let mut b = Bench::new();
+        b.now = Tick(1);
+        let (_, first) = b.tcp((1, 40_000, 2, 80), ACK, 1, b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n");
+        assert!(b.inspector.facts_of(first, b.table.get(first)).is_some());
+        b.now = Tick(1 + u32::from(k) * Tick::PER_SECOND * 3600);
+        let inspector = &mut b.inspector;
+        while b.table.iter().next().is_some() {
+            b.table.expire(b.now, 64, |i, f| inspector.release(i, f));
+        }
+        let twist = 1 ^ b.now.0;
+        let ports = (40_000 ^ (twist & 0xffff) as u16, 80 ^ (twist >> 16) as u16);
+        let (_, second) = b.tcp((1, ports.0, 2, ports.1), ACK, 1, b"\x01strange");
+        assert_eq!(first, second, "the same entry");
+        assert!(b.inspector.facts_of(second, b.table.get(second)).is_none(), "{ports:?}");
+    }
 }
 
 #[test]
@@ -286,6 +329,7 @@ fn hosts_are_released_with_their_flows() {
     let (outcome, idx) = b.tcp((9, 9, 8, 80), ACK, 1, get(77).as_bytes());
     assert_eq!((done(outcome), b.host(idx)), (Some(Class::Http), None));
     assert_eq!(b.inspector.hosts().refused(), 1);
+    assert!(b.table.get(idx).is_cut_short() && b.table.get(idx).known_class().is_none());
     assert_eq!(b.table.get(idx).initiator().port, 9);
     assert_eq!(b.table.get(idx).packets(Direction::FromInitiator), 1);
 }
@@ -308,6 +352,19 @@ fn a_quic_hello_over_datagrams_gives_its_name() {
     assert_eq!((done(outcome), b.host(idx)), (Some(Class::Quic), Some("quic.example")));
     assert_eq!((b.table.get(idx).alpn(), b.inspector.pool().in_use()), (Alpn::H3, 0));
     assert!(b.inspector.facts_of(idx, b.table.get(idx)).unwrap().get(Fact::Ja4).is_some());
+}
+
+/// As clients send it whose hello is longer than a datagram and who do not scatter it: the name is in the second.
+#[test]
+fn a_quic_hello_in_two_datagrams_in_order_is_waited_for() {
+    use super::web::quic::tests::{initial, later};
+    let message = super::web::tls::tests::hello_message("quic.example", &["h3"], 1500);
+    let mut b = Bench::new();
+    let (outcome, idx) = b.udp(CLIENT, &initial(&message, &[(0, 1100)]));
+    assert_eq!((outcome, b.host(idx)), (Outcome::NeedMore, None));
+    let (outcome, idx) = b.udp(CLIENT, &later(&message, 1100, message.len()));
+    assert_eq!((done(outcome), b.host(idx)), (Some(Class::Quic), Some("quic.example")));
+    assert_eq!(b.inspector.pool().in_use(), 0);
 }
 
 #[test]

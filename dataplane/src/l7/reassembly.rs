@@ -1,8 +1,13 @@
 //! The first bytes of a TCP stream, or of a handshake that datagrams carry, in order: bounded per flow and in total.
 //!
 //! A worker has a fixed pool of buffers. A flow borrows one only while its first segment alone does not settle what it
-//! is. Where segments overlap, the byte that came first stays. A buffer whose flow fell silent can be taken over; the
-//! flow then notices that it is no longer the owner.
+//! is. A buffer whose flow fell silent can be taken over; the flow then notices that it is no longer the owner.
+//!
+//! Where segments overlap, the byte that came first stays, and a byte that differs is counted ([`Pool::conflicts`]). All
+//! segments are forwarded as they came. Of data in order the receiver too has what came first: it trims a segment to what
+//! is new (RFC 9293 §3.10.7.4). Of data that waits for a gap to close a receiver may take the later copy (Linux does where
+//! it covers the earlier one whole), so a sender who contradicts itself there can show the two of us different bytes. No
+//! honest sender does that, and the count says that somebody did.
 
 use crate::flow::entry::NO_SLOT;
 use crate::flow::{Direction, FlowIdx, Tick};
@@ -102,6 +107,7 @@ pub struct Pool {
     memory: Box<[u8]>,
     hand: usize,
     taken_over: u64,
+    conflicts: u64,
 }
 
 impl Pool {
@@ -115,7 +121,13 @@ impl Pool {
             memory: vec![0; buffers * CAP].into_boxed_slice(),
             hand: 0,
             taken_over: 0,
+            conflicts: 0,
         }
+    }
+
+    /// Segments that said something else than one that had come before, at the same place.
+    pub fn conflicts(&self) -> u64 {
+        self.conflicts
     }
 
     /// Buffers that silent flows lost to others.
@@ -166,6 +178,11 @@ impl Pool {
         s.last = now;
         if offset < CAP {
             let end = (offset + data.len()).min(CAP);
+            let differs = s.pieces.all().iter().any(|&(a, b)| {
+                let (a, b) = (usize::from(a).max(offset), usize::from(b).min(end));
+                a < b && buffer[a..b] != data[a - offset..b - offset]
+            });
+            self.conflicts += u64::from(differs);
             s.pieces.add(offset as u16, end as u16, |a, b| {
                 let (a, b) = (usize::from(a), usize::from(b));
                 buffer[a..b].copy_from_slice(&data[a - offset..b - offset]);
@@ -211,6 +228,19 @@ mod tests {
                 prop_assert!(pieces(&model) <= MAX_PIECES);
             }
         }
+    }
+
+    #[test]
+    fn a_contradiction_is_counted_and_a_repetition_is_not() {
+        let mut pool = Pool::new(1);
+        let slot = pool.take(ME, Direction::FromInitiator, 0, Tick(0)).unwrap();
+        for (offset, data, conflicts) in
+            [(4, &b"efgh"[..], 0), (2, b"cdef", 0), (6, b"GH", 1), (0, b"abcdefgh", 1), (0, b"abcdefgH", 2)]
+        {
+            pool.insert(slot, offset, data, Tick(0)).unwrap();
+            assert_eq!(pool.conflicts(), conflicts, "{offset}");
+        }
+        assert_eq!(pool.insert(slot, 0, b"", Tick(0)).unwrap(), b"abcdefgh");
     }
 
     #[test]

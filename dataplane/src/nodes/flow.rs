@@ -1,7 +1,9 @@
 //! `flow`: finds or opens the packet's flow and counts the packet into it. Hashes the whole batch first, so that the table's
 //! memory is on its way when it is looked up.
 
-use crate::flow::{Hit, Net, Prepared, Refusal, Tick};
+use super::application;
+use crate::flow::tcp::{FIN, RST, SYN};
+use crate::flow::{Hit, Net, Prepared, Refusal, Tick, Tier};
 use crate::graph::packet::MAX_BATCH;
 use crate::graph::{Batch, Cx, Node, Packet};
 use crate::l7::Class;
@@ -43,6 +45,8 @@ impl Node for Flow {
             *keyed = cx.flows.prepare_into(Net::OUTSIDE, &packet.headers, bytes, now, prepared).is_ok();
             if *keyed {
                 cx.flows.prefetch(prepared);
+            } else {
+                cx.counters.fragments_orphaned.inc();
             }
         }
         let len = batch.len().min(MOST);
@@ -71,20 +75,35 @@ fn find(cx: &mut Cx<'_>, packet: &mut Packet, prepared: &Prepared, now: Tick) {
     if hit.new {
         flow.set_carries(overlay::carries(&packet.headers));
     }
-    if flow.carries() {
+    let carries = flow.carries();
+    if flow.tier() != Tier::Worker && prepared.segment().flags & (SYN | FIN | RST) != 0 {
+        ends(cx, hit, prepared);
+    }
+    if carries {
         inside(cx, packet, now);
+    }
+}
+
+/// What may end an offloaded connection is judged when the flow is back from the driver.
+#[cold]
+fn ends(cx: &mut Cx<'_>, hit: Hit, prepared: &Prepared) {
+    let told =
+        cx.offload.is_some_and(|client| client.ends(hit.idx, cx.flows.get(hit.idx), hit.dir, prepared.segment()));
+    if !told {
+        cx.flows.judge(hit.idx, hit.dir, &prepared.segment());
     }
 }
 
 #[inline(always)]
 fn open(cx: &mut Cx<'_>, prepared: &Prepared, now: Tick) -> Option<Hit> {
     let (inspector, export, offload) = (&mut *cx.inspector, &mut *cx.export, cx.offload);
+    let applications = &cx.plan.applications;
     let end = |at, ended: &crate::flow::Flow| {
         if let Some(client) = offload {
             client.ended(at, ended);
         }
         if let Some(sink) = export {
-            sink.ended(at, ended, inspector, now, EndReason::LackOfResources);
+            sink.ended(at, ended, (inspector, applications), now, EndReason::LackOfResources);
         }
         inspector.release(at, ended);
     };
@@ -112,14 +131,20 @@ fn inside(cx: &mut Cx<'_>, packet: &Packet, now: Tick) {
             return about(cx, net, bytes, &headers);
         }
         let len = u32::from(headers.end - headers.l3_off);
-        let Ok(prepared) = cx.flows.prepare_in(net, &headers, bytes, now) else { return };
+        let Ok(prepared) = cx.flows.prepare_in(net, &headers, bytes, now) else {
+            return cx.counters.fragments_orphaned.inc();
+        };
         let Some(hit) = open(cx, &prepared, now) else { return };
         cx.flows.touch(hit, &prepared, len, now);
         let flow = cx.flows.get_mut(hit.idx);
-        let before = flow.class;
+        let (before, settled) = (flow.class, flow.is_settled());
         if !flow.is_decided() {
             cx.inspector.inspect(hit.idx, flow, hit.dir, &headers, bytes, now);
+            if flow.is_settled() && (!settled || flow.class != before) {
+                application::name(&cx.plan.applications, cx.counters, cx.inspector, hit.idx, flow);
+            }
         }
+        application::count(cx.counters, &cx.plan.applications, flow.app, (1, u64::from(len)));
         cx.counters.inner_packets.inc();
         if let Some(counters) = cx.counters.classes.get(Class::place(flow.class)) {
             counters.packets.inc();
@@ -142,7 +167,9 @@ fn about(cx: &mut Cx<'_>, net: Net, bytes: &[u8], headers: &Headers) {
     let len = headers.end - headers.l3_off;
     cx.flows.count_about(idx, dir, u32::from(len));
     cx.counters.icmp_matched.inc();
-    if let Some(counters) = cx.counters.classes.get(Class::place(cx.flows.get(idx).class)) {
+    let flow = cx.flows.get(idx);
+    application::count(cx.counters, &cx.plan.applications, flow.app, (1, u64::from(len)));
+    if let Some(counters) = cx.counters.classes.get(Class::place(flow.class)) {
         counters.packets.inc();
         counters.bytes.add(u64::from(len));
     }

@@ -1,6 +1,7 @@
 //! The work, one file per node, in the order a batch meets them.
 
 mod ahead;
+pub(crate) mod application;
 pub mod classify;
 pub mod compress;
 pub mod decompress;
@@ -21,6 +22,7 @@ pub mod rewrite;
 pub mod route;
 pub mod seal;
 pub mod select;
+pub mod treat;
 mod xfrm;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

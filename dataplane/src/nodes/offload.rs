@@ -1,13 +1,11 @@
 //! `offload`: proposes flows that need nothing more of a worker to be acted on in the driver. Looks at few packets of each: at
 //! the first that may do, and then, where something stood against it, every few or every thousand.
 
-use crate::flow::tcp::{FIN, RST, SYN};
 use crate::flow::{Direction, FlowIdx, L4State, Tier};
 use crate::graph::packet::NO_FLOW;
 use crate::graph::{Batch, Cx, Node, Packet};
 use crate::offload::candidate::consider;
-use crate::offload::{Ask, Client, FlowRef, Reason};
-use softdpu_ebpf_common::walk::proto;
+use crate::offload::{Ask, Client, Reason};
 
 #[derive(Debug, Default)]
 pub struct Offload;
@@ -30,11 +28,9 @@ fn look(cx: &mut Cx<'_>, client: &Client, packet: &Packet) {
     let flow = cx.flows.get(FlowIdx(packet.meta.flow));
     let packets = flow.packets(Direction::FromInitiator).wrapping_add(flow.packets(Direction::FromResponder));
     if flow.tier() != Tier::Worker {
-        // SYN, FIN and RST come up here: the end of the entry, whatever the worker makes of them.
-        let ends = packet.headers.proto == proto::TCP && packet.headers.tcp_flags & (SYN | FIN | RST) != 0;
-        if ends || flow.state().is_tcp() && flow.state() != L4State::TcpEstablished {
-            let flow = FlowRef { idx: FlowIdx(packet.meta.flow), key: *flow.key(), created: flow.created() };
-            client.lane.ask(Ask::Leave(flow));
+        // SYN, FIN and RST were told of by the node `flow`; here is what the flow knew already.
+        if flow.state().is_tcp() && flow.state() != L4State::TcpEstablished {
+            client.ended(FlowIdx(packet.meta.flow), flow);
         }
         return;
     }

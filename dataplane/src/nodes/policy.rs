@@ -1,14 +1,16 @@
 //! `policy`: which rule a packet's flow falls under, and what that asks of this packet. Settled rules are cached in the flow.
 
+use super::application;
 use super::relay;
 use super::select;
+use super::treat::treat;
 use super::xfrm::{self, Verdict};
 use crate::flow::{Flow, FlowIdx, Tick};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
 use crate::l7::{By, Class};
 use crate::plan::Plan;
-use crate::plan::rules::{self, Known, Match, Side};
+use crate::plan::rules::{self, Known, Match, Rule, Side, Unread};
 use crate::wire::{icmp, ip};
 use softdpu_ebpf_common::walk::{Fragment, Headers, proto};
 
@@ -50,6 +52,15 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     if plan.drop {
         return Err(DropReason::PolicyDrop);
     }
+    let treats = plan.treats().then_some(plan);
+    service(cx, packet, rule, side, plan)?;
+    // Of what may go on only: what is refused says nothing about the flow's rate.
+    treats.map_or(Ok(()), |plan| treat(cx, packet, rule, plan))
+}
+
+/// What the rule asks for, or why it does not let the packet go on.
+#[inline]
+fn service(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, side: Side, plan: &Rule) -> Result<(), DropReason> {
     let tunnel = plan.tunnel.unwrap_or(NONE);
     if tunnel == packet.meta.tunnel_in {
         if tunnel == NONE {
@@ -108,6 +119,9 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
         return Err(DropReason::Martian);
     }
     let flow = (packet.meta.flow != NO_FLOW).then_some(FlowIdx(packet.meta.flow));
+    if let Some(flow) = flow {
+        name_again(cx, flow);
+    }
     let Match { rule, side, provisional } = match xfrm::side(cx, packet, &headers)? {
         Verdict::Rule(rule, side) => Match { rule, side, provisional: false },
         Verdict::Clear { both } => {
@@ -124,6 +138,14 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
         remember(cx.flows.get_mut(flow), generation, rule, side, packet.meta.direction);
     }
     Ok((rule, side))
+}
+
+/// Under another plan a flow that is known already gets its application anew.
+fn name_again(cx: &mut Cx<'_>, at: FlowIdx) {
+    let flow = cx.flows.get_mut(at);
+    if flow.is_settled() && cx.plan.applications.settled(flow).is_none() {
+        application::name(&cx.plan.applications, cx.counters, cx.inspector, at, flow);
+    }
 }
 
 /// The packet's headers; of a later fragment with the ports that its flow knows and itself does not have.
@@ -150,7 +172,17 @@ pub(super) fn known<'a>(cx: &'a Cx<'_>, flow: Option<FlowIdx>) -> Known<'a> {
     let flow = cx.flows.get(flow);
     // A name that only a DNS answer gave is for people to read: whoever owns some name can point it at any server's address.
     let host = cx.inspector.host_of(flow).filter(|_| flow.host_by() != By::Dns);
-    Known { class: flow.is_settled().then_some(flow.class), host }
+    let unread = if flow.is_cut_short() && flow.is_settled() {
+        Unread::CutShort
+    } else if flow.is_headless() {
+        Unread::Headless
+    } else {
+        Unread::No
+    };
+    // A name that was never read might have been another application's.
+    let tells = flow.is_settled() && flow.known_class().is_some() && (unread == Unread::No || host.is_some());
+    let application = cx.plan.applications.settled(flow).filter(|_| tells);
+    Known { class: flow.known_class(), host, application, unread }
 }
 
 /// The same for a packet. An ICMP error has no flow of its own, and what it is can be told without one.
@@ -160,7 +192,10 @@ pub(super) fn known_of<'a>(cx: &'a Cx<'_>, packet: &Packet, flow: Option<FlowIdx
         && matches!(headers.proto, proto::ICMP | proto::ICMPV6)
         && icmp::is_error(packet.frame.bytes(), headers)
     {
-        return Known { class: Class::of_ip_protocol(headers.proto).map(|class| class as u16), host: None };
+        let class = Class::of_ip_protocol(headers.proto).map(|class| class as u16);
+        let ends = [&headers.src, &headers.dst].map(|address| (rules::ip(headers.l3, address), 0));
+        let application = Some(cx.plan.applications.of_bare(ends, headers.proto, class));
+        return Known { class, application, ..Known::default() };
     }
     known(cx, flow)
 }

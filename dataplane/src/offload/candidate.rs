@@ -6,6 +6,7 @@ use crate::flow::{Direction, FlowIdx, L4State, Net};
 use crate::graph::packet::NONE;
 use crate::graph::{Cx, Packet};
 use crate::host::fib::PortId;
+use crate::io::steer::{Meter, Progress};
 use crate::nodes::policy::{is_settled, rule_of};
 use softdpu_ebpf_common::walk::{Fragment, proto};
 
@@ -19,6 +20,18 @@ pub struct Candidate {
     pub ports: [(PortId, PortId); 2],
     /// Both ends as the directions have them: source of the initiator's packets first.
     pub ends: [([u8; 16], u16); 2],
+    pub treatment: Treatment,
+    /// Of TCP, by direction: see [`numbers_on`](softdpu_ebpf_common::flows::numbers_on).
+    pub numbers: [u32; 2],
+}
+
+/// What the flow's rule does to packets, and how far it has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Treatment {
+    pub meter: Option<Meter>,
+    pub dscp: Option<u8>,
+    pub sample: u32,
+    pub progress: [Progress; 2],
 }
 
 /// The flow of a packet that is about to leave, or why it stays with the worker.
@@ -58,12 +71,18 @@ pub fn consider(cx: &Cx<'_>, client: &Client, packet: &Packet) -> Result<Candida
     if !is_settled(flow, cx.generation()) {
         return Err(if flow.is_decided() { Reason::RuleUndecided } else { Reason::Undecided });
     }
+    let mut treatment = Treatment::default();
     if let Some(rule) = rule_of(flow, cx.plan, cx.generation()) {
         if rule.tunnel.is_some() || flow.is_protected() {
             return Err(Reason::Protected);
         }
         if rule.keep {
             return Err(Reason::PolicyNever);
+        }
+        if rule.treats() {
+            let progress = cx.treated.progress(at, flow.created(), cx.now);
+            let meter = rule.meter.map(|meter| meter.meter);
+            treatment = Treatment { meter, dscp: rule.dscp, sample: rule.sample, progress };
         }
     }
     let packets = flow.packets(Direction::FromInitiator) + flow.packets(Direction::FromResponder);
@@ -91,8 +110,14 @@ pub fn consider(cx: &Cx<'_>, client: &Client, packet: &Packet) -> Result<Candida
             return Err(Reason::Checksums);
         }
     }
+    let numbers = match flow.tcp_next() {
+        [Some(a), Some(b)] => [(a, b), (b, a)].map(|(next, ack)| u32::from(next) | u32::from(ack) << 16),
+        // Without both, what ends the connection could not be told from what was made up.
+        _ if key.proto() == proto::TCP => return Err(Reason::NotProven),
+        _ => [0; 2],
+    };
     let swapped = flow.initiator_is_high();
     let ends = if swapped { [key.high(), key.low()] } else { [key.low(), key.high()] };
     let flow = FlowRef { idx: at, key: *key, created: flow.created() };
-    Ok(Candidate { flow, generation: cx.generation(), ports, ends })
+    Ok(Candidate { flow, generation: cx.generation(), ports, ends, treatment, numbers })
 }

@@ -23,7 +23,7 @@ mod table;
 pub mod thread;
 
 pub use flow_name::FlowName;
-pub use lane::{Ask, Client, FlowRef, Lane, Note, What};
+pub use lane::{Ask, Back, Client, Counts, FlowRef, Lane, Note, What};
 pub use reason::Reason;
 pub use table::Gate;
 pub use thread::{Lanes, Offload, Setting, Unparker};

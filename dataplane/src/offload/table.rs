@@ -2,24 +2,28 @@
 //! out at once: the publisher of keys, the control socket.
 
 use super::candidate::Candidate;
-use super::lane::{FlowRef, Lane, Note, What};
+use super::lane::{Back, Counts, FlowRef, Lane, Note, What};
 use super::reason::Reason;
-use crate::flow::Tick;
+use crate::flow::tcp::Segment;
+use crate::flow::{Direction, Tick};
 use crate::host::fib::{Adjacency, Fib, Hop, PortId};
 use crate::host::xdp_features;
-use crate::io::steer::{EntryId, FlowCount, FlowKey, FlowVerdict, Steer, SteerError};
+use crate::io::steer::{EntryId, FlowCount, FlowKey, FlowRule, FlowVerdict, Last, Progress, Steer, SteerError};
 use crate::plan::Plan;
 use crate::tunnel::keys::Keys;
 use crate::tunnel::steering::Steering;
 use crate::worker::clock;
 use crate::worker::idle::Waker;
 use arc_swap::ArcSwap;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Rounds of counting without a packet after which a flow leaves.
 const SILENT_ROUNDS: u8 = 5;
+/// At the end workers have so long to read the last counts.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One flow with both its entries.
 struct Record {
@@ -27,7 +31,16 @@ struct Record {
     flow: FlowRef,
     entries: [EntryId; 2],
     /// Not told yet, for want of room.
-    pending: [FlowCount; 2],
+    pending: Counts,
+    /// The worker was told that the flow is here.
+    placed: bool,
+    /// In the queue of those whose worker is to be told something.
+    queued: bool,
+    /// Packets of which one is sampled, 0: none. Of each entry the packets met and dropped by the meter, as of the last look.
+    every: u32,
+    met: [(u64, u64); 2],
+    metered: bool,
+    back: Back,
     silent: u8,
     /// Destination, ports and way out of each direction: compared when routes change.
     ways: [(IpAddr, PortId, Adjacency, u16); 2],
@@ -37,11 +50,24 @@ pub(super) struct Table {
     records: HashMap<(usize, u32), Record>,
     /// Out of the driver, and not settled yet.
     leaving: Vec<(Record, Reason)>,
+    /// First halves of flows whose second half had no room: theirs is what the driver did in that moment.
+    halves: Vec<Half>,
+    /// What workers are to judge once the flow is back.
+    judge: Vec<(usize, FlowRef, Direction, Segment)>,
+    /// By worker: flows of which there is something to tell, the longest waiting first.
+    waiting: Vec<VecDeque<u32>>,
     /// While keys change: nothing gets in.
     closed: bool,
     fib_generation: u32,
-    /// By port: whether it takes redirected frames, as of the last look.
-    transmits: Vec<bool>,
+    /// By port: whether it takes redirected frames, and those of several buffers, as of the last look.
+    transmits: Vec<(bool, bool)>,
+}
+
+struct Half {
+    worker: usize,
+    flow: FlowRef,
+    entry: EntryId,
+    why: Reason,
 }
 
 /// What verdicts and routes are found in.
@@ -72,6 +98,9 @@ impl Gate {
         let table = Table {
             records: HashMap::new(),
             leaving: Vec::new(),
+            halves: Vec::new(),
+            judge: Vec::new(),
+            waiting: lanes.iter().map(|_| VecDeque::new()).collect(),
             closed: false,
             fib_generation: fib.load().generation(),
             transmits: Vec::new(),
@@ -105,12 +134,14 @@ impl Gate {
     /// Takes all flows out and lets none in: before keys (or a plan) are published that may protect other flows. When it
     /// returns, no packet is acted on by the driver.
     pub fn close(&self) {
+        let asked = Instant::now();
         let mut table = self.table();
         table.closed = true;
-        self.take_out(&mut table, Reason::KeysChanged, |_| true);
+        let count = self.take_out(&mut table, Reason::KeysChanged, |_| true);
         drop(table);
         // With the grace period, and after one that somebody else waits for: no packet is under way any more that met an entry.
         self.settle();
+        report(count, Reason::KeysChanged, asked);
     }
 
     /// After keys were published.
@@ -120,8 +151,12 @@ impl Gate {
 
     /// Takes flows out by hand: one (worker and place), or all. Gives how many.
     pub fn demote(&self, which: Option<(usize, u32)>) -> usize {
+        let asked = Instant::now();
         let mut table = self.table();
-        self.take_out(&mut table, Reason::ByHand, |key| which.is_none_or(|which| which == *key))
+        let count = self.take_out(&mut table, Reason::ByHand, |key| which.is_none_or(|which| which == *key));
+        drop(table);
+        report(count, Reason::ByHand, asked);
+        count
     }
 
     /// Takes out the flows that `leaves` names. Their packets meet the rules from here on.
@@ -149,15 +184,22 @@ impl Gate {
         if table.records.contains_key(&(worker, candidate.flow.idx.0)) {
             return;
         }
-        let what = match self.try_place(&mut table, worker, candidate) {
-            Ok(record) => {
+        match self.try_place(&mut table, worker, candidate) {
+            Ok(mut record) => {
+                record.placed = self.tell(worker, candidate.flow, What::Placed);
+                record.queued = !record.placed;
+                if record.queued {
+                    table.waiting[worker].push_back(candidate.flow.idx.0);
+                }
                 table.records.insert((worker, candidate.flow.idx.0), record);
-                What::Placed
             }
-            Err(reason) => What::Refused(reason),
-        };
-        // Without the note the flow counts on, and the next counts find it: only its tier is not shown.
-        self.tell(worker, candidate.flow, what);
+            // Its note comes with what the driver did meanwhile.
+            Err(_) if table.halves.last().is_some_and(|half| half.flow == candidate.flow) => {}
+            // Without the note the flow is proposed again.
+            Err(reason) => {
+                self.tell(worker, candidate.flow, What::Refused(reason));
+            }
+        }
     }
 
     fn try_place(&self, table: &mut Table, worker: usize, candidate: &Candidate) -> Result<Record, Reason> {
@@ -176,16 +218,19 @@ impl Gate {
             if way.2.port != to {
                 return Err(Reason::Changing);
             }
-            if table.transmits.get(usize::from(to)) != Some(&true) {
+            if table.transmits.get(usize::from(to)).is_none_or(|device| !device.0) {
                 return Err(Reason::NoTransmit);
             }
             ways.push(way);
         }
         let [a, b] = candidate.ends;
         let ends = [(a, b), (b, a)];
+        let treatment = &candidate.treatment;
+        let mut half = None;
+        let transmits = &table.transmits;
         let insert = |steer: &mut Steer| -> Result<Vec<EntryId>, Reason> {
             let mut entries = Vec::with_capacity(2);
-            for ((src, dst), (_, from, adjacency, mtu)) in ends.into_iter().zip(&ways) {
+            for (i, ((src, dst), (_, from, adjacency, mtu))) in ends.into_iter().zip(&ways).enumerate() {
                 let key = FlowKey {
                     src: src.0,
                     dst: dst.0,
@@ -198,10 +243,20 @@ impl Gate {
                 let (dst_mac, src_mac) = adjacency.addresses.macs();
                 let ifindex = self.interfaces.get(usize::from(adjacency.port)).copied().unwrap_or(0);
                 let verdict = FlowVerdict::Forward { ifindex, mtu: *mtu, dst_mac, src_mac };
-                match steer.flow_insert(&key, verdict) {
+                let rule = FlowRule {
+                    meter: treatment.meter,
+                    dscp: treatment.dscp,
+                    sample: treatment.sample,
+                    progress: treatment.progress[i],
+                    linear: transmits.get(usize::from(adjacency.port)).is_none_or(|device| !device.1),
+                    numbers: candidate.numbers[i],
+                    ..FlowRule::from(verdict)
+                };
+                match steer.flow_insert(&key, rule) {
                     Ok(entry) => entries.push(entry),
                     Err(error) => {
-                        for entry in entries {
+                        half = entries.pop();
+                        if let Some(entry) = half {
                             let _ = steer.flow_remove(entry);
                         }
                         return Err(match error {
@@ -216,21 +271,42 @@ impl Gate {
             }
             Ok(entries)
         };
-        let entries = self.steering.ask_mut(insert).ok_or(Reason::Stopping)??;
+        let entries = self.steering.ask_mut(insert).ok_or(Reason::Stopping)?;
+        if let (Some(entry), Err(why)) = (half, &entries) {
+            table.halves.push(Half { worker, flow: candidate.flow, entry, why: *why });
+        }
+        let entries = entries?;
         let (Ok(entries), Ok(ways)) = (entries.try_into(), ways.try_into()) else { return Err(Reason::Driver) };
-        Ok(Record { worker, flow: candidate.flow, entries, pending: Default::default(), silent: 0, ways })
+        Ok(Record {
+            worker,
+            flow: candidate.flow,
+            entries,
+            pending: Counts::default(),
+            placed: false,
+            queued: false,
+            every: treatment.sample,
+            met: treatment.progress.map(|progress| (progress.met, 0)),
+            metered: treatment.meter.is_some(),
+            back: Back::default(),
+            silent: 0,
+            ways,
+        })
     }
 
-    /// The worker saw its end, or does not have it any more.
-    pub(super) fn leave(&self, worker: usize, flow: &FlowRef) {
+    /// The worker saw its end, or does not have it any more. `judge`: what it saw, to be judged once the flow is back.
+    pub(super) fn leave(&self, worker: usize, flow: &FlowRef, judge: Option<(Direction, Segment)>) {
         let mut table = self.table();
         let key = (worker, flow.idx.0);
+        // Also where the entry is gone already: the worker did not know that yet, and left it to us.
+        table.judge.extend(judge.map(|(dir, segment)| (worker, *flow, dir, segment)));
         if table.records.get(&key).is_none_or(|record| record.flow != *flow) {
             return;
         }
         if let Some(record) = table.records.remove(&key) {
             self.remove(record.entries.into_iter());
-            table.leaving.push((record, Reason::Closing));
+            // Should the worker not believe it, the flow goes down again.
+            let why = if judge.is_some() { Reason::Asked } else { Reason::Closing };
+            table.leaving.push((record, why));
         }
     }
 
@@ -241,6 +317,7 @@ impl Gate {
         if table.fib_generation == fib.generation() {
             return;
         }
+        let asked = Instant::now();
         table.fib_generation = fib.generation();
         let same = |(dst, from, adjacency, mtu): &(IpAddr, PortId, Adjacency, u16)| {
             way(&fib, *dst, *from)
@@ -249,17 +326,23 @@ impl Gate {
         let moved: std::collections::HashSet<(usize, u32)> =
             table.records.iter().filter(|(_, record)| !record.ways.iter().all(same)).map(|(key, _)| *key).collect();
         if !moved.is_empty() {
-            self.take_out(&mut table, Reason::RouteChanged, |key| moved.contains(key));
+            let count = self.take_out(&mut table, Reason::RouteChanged, |key| moved.contains(key));
+            report(count, Reason::RouteChanged, asked);
         }
     }
 
     /// Asks the kernel which ports take redirected frames, and takes out what leaves by one that does not any more.
     pub(super) fn look_at_ports(&self) {
-        let transmits: Vec<bool> = self.interfaces.iter().map(|index| *index != 0 && transmits(*index)).collect();
+        let look = |index: &u32| if *index == 0 { (false, false) } else { transmits(*index) };
+        let transmits: Vec<(bool, bool)> = self.interfaces.iter().map(look).collect();
         let mut table = self.table();
         let lost = |record: &Record| {
-            let mut ways = record.ways.iter();
-            ways.any(|(_, _, adjacency, _)| transmits.get(usize::from(adjacency.port)) != Some(&true))
+            let mut ways = record.ways.iter().map(|(_, _, adjacency, _)| usize::from(adjacency.port));
+            ways.any(|port| {
+                let fragments = |of: &[(bool, bool)]| of.get(port).is_some_and(|device| device.1);
+                transmits.get(port).is_none_or(|device| !device.0)
+                    || fragments(&table.transmits) && !fragments(&transmits)
+            })
         };
         let stuck: std::collections::HashSet<(usize, u32)> =
             table.records.iter().filter(|(_, record)| lost(record)).map(|(key, _)| *key).collect();
@@ -282,13 +365,18 @@ impl Gate {
         asked
     }
 
-    /// Reads all counters, tells the workers, and takes out what has been silent.
+    /// Reads all counters, and takes out what has been silent. [`Self::tell_waiting`] tells the workers.
     pub(super) fn fold(&self) {
         let mut table = self.table();
         let mut silent = std::collections::HashSet::new();
+        let Table { records, waiting, .. } = &mut *table;
         self.steering.ask_mut(|steer| {
-            for (key, record) in &mut table.records {
+            for (key, record) in records {
                 let counts = record.entries.map(|entry| steer.flows().count(entry));
+                if record.every > 0 || record.metered {
+                    let progress = record.entries.map(|entry| steer.flows().progress(entry));
+                    record.treated(progress);
+                }
                 if counts.iter().all(|count| count.packets == 0) {
                     record.silent += 1;
                     if record.silent >= SILENT_ROUNDS {
@@ -296,46 +384,88 @@ impl Gate {
                     }
                 } else {
                     record.silent = 0;
-                    add(&mut record.pending, counts);
+                    add(&mut record.pending.traffic, counts);
+                }
+                if !record.queued && !record.pending.is_zero() {
+                    record.queued = true;
+                    waiting[record.worker].push_back(key.1);
                 }
             }
         });
-        for record in table.records.values_mut().filter(|record| record.pending.iter().any(|count| count.packets > 0)) {
-            if self.tell(record.worker, record.flow, What::Counted(record.pending)) {
-                record.pending = Default::default();
-            }
-        }
         if !silent.is_empty() {
             self.take_out(&mut table, Reason::Idle, |key| silent.contains(key));
         }
     }
 
+    /// Tells the workers what there is to tell, who has waited longest first, as far as there is room. Whether that was all.
+    pub(super) fn tell_waiting(&self) -> bool {
+        let mut table = self.table();
+        let Table { records, waiting, .. } = &mut *table;
+        for (worker, queue) in waiting.iter_mut().enumerate() {
+            while let Some(place) = queue.front() {
+                // One that has left is told of by `settle`.
+                if let Some(record) = records.get_mut(&(worker, *place)).filter(|record| record.queued) {
+                    record.placed = record.placed || self.tell(worker, record.flow, What::Placed);
+                    if !record.placed
+                        || !record.pending.is_zero() && !self.tell(worker, record.flow, What::Counted(record.pending))
+                    {
+                        break;
+                    }
+                    record.pending = Counts::default();
+                    record.queued = false;
+                }
+                queue.pop_front();
+            }
+        }
+        waiting.iter().all(VecDeque::is_empty)
+    }
+
     /// Tells the workers the last counts of what has left. Waits for a grace period where something has.
     pub(super) fn settle(&self) {
         let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut leaving = std::mem::take(&mut self.table().leaving);
-        if leaving.is_empty() {
-            return;
+        let mut table = self.table();
+        let mut leaving = std::mem::take(&mut table.leaving);
+        let mut halves = std::mem::take(&mut table.halves);
+        let mut judge = std::mem::take(&mut table.judge);
+        drop(table);
+        if !leaving.is_empty() || !halves.is_empty() {
+            let mut last: HashMap<EntryId, Last> = HashMap::new();
+            self.steering.ask_mut(|steer| {
+                steer.flows().settle(|entry, what| {
+                    last.insert(entry, what);
+                })
+            });
+            leaving.retain_mut(|(record, why)| {
+                // Told the next time for want of room: then it was all read already.
+                let of = record.entries.map(|entry| last.remove(&entry));
+                if let [Some(a), Some(b)] = of {
+                    record.ends([a, b]);
+                }
+                // The worker has to know that it was there to take anything back.
+                record.placed = record.placed || self.tell(record.worker, record.flow, What::Placed);
+                !(record.placed && self.tell(record.worker, record.flow, What::Left(*why, record.pending, record.back)))
+            });
+            halves.retain(|half| {
+                let first = last.get(&half.entry).map(|last| last.count).unwrap_or_default();
+                let counts = Counts { traffic: [first, FlowCount::default()], ..Counts::default() };
+                !self.tell(half.worker, half.flow, What::Left(half.why, counts, Back::default()))
+            });
         }
-        // Entries of a half-placed flow are settled too; nobody asks for their counts, which are the driver's few packets
-        // of a moment and are lost to the flow: there are none where nothing was inserted.
-        let mut last = HashMap::new();
-        self.steering.ask_mut(|steer| {
-            steer.flows().settle(|entry, count| {
-                last.insert(entry, count);
-            })
+        // Behind what has left: the worker reads in order.
+        let away = |flow: &FlowRef| leaving.iter().any(|(record, _)| record.flow == *flow);
+        judge.retain(|(worker, flow, dir, segment)| {
+            away(flow) || !self.tell(*worker, *flow, What::Judge(*dir, *segment))
         });
-        leaving.retain_mut(|(record, why)| {
-            add(&mut record.pending, record.entries.map(|entry| last.remove(&entry).unwrap_or_default()));
-            !self.tell(record.worker, record.flow, What::Left(*why, record.pending))
-        });
-        // What had no room is told the next time, with nothing more to come.
-        self.table().leaving.append(&mut leaving);
+        let mut table = self.table();
+        table.leaving.append(&mut leaving);
+        table.halves.append(&mut halves);
+        table.judge.append(&mut judge);
     }
 
     /// Whether [`Self::settle`] has something to do.
     pub(super) fn unsettled(&self) -> bool {
-        !self.table().leaving.is_empty()
+        let table = self.table();
+        !(table.leaving.is_empty() && table.halves.is_empty() && table.judge.is_empty())
     }
 
     /// Takes everything out for good, and tells the last counts.
@@ -345,11 +475,49 @@ impl Gate {
         self.take_out(&mut table, Reason::Stopping, |_| true);
         drop(table);
         self.settle();
+        // The workers still read: what a full queue did not take goes on as they do, but nobody is waited for for ever.
+        let until = Instant::now() + PATIENCE;
+        while self.unsettled() && Instant::now() < until {
+            self.wakers.iter().for_each(Waker::wake);
+            std::thread::sleep(Duration::from_millis(1));
+            self.settle();
+        }
     }
 
     fn tell(&self, worker: usize, flow: FlowRef, what: What) -> bool {
         let note = Note { flow, what, seen: Tick::from_nanos(clock::now()) };
         self.lanes.get(worker).is_some_and(|lane| lane.notes.push(note).is_ok())
+    }
+}
+
+impl Record {
+    /// Takes over how far meters and samples have come.
+    fn treated(&mut self, now: [(Progress, u64); 2]) {
+        for ((met, dropped), (progress, over)) in self.met.iter_mut().zip(now) {
+            if let Some(every) = std::num::NonZeroU64::new(u64::from(self.every)) {
+                self.pending.sampled += (progress.met / every).saturating_sub(*met / every);
+            }
+            self.pending.metered += over.saturating_sub(*dropped);
+            (*met, *dropped) = (progress.met, over);
+        }
+    }
+
+    /// Takes over what both entries leave.
+    fn ends(&mut self, last: [Last; 2]) {
+        add(&mut self.pending.traffic, last.map(|last| last.count));
+        if self.every > 0 || self.metered {
+            self.treated(last.map(|last| (last.progress, last.over)));
+        }
+        let next = last.map(|last| last.numbers as u16);
+        self.back = Back { next, progress: last.map(|last| last.progress) };
+    }
+}
+
+/// For who wants to know how long taking back takes.
+fn report(count: usize, why: Reason, asked: Instant) {
+    if count > 0 {
+        let micros = asked.elapsed().as_micros() as u64;
+        tracing::info!(flows = count, why = why.code(), micros, "flows taken back from the driver");
     }
 }
 
@@ -360,11 +528,12 @@ fn add(sum: &mut [FlowCount; 2], more: [FlowCount; 2]) {
     }
 }
 
-/// Kernels before 6.3 do not say; there it is the operator's to know, as `checksum = "trust"` is.
-fn transmits(ifindex: u32) -> bool {
+/// Whether a device takes redirected frames, and those of several buffers. Kernels before 6.3 do not say; there it is the
+/// operator's to know, as `checksum = "trust"` is, and frames of several buffers stay with the worker.
+fn transmits(ifindex: u32) -> (bool, bool) {
     match xdp_features::of(ifindex) {
-        Ok(features) => features.transmits(),
-        Err(error) => error.raw_os_error() == Some(libc::ENOENT),
+        Ok(features) => (features.transmits(), features.transmits_fragments()),
+        Err(error) => (error.raw_os_error() == Some(libc::ENOENT), false),
     }
 }
 

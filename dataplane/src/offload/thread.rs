@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Counters are read this often.
 const ROUND: Duration = Duration::from_secs(1);
+/// A worker whose notes are full is told the rest after this.
+const SOON: Duration = Duration::from_millis(2);
 /// Proposals of one worker that are taken in a row.
 const IN_A_ROW: usize = 256;
 
@@ -140,7 +142,8 @@ fn run(gate: &Gate, stop: &AtomicBool, asks: &AskQueue) {
                 let Some(ask) = lane.asks.pop() else { break };
                 match ask {
                     Ask::Place(candidate) => gate.place(worker, &candidate),
-                    Ask::Leave(flow) => gate.leave(worker, &flow),
+                    Ask::Leave(flow) => gate.leave(worker, &flow, None),
+                    Ask::Ends(flow, dir, segment) => gate.leave(worker, &flow, Some((dir, segment))),
                 }
             }
             more |= !lane.asks.is_empty();
@@ -158,6 +161,12 @@ fn run(gate: &Gate, stop: &AtomicBool, asks: &AskQueue) {
             gate.settle();
             gate.wakers.iter().for_each(Waker::wake);
             more |= gate.lanes.iter().any(|lane| !lane.asks.is_empty());
+        }
+        if !gate.tell_waiting() {
+            // The worker has not read what it was told yet.
+            gate.wakers.iter().for_each(Waker::wake);
+            std::thread::park_timeout(SOON);
+            continue;
         }
         if !more {
             let idle = gate.is_empty();

@@ -1,5 +1,6 @@
 //! The plan: the policy made ready for the packet path. Names are indices, what can be computed once is.
 
+pub mod applications;
 pub mod compile;
 pub mod contract;
 mod lines;
@@ -13,6 +14,7 @@ use crate::config::policy::{self, Policy, RuleAction};
 use crate::io::pool::MAX_PORTS;
 use crate::l7::Class;
 use anyhow::{Context, Result, bail};
+use applications::Applications;
 use rules::Rule;
 use std::sync::Arc;
 
@@ -32,6 +34,8 @@ pub struct Plan {
     pub guards_by_class: bool,
     /// First match wins.
     pub rules: Vec<Rule>,
+    /// The operator's names for flows.
+    pub applications: Applications,
     /// Their names, for who counts by them.
     pub rule_names: Arc<[String]>,
     /// The tunnel of type xfrm, and the rule that stands for all that the kernel's policies say.
@@ -99,6 +103,7 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
         tunnels: policy.tunnels.iter().map(tunnel).collect(),
         asks_ports: policy.rules.iter().any(|r| !r.matches.ports.is_empty() || !r.matches.source_ports.is_empty()),
         rules,
+        applications: Applications::compile(&policy.applications)?.for_generation(generation.max(1)),
     })
 }
 
@@ -117,10 +122,14 @@ fn rule(rule: &policy::Rule) -> Result<Rule> {
         ports: rule.matches.ports.clone(),
         classes: classes.collect::<Result<_>>()?,
         hosts: rule.hosts.clone(),
+        applications: rule.applications.iter().map(|place| *place as u16 + 1).collect(),
         tunnel: rule.encrypt.map(|tunnel| tunnel as u16),
         compress: rule.compress == policy::Compress::Lz4,
         drop: rule.action == RuleAction::Drop,
         keep: rule.offload == policy::RuleOffload::Never,
+        meter: rule.meter.map(rules::RuleMeter::new),
+        dscp: rule.dscp,
+        sample: rule.sample,
         mirrored: false,
     })
 }

@@ -2,6 +2,7 @@
 
 use crate::config::policy::{HostPattern, PortRange};
 use crate::graph::packet::NONE;
+use crate::io::steer::Meter;
 use crate::wire::prefix::Prefix;
 use softdpu_ebpf_common::walk::{Fragment, Headers, L3, proto};
 use std::net::IpAddr;
@@ -22,13 +23,37 @@ pub struct Rule {
     pub classes: Vec<u16>,
     /// Empty: any.
     pub hosts: Vec<HostPattern>,
+    /// Numbers of applications, from 1. Empty: any, and none.
+    pub applications: Vec<u16>,
     pub tunnel: Option<u16>,
     pub compress: bool,
     pub drop: bool,
     /// Its flows stay with the worker.
     pub keep: bool,
+    /// Of each direction of each flow; what is over is dropped.
+    pub meter: Option<RuleMeter>,
+    /// 0..=63.
+    pub dscp: Option<u8>,
+    /// One of so many packets is counted, and seen by a worker; 0: none.
+    pub sample: u32,
     /// Stands for the kernel's policies: never found by its own terms.
     pub mirrored: bool,
+}
+
+/// A token bucket, and what of it can be computed once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleMeter {
+    pub meter: Meter,
+    /// Nanoseconds that one byte takes, in 1/2^16.
+    pub per_byte: u64,
+    /// Nanoseconds' worth of burst.
+    pub burst: u64,
+}
+
+impl RuleMeter {
+    pub fn new(meter: Meter) -> Self {
+        Self { meter, per_byte: meter.per_byte(), burst: meter.burst_nanos() }
+    }
 }
 
 /// What is known of a flow when a rule is looked for.
@@ -37,6 +62,21 @@ pub struct Known<'a> {
     /// The class, once it is settled; `None` while it may still change.
     pub class: Option<u16>,
     pub host: Option<&'a str>,
+    /// Number of the application, 0 none, once it is settled.
+    pub application: Option<u16>,
+    /// What these do not say will never be known.
+    pub unread: Unread,
+}
+
+/// Whether, and why, less was read of a flow than would have told its class and host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unread {
+    #[default]
+    No,
+    /// Room ran out. Whoever wants to hide can see to that, so rules that drop hold too.
+    CutShort,
+    /// It is older than what is known of it: from before the start, or from before its entry made way for another.
+    Headless,
 }
 
 /// How a packet stands to a rule: `from → to` is the way out (into the tunnel), the reverse the way in (out of it).
@@ -61,13 +101,18 @@ impl Match {
 }
 
 impl Rule {
+    /// Whether packets that go on are metered, sampled or marked.
+    pub fn treats(&self) -> bool {
+        self.meter.is_some() || self.dscp.is_some() || self.sample > 0
+    }
+
     /// Which flows may not go on in clear, or at all, is told from what they carry.
     pub fn guards_by_class(&self) -> bool {
         self.has_payload_terms() && (self.tunnel.is_some() || self.drop)
     }
 
     fn has_payload_terms(&self) -> bool {
-        !self.classes.is_empty() || !self.hosts.is_empty()
+        !self.classes.is_empty() || !self.hosts.is_empty() || !self.applications.is_empty()
     }
 
     /// `None`: cannot be said before the flow is classified.
@@ -75,11 +120,32 @@ impl Rule {
         if !self.has_payload_terms() {
             return Some(true);
         }
+        if known.unread != Unread::No {
+            return Some(self.may_hold(known) && self.holds_unread(known.unread));
+        }
         let class = known.class?;
         let class_holds = self.classes.is_empty() || self.classes.contains(&class);
         let host_holds =
             self.hosts.is_empty() || known.host.is_some_and(|host| self.hosts.iter().any(|p| p.matches(host)));
-        Some(class_holds && host_holds)
+        if !class_holds || !host_holds {
+            return Some(false);
+        }
+        Some(self.applications.is_empty() || self.applications.contains(&known.application?))
+    }
+
+    /// Nothing that is known speaks against it.
+    fn may_hold(&self, known: &Known<'_>) -> bool {
+        let class = known.class.is_none_or(|class| self.classes.is_empty() || self.classes.contains(&class));
+        let host = known.host.is_none_or(|host| self.hosts.is_empty() || self.hosts.iter().any(|p| p.matches(host)));
+        let application = known.application;
+        let application = application.is_none_or(|n| self.applications.is_empty() || self.applications.contains(&n));
+        class && host && application
+    }
+
+    /// Whether it holds for a flow that it may be meant for, of which nobody will ever know: what must be encrypted never
+    /// leaves in clear because too little of it was read.
+    fn holds_unread(&self, unread: Unread) -> bool {
+        self.tunnel.is_some() || self.drop && unread == Unread::CutShort
     }
 
     fn has_port_terms(&self) -> bool {
@@ -263,9 +329,9 @@ mod tests {
         let packet = tcp(CLIENT, SERVER, 40000, 443);
         let open = look_up(&rules, &packet, &Known::default(), None);
         assert_eq!((open.rule, open.provisional), (0, true));
-        let other = look_up(&rules, &packet, &Known { class: Some(3), host: None }, None);
+        let other = look_up(&rules, &packet, &Known { class: Some(3), ..Known::default() }, None);
         assert_eq!((other.rule, other.provisional), (1, false));
-        let same = look_up(&rules, &packet, &Known { class: Some(7), host: None }, None);
+        let same = look_up(&rules, &packet, &Known { class: Some(7), ..Known::default() }, None);
         assert_eq!((same.rule, same.provisional), (0, false));
     }
 
@@ -276,8 +342,50 @@ mod tests {
         let packet = tcp(CLIENT, SERVER, 40000, 443);
         let open = look_up(&rules, &packet, &Known::default(), None);
         assert_eq!((open.rule, open.provisional), (1, true));
-        let known = Known { class: Some(1), host: Some("a.video.example") };
+        let known = Known { class: Some(1), host: Some("a.video.example"), ..Known::default() };
         assert_eq!(look_up(&rules, &packet, &known, None).rule, 0);
+    }
+
+    #[test]
+    fn what_was_never_read_holds_against_a_flow_and_never_for_it() {
+        let clear = Rule { name: "video".into(), hosts: vec!["*.video.example".parse().unwrap()], ..Rule::default() };
+        let shop = Rule { hosts: vec!["shop.example".parse().unwrap()], classes: vec![7], ..protect() };
+        let rules = [clear, shop, Rule { name: "rest".into(), ..Rule::default() }];
+        let packet = tcp(CLIENT, SERVER, 40000, 443);
+        let under = |class, host, unread| {
+            let found = look_up(&rules, &packet, &Known { class, host, unread, ..Known::default() }, None);
+            assert_eq!(found.provisional, unread == Unread::No && class.is_none(), "nothing more is to be learnt");
+            found.rule
+        };
+        for unread in [Unread::CutShort, Unread::Headless] {
+            assert_eq!(under(None, None, unread), 1);
+            assert_eq!(under(Some(7), None, unread), 1);
+            assert_eq!(under(None, Some("shop.example"), unread), 1);
+            assert_eq!(under(Some(3), None, unread), 2, "what is known speaks against it");
+            assert_eq!(under(None, Some("other.example"), unread), 2);
+        }
+        assert_eq!(under(Some(7), None, Unread::No), 2, "read to the end, it has no name");
+        let drop = [Rule { classes: vec![7], drop: true, ..Rule::default() }];
+        let of = |unread| look_up(&drop, &packet, &Known { unread, ..Known::default() }, None).rule;
+        assert_eq!((of(Unread::CutShort), of(Unread::Headless), of(Unread::No)), (0, NONE, NONE));
+    }
+
+    #[test]
+    fn an_application_holds_provisionally_until_it_is_known() {
+        let clear = Rule { name: "rest".into(), ..Rule::default() };
+        let guest = Rule { name: "guest".into(), applications: vec![4], ..Rule::default() };
+        let rules = [guest, Rule { applications: vec![2, 3], ..protect() }, clear];
+        assert!(rules[1].guards_by_class() && !rules[0].guards_by_class());
+        let packet = tcp(CLIENT, SERVER, 40000, 443);
+        let under = |class, application| {
+            let found = look_up(&rules, &packet, &Known { class, application, ..Known::default() }, None);
+            (found.rule, found.provisional)
+        };
+        assert_eq!(under(None, None), (1, true));
+        assert_eq!(under(Some(1), None), (1, true), "as long as the application is open");
+        assert_eq!(under(Some(1), Some(3)), (1, false));
+        assert_eq!(under(Some(1), Some(4)), (0, false));
+        assert_eq!(under(Some(1), Some(0)), (2, false));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::l7::{Inspector, Reason};
+
 /// A counter with one writer. Reads from other threads see some recent value.
 #[derive(Debug, Default)]
 #[repr(transparent)]
@@ -44,6 +46,8 @@ pub struct Names {
     pub reasons: &'static [&'static str],
     /// Names of classes, by discriminant.
     pub classes: &'static [&'static str],
+    /// The operator's applications.
+    pub applications: Vec<String>,
 }
 
 /// Packets and bytes.
@@ -91,10 +95,18 @@ pub struct TunnelCounters {
     pub escaped_bytes: Counter,
 }
 
-/// Counters of a class of flows.
+/// What a rule has done to packets beyond letting them by, in the driver and here.
+#[derive(Debug, Default)]
+pub struct TreatCounters {
+    /// Dropped, over the meter.
+    pub metered: Counter,
+    pub sampled: Counter,
+}
+
+/// Counters of a class of flows, or of an application.
 #[derive(Debug, Default)]
 pub struct ClassCounters {
-    /// Flows that were given this class.
+    /// Flows that were given this class or name.
     pub flows: Counter,
     pub packets: Counter,
     pub bytes: Counter,
@@ -127,6 +139,39 @@ pub struct LoopCounters {
     pub polls: Counter,
 }
 
+/// Where recognition stopped at a bound, or at the end of what it knows.
+#[derive(Debug, Default)]
+pub struct L7Counters {
+    /// Flows that stay unknown, by discriminant of the reason.
+    pub given_up: [Counter; Reason::ALL.len()],
+    /// Flows with a class of which less was read than they say, likewise.
+    pub cut_short: [Counter; Reason::ALL.len()],
+    /// Host names that found no place.
+    pub names_refused: Counter,
+    /// Messages whose host name was none.
+    pub names_bad: Counter,
+    /// Reassembly buffers that silent flows lost to others.
+    pub buffers_lost: Counter,
+    /// Segments that said something else than one before them at the same place.
+    pub conflicts: Counter,
+    /// Reassembly buffers in use now.
+    pub buffers: Counter,
+}
+
+impl L7Counters {
+    pub fn take(&self, from: &Inspector) {
+        for reason in Reason::ALL {
+            self.given_up[reason as usize].set(from.given_up(reason));
+            self.cut_short[reason as usize].set(from.cut_short(reason));
+        }
+        self.names_refused.set(from.hosts().refused());
+        self.names_bad.set(from.names_bad());
+        self.buffers_lost.set(from.pool().taken_over());
+        self.conflicts.set(from.pool().conflicts());
+        self.buffers.set(from.pool().in_use() as u64);
+    }
+}
+
 /// All counters of one worker, sized when the plan is made. Starts on its own cache lines; the lists inside are allocations
 /// of their own, padded at the end.
 #[derive(Debug)]
@@ -136,6 +181,8 @@ pub struct WorkerCounters {
     pub rules: RuleBook,
     pub tunnels: Padded<TunnelCounters>,
     pub classes: Padded<ClassCounters>,
+    /// By the place of the application in the policy.
+    pub applications: Padded<ClassCounters>,
     /// By discriminant of the drop reason.
     pub drops: Padded<Counter>,
     pub work: LoopCounters,
@@ -144,6 +191,8 @@ pub struct WorkerCounters {
     pub flows: Counter,
     /// Packets that found the flow table full and were judged by themselves.
     pub flows_refused: Counter,
+    /// Flows of which too little could be read for rules over class and host: those that protect hold for them.
+    pub flows_unread: Counter,
     /// Flows in the table now that are opening or one-sided.
     pub flows_unproven: Counter,
     /// Flows that made way for others because the table was full.
@@ -156,6 +205,10 @@ pub struct WorkerCounters {
     pub flows_refused_unproven: Counter,
     /// RST and FIN segments that were forwarded, but too far from what their sender sends to end a flow.
     pub tcp_unbelieved: Counter,
+    /// Later fragments whose first was not seen: they have no flow and are judged by themselves.
+    pub fragments_orphaned: Counter,
+    /// What recognition refused.
+    pub l7: L7Counters,
     /// Packets within packets of overlays, counted to their own flows too.
     pub inner_packets: Counter,
     /// ICMP errors counted to the flow that they quote.
@@ -183,6 +236,7 @@ pub struct WorkerCounters {
 pub struct RuleCounters {
     names: Arc<[String]>,
     traffic: Padded<Traffic>,
+    treated: Padded<TreatCounters>,
 }
 
 impl RuleCounters {
@@ -192,9 +246,42 @@ impl RuleCounters {
         self.traffic.get(usize::from(rule))
     }
 
-    fn totals(&self) -> impl Iterator<Item = (&str, u64, u64)> {
-        let both = self.names.iter().zip(self.traffic.iter());
-        both.map(|(name, traffic)| (name.as_str(), traffic.packets.get(), traffic.bytes.get()))
+    /// Likewise, what its meter and its samples came to.
+    #[inline]
+    pub fn treated(&self, rule: u16) -> Option<&TreatCounters> {
+        self.treated.get(usize::from(rule))
+    }
+
+    fn totals(&self) -> impl Iterator<Item = (&str, RuleTotal)> {
+        let counters = self.traffic.iter().zip(self.treated.iter());
+        self.names.iter().zip(counters).map(|(name, (traffic, treated))| {
+            let [packets, bytes] = [traffic.packets.get(), traffic.bytes.get()];
+            (
+                name.as_str(),
+                RuleTotal { packets, bytes, metered: treated.metered.get(), sampled: treated.sampled.get() },
+            )
+        })
+    }
+}
+
+/// What a rule has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleTotal {
+    pub packets: u64,
+    pub bytes: u64,
+    pub metered: u64,
+    pub sampled: u64,
+}
+
+impl std::ops::Add for RuleTotal {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            metered: self.metered + other.metered,
+            sampled: self.sampled + other.sampled,
+        }
     }
 }
 
@@ -205,37 +292,35 @@ pub struct RuleBook {
     /// The last one is being written to.
     plans: Mutex<Vec<Arc<RuleCounters>>>,
     /// Of those that were taken out.
-    before: Mutex<HashMap<String, (u64, u64)>>,
+    before: Mutex<HashMap<String, RuleTotal>>,
 }
 
 impl RuleBook {
     /// The worker begins with another plan, whose rules have these names. It holds up nobody: it only adds to a list.
     pub fn begin(&self, names: Arc<[String]>) -> Arc<RuleCounters> {
-        let traffic = Padded::new(names.len());
-        let counters = Arc::new(RuleCounters { names, traffic });
+        let (traffic, treated) = (Padded::new(names.len()), Padded::new(names.len()));
+        let counters = Arc::new(RuleCounters { names, traffic, treated });
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
         counters
     }
 
-    /// Name, packets and bytes of each rule of the newest plan, in its order.
-    pub fn totals(&self) -> Vec<(String, u64, u64)> {
+    /// Each rule of the newest plan, in its order.
+    pub fn totals(&self) -> Vec<(String, RuleTotal)> {
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let (done, newest) = {
             let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
             let last = plans.len().saturating_sub(1);
             (plans.drain(..last).collect::<Vec<_>>(), plans.last().cloned())
         };
-        for (name, packets, bytes) in done.iter().flat_map(|plan| plan.totals()) {
-            if (packets, bytes) != (0, 0) {
+        for (name, total) in done.iter().flat_map(|plan| plan.totals()) {
+            if total != RuleTotal::default() {
                 let sum = before.entry(name.to_owned()).or_default();
-                *sum = (sum.0 + packets, sum.1 + bytes);
+                *sum = *sum + total;
             }
         }
         let Some(newest) = newest else { return Vec::new() };
-        let with_before = |(name, packets, bytes): (&str, u64, u64)| {
-            let (p, b) = before.get(name).copied().unwrap_or_default();
-            (name.to_owned(), p + packets, b + bytes)
-        };
+        let with_before =
+            |(name, total): (&str, RuleTotal)| (name.to_owned(), total + before.get(name).copied().unwrap_or_default());
         newest.totals().map(with_before).collect()
     }
 }
@@ -272,17 +357,21 @@ impl WorkerCounters {
             rules: RuleBook::default(),
             tunnels: Padded::new(names.tunnels.len()),
             classes: Padded::new(names.classes.len()),
+            applications: Padded::new(names.applications.len()),
             drops: Padded::new(names.reasons.len()),
             work: LoopCounters::default(),
             frames: FrameCounters::default(),
             flows: Counter::default(),
             flows_refused: Counter::default(),
+            flows_unread: Counter::default(),
             flows_unproven: Counter::default(),
             flows_evicted_full: Counter::default(),
             flows_evicted_unproven: Counter::default(),
             flows_refused_full: Counter::default(),
             flows_refused_unproven: Counter::default(),
             tcp_unbelieved: Counter::default(),
+            fragments_orphaned: Counter::default(),
+            l7: L7Counters::default(),
             inner_packets: Counter::default(),
             icmp_matched: Counter::default(),
             icmp_sent: Counter::default(),
@@ -340,10 +429,12 @@ mod tests {
         second.get(0).unwrap().add(2, 120);
         // A reader that comes between finds the same.
         for _ in 0..2 {
-            assert_eq!(book.totals(), [("dns".to_owned(), 3, 180), ("mail".to_owned(), 0, 0)]);
+            let dns = RuleTotal { packets: 3, bytes: 180, ..RuleTotal::default() };
+            assert_eq!(book.totals(), [("dns".to_owned(), dns), ("mail".to_owned(), RuleTotal::default())]);
         }
         book.begin(names(&["web"]));
-        assert_eq!(book.totals(), [("web".to_owned(), 3, 300)]);
+        let web = RuleTotal { packets: 3, bytes: 300, ..RuleTotal::default() };
+        assert_eq!(book.totals(), [("web".to_owned(), web)]);
         assert!(second.get(2).is_none());
     }
 

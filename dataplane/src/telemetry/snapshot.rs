@@ -1,10 +1,13 @@
 //! The counters of all workers at one time, summed, in a form that is serialised and compared.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::counters::{FrameCounters, Names, Traffic as TrafficCounters, WorkerCounters};
+use super::counters::{
+    Counter, FrameCounters, L7Counters, Names, RuleTotal, Traffic as TrafficCounters, WorkerCounters,
+};
+use crate::l7::Reason;
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,11 @@ pub struct RuleTraffic {
     pub name: String,
     pub packets: u64,
     pub bytes: u64,
+    /// Packets dropped over its meter, in the driver and by workers.
+    #[serde(default)]
+    pub metered: u64,
+    #[serde(default)]
+    pub sampled: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +104,42 @@ impl Frames {
     }
 }
 
+/// Where a worker's recognition stopped at a bound, or at the end of what it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct L7Refusals {
+    /// Flows that stay unknown, by reason.
+    pub given_up: BTreeMap<String, u64>,
+    /// Flows with a class of which less was read than they say, by reason.
+    pub cut_short: BTreeMap<String, u64>,
+    /// Host names that found no place.
+    pub names_refused: u64,
+    /// Messages whose host name was none.
+    pub names_bad: u64,
+    /// Reassembly buffers that silent flows lost to others.
+    pub buffers_lost: u64,
+    /// Segments that said something else than one before them at the same place.
+    pub conflicts: u64,
+    /// Reassembly buffers in use now.
+    pub buffers: u64,
+}
+
+impl L7Refusals {
+    fn of(from: &L7Counters) -> Self {
+        let by_reason = |counters: &[Counter]| {
+            Reason::ALL.iter().zip(counters).map(|(reason, n)| (reason.name().to_owned(), n.get())).collect()
+        };
+        Self {
+            given_up: by_reason(&from.given_up),
+            cut_short: by_reason(&from.cut_short),
+            names_refused: from.names_refused.get(),
+            names_bad: from.names_bad.get(),
+            buffers_lost: from.buffers_lost.get(),
+            conflicts: from.conflicts.get(),
+            buffers: from.buffers.get(),
+        }
+    }
+}
+
 /// What a worker did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerLoop {
@@ -109,6 +153,9 @@ pub struct WorkerLoop {
     /// Packets that found the flow table full and were judged by themselves.
     #[serde(default)]
     pub flows_refused: u64,
+    /// Flows of which too little could be read for rules over class and host: those that protect hold for them.
+    #[serde(default)]
+    pub flows_unread: u64,
     /// Flows in the table now that are opening or one-sided.
     #[serde(default)]
     pub flows_unproven: u64,
@@ -127,6 +174,12 @@ pub struct WorkerLoop {
     /// RST and FIN segments that were forwarded, but too far from what their sender sends to end a flow.
     #[serde(default)]
     pub tcp_unbelieved: u64,
+    /// Later fragments whose first was not seen.
+    #[serde(default)]
+    pub fragments_orphaned: u64,
+    /// What recognition refused.
+    #[serde(default)]
+    pub l7: L7Refusals,
     /// Packets within packets of overlays, counted to their own flows too.
     #[serde(default)]
     pub inner_packets: u64,
@@ -161,6 +214,9 @@ pub struct Snapshot {
     pub rules: Vec<RuleTraffic>,
     pub tunnels: Vec<TunnelTraffic>,
     pub classes: Vec<ClassTraffic>,
+    /// The operator's applications, in the order of the policy.
+    #[serde(default)]
+    pub applications: Vec<ClassTraffic>,
     pub drops: Vec<DropTraffic>,
     pub workers: Vec<WorkerLoop>,
     /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
@@ -181,6 +237,10 @@ impl Snapshot {
                 .classes
                 .iter()
                 .map(|name| ClassTraffic { name: (*name).to_owned(), ..Default::default() })
+                .collect(),
+            applications: named(&names.applications)
+                .into_iter()
+                .map(|name| ClassTraffic { name, ..Default::default() })
                 .collect(),
             drops: names
                 .reasons
@@ -213,7 +273,8 @@ impl Snapshot {
             sum.expanded += tunnel.expanded.get();
             sum.escaped_bytes += tunnel.escaped_bytes.get();
         }
-        for (sum, class) in self.classes.iter_mut().zip(from.classes.iter()) {
+        let classes = self.classes.iter_mut().zip(from.classes.iter());
+        for (sum, class) in classes.chain(self.applications.iter_mut().zip(from.applications.iter())) {
             sum.flows += class.flows.get();
             sum.packets += class.packets.get();
             sum.bytes += class.bytes.get();
@@ -232,12 +293,15 @@ impl Snapshot {
             polls: from.work.polls.get(),
             flows: from.flows.get(),
             flows_refused: from.flows_refused.get(),
+            flows_unread: from.flows_unread.get(),
             flows_unproven: from.flows_unproven.get(),
             flows_evicted_full: from.flows_evicted_full.get(),
             flows_evicted_unproven: from.flows_evicted_unproven.get(),
             flows_refused_full: from.flows_refused_full.get(),
             flows_refused_unproven: from.flows_refused_unproven.get(),
             tcp_unbelieved: from.tcp_unbelieved.get(),
+            fragments_orphaned: from.fragments_orphaned.get(),
+            l7: L7Refusals::of(&from.l7),
             inner_packets: from.inner_packets.get(),
             icmp_matched: from.icmp_matched.get(),
             icmp_sent: from.icmp_sent.get(),
@@ -251,17 +315,19 @@ impl Snapshot {
     }
 
     /// By name: while a new plan comes into force, workers may be at different ones.
-    fn add_rules(&mut self, totals: Vec<(String, u64, u64)>) {
+    fn add_rules(&mut self, totals: Vec<(String, RuleTotal)>) {
         let places: HashMap<String, usize> =
             self.rules.iter().enumerate().map(|(at, rule)| (rule.name.clone(), at)).collect();
-        for (name, packets, bytes) in totals {
-            match places.get(&name).and_then(|at| self.rules.get_mut(*at)) {
-                Some(sum) => {
-                    sum.packets += packets;
-                    sum.bytes += bytes;
-                }
-                None => self.rules.push(RuleTraffic { name, packets, bytes }),
-            }
+        for (name, total) in totals {
+            let at = places.get(&name).copied().unwrap_or_else(|| {
+                self.rules.push(RuleTraffic { name, ..RuleTraffic::default() });
+                self.rules.len() - 1
+            });
+            let sum = &mut self.rules[at];
+            sum.packets += total.packets;
+            sum.bytes += total.bytes;
+            sum.metered += total.metered;
+            sum.sampled += total.sampled;
         }
     }
 
@@ -284,6 +350,7 @@ pub(crate) mod tests {
             tunnels: vec!["to-b".into()],
             reasons: &["parse_short", "no_route"],
             classes: &["unknown", "http"],
+            applications: vec!["payments".into()],
         });
         let workers = [WorkerCounters::new(names.clone()), WorkerCounters::new(names.clone())];
         for (i, w) in workers.iter().enumerate() {
@@ -297,6 +364,7 @@ pub(crate) mod tests {
             w.tunnels[0].compress_out_bytes.add(200 * n);
             w.tunnels[0].replayed.add(n);
             w.classes[1].flows.add(n);
+            w.applications[0].bytes.add(70 * n);
             w.drop_packet(1);
             w.work.batches.add(n);
             w.flows.set(n);
@@ -315,6 +383,7 @@ pub(crate) mod tests {
         assert_eq!((s.rules[0].packets, s.rules[0].bytes), (27, 2400));
         assert_eq!(s.tunnels[0].ratio(), Some(3.0));
         assert_eq!((s.tunnels[0].replayed, s.classes[1].flows), (3, 3));
+        assert_eq!((s.applications[0].name.as_str(), s.applications[0].bytes), ("payments", 210));
         assert_eq!((s.drops[0].packets, s.drops[1].packets, s.dropped()), (0, 2, 2));
         assert_eq!(s.workers.len(), 2);
         assert_eq!((s.workers[1].batches, s.workers[1].flows, s.workers[1].frames.free), (2, 2, 64));

@@ -26,13 +26,19 @@ pub struct WgParts {
 struct Built {
     of: Arc<PeerView>,
     way: Arc<Way>,
+    /// What its packets are sent from.
+    from: Option<IpAddr>,
 }
 
 impl Built {
-    /// Whether it still holds. What the routing table was asked for may have another answer now.
+    /// Whether it still holds. What the routing table was asked for may have another answer now: it is asked again, and only
+    /// another answer makes another way.
     fn is_of(&self, peer: &Arc<PeerView>, local: Option<IpAddr>) -> bool {
-        let from = peer.endpoint.and_then(|endpoint| endpoint.from).or(local);
-        Arc::ptr_eq(&self.of, peer) && (from.is_some() || peer.sessions.is_empty())
+        if !Arc::ptr_eq(&self.of, peer) {
+            return false;
+        }
+        let Some(Endpoint { to, from }) = peer.endpoint.filter(|_| !peer.sessions.is_empty()) else { return true };
+        from.or(local).is_some() || source_for(to) == self.from
     }
 }
 
@@ -64,8 +70,10 @@ impl WgParts {
             let built = match before.get_mut(at).and_then(Option::take) {
                 Some(built) if same_port && built.is_of(&peer, self.local) => built,
                 old => {
-                    let way = Arc::new(self.way(&peer, old.as_ref()));
-                    Built { of: peer, way }
+                    // A peer without sessions is not worth asking the routing table for.
+                    let from = if peer.sessions.is_empty() { None } else { self.from(&peer) };
+                    let way = Arc::new(self.way(&peer, from, old.as_ref()));
+                    Built { of: peer, way, from }
                 }
             };
             if let (Some(way), Some(place)) = (ways.get_mut(at), self.peers.get_mut(at)) {
@@ -86,7 +94,7 @@ impl WgParts {
     }
 
     /// The way of a peer that has changed. `old`: what was built for its slot before.
-    fn way(&self, peer: &PeerView, old: Option<&Built>) -> Way {
+    fn way(&self, peer: &PeerView, from: Option<IpAddr>, old: Option<&Built>) -> Way {
         let nowhere = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
         let remote = peer.endpoint.map_or(nowhere, |endpoint| endpoint.to);
         let old = old.filter(|old| old.of.public_key == peer.public_key);
@@ -98,8 +106,7 @@ impl WgParts {
         };
         // Whoever waited has an answer now, or asks again.
         state.answer();
-        // A peer without sessions is not worth asking the routing table for.
-        let seal = match (!peer.sessions.is_empty()).then(|| self.outer(peer)).flatten() {
+        let seal = match from.and_then(|from| self.outer(peer, from)) {
             Some(outer) => Seal::WireGuard(Box::new(WgOut {
                 next: peer.sessions.next.clone(),
                 current: peer.sessions.current.clone(),
@@ -110,9 +117,13 @@ impl WgParts {
         Way { remote, seal, state }
     }
 
-    fn outer(&self, peer: &PeerView) -> Option<Outer> {
+    fn from(&self, peer: &PeerView) -> Option<IpAddr> {
         let Endpoint { to, from } = peer.endpoint?;
-        let from = from.or(self.local).or_else(|| source_for(to))?;
+        from.or(self.local).or_else(|| source_for(to))
+    }
+
+    fn outer(&self, peer: &PeerView, from: IpAddr) -> Option<Outer> {
+        let to = peer.endpoint?.to;
         let udp = Encapsulation::Udp { source: self.listen_port, destination: to.port() };
         super::esp::endpoints(from, to.ip()).map(|endpoints| Outer::new(endpoints, udp))
     }
@@ -178,13 +189,25 @@ mod tests {
 
     /// Peer `n` makes a new session.
     fn shake(device: &mut Device, gateway: PublicKey, n: u8, now: u64) {
+        shake_at(device, gateway, n, now, Some(LOCAL));
+    }
+
+    /// Moves a peer by configuration.
+    fn place(device: &mut Device, n: u8, to: SocketAddr) {
+        let peer = SetPeer { public_key: *identity(n).public().as_bytes(), endpoint: Some(to), ..SetPeer::default() };
+        device
+            .set(&SetDevice { peers: vec![peer], ..SetDevice::default() }, clock(2_000_000_000), &mut Vec::new())
+            .unwrap();
+    }
+
+    fn shake_at(device: &mut Device, gateway: PublicKey, n: u8, now: u64, local: Option<IpAddr>) {
         let own = identity(n);
         let remote = Remote::new(&own, gateway, Psk::default());
         let ephemeral = PrivateKey::generate().unwrap();
         let (_, message) = Initiator::start(&own, &remote, 1, ephemeral, Tai64n::since_1970(clock(now).wall)).unwrap();
         let mut bytes = message.to_bytes();
         Jar::default().stamp(&remote, &mut bytes, now);
-        device.receive(clock(now), address(n), Some(LOCAL), &mut bytes, &mut Vec::new()).unwrap();
+        device.receive(clock(now), address(n), local, &mut bytes, &mut Vec::new()).unwrap();
     }
 
     fn changed(before: &Part, after: &Part) -> Vec<usize> {
@@ -223,6 +246,23 @@ mod tests {
         }
         let (after, selection) = parts.build(&mut device);
         assert_eq!((changed(&before, &after), selection), (vec![], false));
+    }
+
+    #[test]
+    fn without_an_address_of_its_own_a_peers_way_stays_as_long_as_the_route_does() {
+        let (mut device, key) = device(3);
+        (0..3).for_each(|n| shake_at(&mut device, key, n, 1_000_000_000 + u64::from(n), None));
+        // Nobody listens there: the routing table alone is asked.
+        (0..3).for_each(|n| place(&mut device, n, SocketAddr::from(([127, 0, 0, 9 + n], 9))));
+        let mut parts = WgParts::new(0, None);
+        let (before, _) = parts.build(&mut device);
+        let Some(Seal::WireGuard(_)) = before.keys.ways[1].as_ref().map(|way| &way.seal) else { panic!() };
+        let (after, selection) = parts.build(&mut device);
+        assert_eq!((changed(&before, &after), selection), (vec![], false));
+        // The kernel would send from elsewhere now.
+        parts.peers[2].as_mut().unwrap().from = Some(LOCAL);
+        let (after, _) = parts.build(&mut device);
+        assert_eq!(changed(&before, &after), [2]);
     }
 
     #[test]

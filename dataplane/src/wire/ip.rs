@@ -35,6 +35,24 @@ pub fn decrement_ttl(packet: &mut [u8], l3: L3) -> Result<(), Expired> {
     Ok(())
 }
 
+/// Marks a packet, `dscp` 0..=63; the ECN bits stay (RFC 2474 §3, RFC 3168 §5).
+pub fn set_dscp(packet: &mut [u8], l3: L3, dscp: u8) {
+    match l3 {
+        L3::V4 => {
+            let [first, before] = [packet[0], packet[1]];
+            let after = dscp << 2 | before & 3;
+            packet[1] = after;
+            checksum::patch(packet, 10, [first, before], [first, after]);
+        }
+        L3::V6 => {
+            let class = dscp << 2 | packet[1] >> 4 & 3;
+            packet[0] = packet[0] & 0xf0 | class >> 4;
+            packet[1] = class << 4 | packet[1] & 0x0f;
+        }
+        L3::Other => {}
+    }
+}
+
 /// Whether no router may forward packets from or to this address: unspecified (with IPv4's 0/8), loopback, multicast,
 /// limited broadcast, and IPv6 link-local (RFC 1812 §4.2.2.11 and §5.3.7, RFC 4291 §2.5). Multicast is routed by nobody
 /// here.

@@ -55,6 +55,11 @@ impl Kind {
     pub fn has_number(self) -> bool {
         matches!(self, Self::Vxlan | Self::Geneve | Self::Nvgre)
     }
+
+    /// As people read it: `vxlan 5`, or `gre`. `id`: as [`Inner::id`].
+    pub fn label(self, id: u32) -> String {
+        if self.has_number() { format!("{} {id}", self.name()) } else { self.name().to_owned() }
+    }
 }
 
 /// The packet within.

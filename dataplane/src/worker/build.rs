@@ -126,6 +126,7 @@ fn names(plan: &Plan) -> Arc<Names> {
         tunnels: plan.tunnels.iter().map(|tunnel| tunnel.name.clone()).collect(),
         reasons: DropReason::CODES,
         classes: Class::NAMES,
+        applications: plan.applications.names().to_vec(),
     })
 }
 

@@ -23,6 +23,7 @@ use crate::telemetry::snapshot::{DropTraffic, RuleTraffic, Snapshot, TunnelTraff
 use crate::tunnel;
 use crate::tunnel::keys::{Keys, Seal};
 use crate::tunnel::steering::Steering;
+use crate::wire::overlay;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
@@ -156,6 +157,7 @@ impl Instance {
             packets: counted.packets,
             polls: counted.polls,
             flows: counted.flows,
+            flows_unread: counted.flows_unread,
             frames: counted.frames,
         };
         self.switch.workers.iter().zip(&counters.workers).map(status).collect()
@@ -249,7 +251,12 @@ fn wanted(
     if !filter.wants(flow.class().name(), host) || !filter.wants_ends(flow.tier().name(), a, b) {
         return None;
     }
+    let application = plan.applications.of(at, flow, &worker.inspector).map(|app| plan.applications.name(app));
+    if filter.app.as_deref().is_some_and(|wanted| application != Some(wanted)) {
+        return None;
+    }
     let mut info = info(index, flow, host, now, (plan, worker.generation));
+    info.application = application.map(str::to_owned);
     info.id = format!("{index}:{}", at.0);
     filter.wants_name(&info).then_some(info)
 }
@@ -270,6 +277,7 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         b: flow.responder().to_string(),
         class: flow.class().name().to_owned(),
         host: host.map(str::to_owned),
+        application: None,
         tier: flow.tier().name().to_owned(),
         id: String::new(),
         offload_reason: Reason::of(flow.offload_reason).map(|reason| reason.code().to_owned()),
@@ -282,6 +290,7 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         rule: rule.map(|rule| rule.name.clone()),
         tunnel: rule.and_then(|rule| plan.tunnels.get(usize::from(rule.tunnel?))).map(|tunnel| tunnel.name.clone()),
         state: flow.state().name().to_owned(),
+        within: overlay::Kind::of(flow.key().net().kind()).map(|kind| kind.label(flow.key().net().id())),
     }
 }
 
@@ -333,6 +342,7 @@ impl Instance {
             xdp,
             rules: rule_status(&policy, &counters),
             classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
+            applications: counters.applications.iter().filter(|app| app.flows > 0).cloned().collect(),
             drops,
             wireguard_messages: self.tunnels.iter().flat_map(|tunnels| tunnels.counts()).map(named).collect(),
             escaped_bytes: counters.escaped_bytes,
@@ -497,13 +507,30 @@ fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
         if rule.compress == Compress::Lz4 {
             parts.push("compress lz4".to_owned());
         }
+        if let Some(meter) = rule.meter {
+            parts.push(format!("meter {} B/s", meter.rate));
+        }
+        if let Some(dscp) = rule.dscp {
+            parts.push(format!("dscp {dscp}"));
+        }
+        if rule.sample > 0 {
+            parts.push(format!("sample 1 in {}", rule.sample));
+        }
         if parts.is_empty() { "forward".to_owned() } else { parts.join(", ") }
     };
     // By name: a worker may be at another plan still.
     let counted: HashMap<&str, &RuleTraffic> = counters.rules.iter().map(|rule| (rule.name.as_str(), rule)).collect();
+    let nothing = RuleTraffic::default();
     let status = |rule: &policy::Rule| {
-        let (packets, bytes) = counted.get(rule.name.as_str()).map_or((0, 0), |rule| (rule.packets, rule.bytes));
-        RuleStatus { name: rule.name.clone(), what: what(rule), packets, bytes }
+        let counted = counted.get(rule.name.as_str()).copied().unwrap_or(&nothing);
+        RuleStatus {
+            name: rule.name.clone(),
+            what: what(rule),
+            packets: counted.packets,
+            bytes: counted.bytes,
+            metered: counted.metered,
+            sampled: counted.sampled,
+        }
     };
     policy.rules.iter().map(status).collect()
 }

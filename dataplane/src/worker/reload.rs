@@ -88,7 +88,11 @@ impl Switch {
             report.applied = false;
             report.rolled_back = Some(why);
             let text = before.source.text.clone();
-            self.go_on(Candidate { plan: self.build(&before)?, policy: Policy::clone(&before), changes: Vec::new() })?;
+            self.go_on(Candidate {
+                plan: self.build(&before, false)?,
+                policy: Policy::clone(&before),
+                changes: Vec::new(),
+            })?;
             report.plan = lock(&self.history).begin("health check", count, &text);
         }
         Ok(report)
@@ -114,14 +118,16 @@ impl Switch {
             bail!("only a restart takes up what changed in {}", found.restart.join(", "));
         }
         self.steering.try_policy(&policy)?;
-        Ok(Candidate { plan: self.build(&policy)?, policy, changes: found.live })
+        let same = before.applications == policy.applications;
+        Ok(Candidate { plan: self.build(&policy, same)?, policy, changes: found.live })
     }
 
     /// The next plan. Ports are the same, and with them what was found out about them.
-    fn build(&self, policy: &Policy) -> Result<Plan> {
+    fn build(&self, policy: &Policy, same_applications: bool) -> Result<Plan> {
         let current = self.plan.load();
         let mut plan = plan::build(policy, current.generation.wrapping_add(1))?;
         plan.ports.clone_from(&current.ports);
+        plan.applications = plan.applications.after(&current.applications, same_applications);
         Ok(plan)
     }
 
@@ -148,7 +154,7 @@ impl Switch {
         let gone_on = self.wait_for(generation).and_then(|()| self.steering.set_policy(candidate.policy.clone()));
         if let Err(error) = gone_on {
             // Flows must not meet rules of one policy in the driver and of another in the worker for good.
-            let mut back = self.build(&self.policy.load())?;
+            let mut back = self.build(&self.policy.load(), false)?;
             back.generation = generation.wrapping_add(1);
             self.plan.store(Arc::new(back));
             return Err(error);

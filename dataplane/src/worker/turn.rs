@@ -14,6 +14,7 @@ use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::l7::Inspector;
+use crate::nodes::treat::Treated;
 use crate::offload::Client;
 use crate::plan::Plan;
 use crate::plan::rules::ip;
@@ -55,6 +56,7 @@ pub struct Worker {
     pub inspector: Inspector,
     pub export: Option<Sink>,
     pub offload: Option<Client>,
+    treated: Treated,
     pub counters: Arc<WorkerCounters>,
     /// What rules and ways that flows remember were found in, as of the last batch.
     pub generation: u32,
@@ -114,6 +116,7 @@ impl Worker {
         let ports = plan.ports.len();
         let rules = parts.counters.rules.begin(plan.rule_names.clone());
         parts.counters.plan.set(plan.generation.into());
+        let treated = Treated::new(&plan.rules, parts.flows.capacity());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -122,6 +125,7 @@ impl Worker {
             inspector: parts.inspector,
             export: parts.export,
             offload: None,
+            treated,
             counters: parts.counters,
             generation: 0,
             events: parts.events,
@@ -210,6 +214,7 @@ impl Worker {
         // What was said of the old plan's rules is counted to them.
         self.read_notes();
         self.rules = self.counters.rules.begin(newest.rule_names.clone());
+        self.treated.follow(&newest.rules, self.flows.capacity());
         self.plan = newest;
         self.counters.plan.set(self.plan.generation.into());
     }
@@ -219,7 +224,8 @@ impl Worker {
         if let Some(client) = &self.offload
             && !client.lane.notes.is_empty()
         {
-            client.read_notes(&mut self.flows, &self.counters, &self.rules);
+            let applications = &self.plan.applications;
+            client.read_notes(&mut self.flows, &mut self.treated, &self.counters, &self.rules, applications);
         }
     }
 
@@ -244,6 +250,7 @@ impl Worker {
             inspector: &mut self.inspector,
             export: &mut self.export,
             offload: self.offload.as_ref(),
+            treated: &mut self.treated,
             keys: self.keys.load(),
             events: &self.events,
             tx: &mut self.tx,
@@ -297,12 +304,13 @@ impl Worker {
     fn age(&mut self, now: u64) {
         let (inspector, export, tick) = (&mut self.inspector, &mut self.export, Tick::from_nanos(now));
         let offload = self.offload.as_ref();
+        let plan = &self.plan;
         let looks = self.flows.expire(tick, MOST_AGED, |at, ended| {
             if let Some(client) = offload {
                 client.ended(at, ended);
             }
             if let Some(sink) = export {
-                sink.ended(at, ended, inspector, tick, EndReason::Idle);
+                sink.ended(at, ended, (inspector, &plan.applications), tick, EndReason::Idle);
             }
             inspector.release(at, ended);
         });
@@ -317,7 +325,7 @@ impl Worker {
             });
         }
         if let Some(sink) = &mut self.export {
-            sink.sweep(&self.flows, &self.inspector, Tick::from_nanos(now));
+            sink.sweep(&self.flows, (&self.inspector, &self.plan.applications), Tick::from_nanos(now));
         }
         if !self.held.is_empty() {
             self.retry_held(now);
@@ -335,6 +343,7 @@ impl Worker {
         counters.flows_refused_full.set(pressure.refused_full);
         counters.flows_refused_unproven.set(pressure.refused_unproven);
         counters.tcp_unbelieved.set(pressure.unbelieved);
+        counters.l7.take(&self.inspector);
         let held = self.graph.waiting().map(|waiting| waiting.occupancy());
         self.counters.datagrams_held.set(held.iter().map(|(datagrams, _)| *datagrams as u64).sum());
         self.counters.fragments_held.set(held.iter().map(|(_, fragments)| *fragments as u64).sum());
@@ -436,7 +445,7 @@ impl Worker {
     pub fn finish(&mut self) {
         self.read_notes();
         if let Some(mut sink) = self.export.take() {
-            sink.finish(&self.flows, &self.inspector, self.flows.newest());
+            sink.finish(&self.flows, (&self.inspector, &self.plan.applications), self.flows.newest());
         }
         for waiting in self.graph.waiting() {
             waiting.drain(|packet| {

@@ -50,6 +50,8 @@ impl Options {
     pub const SAMPLE: u8 = 4;
     /// Counted under [`Extra::mirror`] too.
     pub const MIRROR: u8 = 8;
+    /// The device to leave by takes frames of one buffer only: others go to the rules.
+    pub const LINEAR: u8 = 16;
 }
 
 /// What is remembered of one direction of a flow, behind its key. 48 bytes.
@@ -78,7 +80,8 @@ pub struct Tail {
     pub station: [u16; 3],
     /// Destination and source MAC as they are to leave, in memory order.
     pub macs: [u32; 3],
-    pub reserved: u32,
+    /// How far TCP has come in this direction, see [`numbers_on`].
+    pub numbers: u32,
 }
 
 /// One direction of an IPv4 flow: a cache line.
@@ -128,6 +131,25 @@ pub const fn packed(bytes: u64) -> u64 {
 #[inline(always)]
 pub const fn unpack(difference: u64) -> (u64, u64) {
     (difference & ((1 << 28) - 1), difference >> 28)
+}
+
+/// How far ahead of what was last seen a segment may be, in units of 64 KiB: 8 MiB.
+pub const FAR: u16 = 128;
+
+/// How far a direction of TCP has come: the upper half of the sequence number that is to come next, and above it the upper half
+/// of what was acknowledged. A segment moves both on, where both are in reach: who would drag them away has to guess both
+/// (RFC 5961 §5).
+#[inline(always)]
+pub const fn numbers_on(numbers: u32, next: u32, ack: u32) -> u32 {
+    let (s, a) = (numbers as u16, (numbers >> 16) as u16);
+    let (s_now, a_now) = ((next >> 16) as u16, (ack >> 16) as u16);
+    let (s_on, a_on) = (s_now.wrapping_sub(s), a_now.wrapping_sub(a));
+    if s_on.wrapping_add(FAR) > 2 * FAR || a_on.wrapping_add(FAR) > 2 * FAR {
+        return numbers;
+    }
+    let s = if s_on <= FAR { s_now } else { s };
+    let a = if a_on <= FAR { a_now } else { a };
+    s as u32 | (a as u32) << 16
 }
 
 /// The last word of a key: ports as they stand in the packet (four bytes, in memory order), protocol, and [`LIVE`].
@@ -192,6 +214,22 @@ mod tests {
         }
         assert_eq!(unpack(counter.wrapping_sub(before)), (100_000, 150_000_000));
         assert_eq!(unpack(0), (0, 0));
+    }
+
+    #[test]
+    fn numbers_follow_a_connection_and_nobody_else() {
+        let (mut numbers, mut seq, mut ack) = (0xfff0 | 0x1000 << 16, 0xfff0_0000u32, 0x1000_0000u32);
+        for _ in 0..100_000 {
+            (seq, ack) = (seq.wrapping_add(60_000), ack.wrapping_add(100));
+            numbers = numbers_on(numbers, seq, ack);
+            assert_eq!((numbers as u16, (numbers >> 16) as u16), ((seq >> 16) as u16, (ack >> 16) as u16));
+        }
+        // What is late, and what is made up: a right sequence number does not help with a wrong acknowledgement.
+        assert_eq!(numbers_on(numbers, seq.wrapping_sub(1 << 20), ack), numbers);
+        assert_eq!(numbers_on(numbers, seq.wrapping_add(1 << 20), ack ^ 0x8000_0000), numbers);
+        assert_eq!(numbers_on(numbers, seq.wrapping_add(1 << 24), ack), numbers);
+        // An acknowledgement that lags does not hold the sequence number back.
+        assert_ne!(numbers_on(numbers, seq.wrapping_add(1 << 20), ack.wrapping_sub(1 << 20)), numbers);
     }
 
     #[test]

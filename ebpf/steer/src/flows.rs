@@ -9,7 +9,7 @@ use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
 };
 use softdpu_ebpf_common::{
-    flows::{Entry4, Entry6, Extra, FlowAction, Options, Tail, WINDOW, hash4, hash6, last_word, packed},
+    flows::{Entry4, Entry6, Extra, FlowAction, Options, Tail, WINDOW, hash4, hash6, last_word, numbers_on, packed},
     maps::Reason,
     walk::proto,
 };
@@ -35,11 +35,19 @@ const FOR_THE_WORKER: u16 = 0x07;
 #[derive(Clone, Copy)]
 struct Plain {
     v6: bool,
-    tcp: bool,
     ttl: u16,
     /// The IP packet, bytes.
     size: u64,
-    tcp_flags: u8,
+    tcp: Option<Segment>,
+}
+
+/// What is looked at of a TCP header.
+#[derive(Clone, Copy)]
+struct Segment {
+    flags: u8,
+    /// The sequence number behind it, and what it acknowledges.
+    next: u32,
+    ack: u32,
 }
 
 /// The action, why, and the frame's bytes; or `None` where the rules have to decide.
@@ -74,8 +82,8 @@ fn v4(frame: &Frame, data: usize) -> Option<(u32, Reason, u64)> {
     let mask = unsafe { core::ptr::read_volatile(&raw const FLOW_MASK) };
     let home = hash4(&key, seed) & mask;
     let tail = find4(home, &key)?;
-    let tcp_flags = transport::<34>(frame, data, protocol, size, 20)?;
-    let h = Plain { v6: false, tcp: protocol == proto::TCP, ttl: ttl_proto & 0xff, size, tcp_flags };
+    let tcp = transport::<34>(frame, data, protocol, size, 20)?;
+    let h = Plain { v6: false, ttl: ttl_proto & 0xff, size, tcp };
     apply(frame, data, h, tail)
 }
 
@@ -102,8 +110,8 @@ fn v6(frame: &Frame) -> Option<(u32, Reason, u64)> {
     let mask = unsafe { core::ptr::read_volatile(&raw const FLOW_MASK) };
     let home = hash6(&key, seed) & mask;
     let tail = find6(home, &key)?;
-    let tcp_flags = transport::<54>(frame, data, protocol, size, 40)?;
-    let h = Plain { v6: true, tcp: protocol == proto::TCP, ttl: proto_ttl >> 8, size, tcp_flags };
+    let tcp = transport::<54>(frame, data, protocol, size, 40)?;
+    let h = Plain { v6: true, ttl: proto_ttl >> 8, size, tcp };
     apply(frame, data, h, tail)
 }
 
@@ -176,10 +184,16 @@ fn volatile64(word: &u64) -> u64 {
     unsafe { core::ptr::read_volatile(word) }
 }
 
-/// TCP flags (0 for UDP); `None` where the walk would not take the transport header as it is. `header`: the IP header's
+/// The TCP segment (none for UDP); `None` where the walk would not take the transport header as it is. `header`: the IP header's
 /// bytes.
 #[inline(always)]
-fn transport<const AT: usize>(frame: &Frame, data: usize, protocol: u8, size: u64, header: u64) -> Option<u8> {
+fn transport<const AT: usize>(
+    frame: &Frame,
+    data: usize,
+    protocol: u8,
+    size: u64,
+    header: u64,
+) -> Option<Option<Segment>> {
     if protocol == proto::TCP {
         let data = if AT == 34 { frame.start::<54>()? } else { frame.start::<74>()? };
         let offset_flags = if AT == 34 { load_u16::<46>(data) } else { load_u16::<66>(data) };
@@ -187,11 +201,17 @@ fn transport<const AT: usize>(frame: &Frame, data: usize, protocol: u8, size: u6
         if (offset_flags >> 8) & FOR_THE_WORKER != 0 || length < 20 || header + length > size {
             return None;
         }
-        Some((offset_flags >> 8) as u8)
+        let (seq, ack) = if AT == 34 {
+            (load_u32::<38>(data), load_u32::<42>(data))
+        } else {
+            (load_u32::<58>(data), load_u32::<62>(data))
+        };
+        let next = u32::from_be(seq).wrapping_add((size - header - length) as u32);
+        Some(Some(Segment { flags: (offset_flags >> 8) as u8, next, ack: u32::from_be(ack) }))
     } else {
         let length = if AT == 34 { load_u16::<38>(data) } else { load_u16::<58>(data) };
         let length = u64::from(u16::from_be(length));
-        if length < 8 || header + length > size { None } else { Some(0) }
+        if length < 8 || header + length > size { None } else { Some(None) }
     }
 }
 
@@ -213,14 +233,21 @@ fn apply(frame: &Frame, data: usize, h: Plain, tail: &mut Tail) -> Option<(u32, 
     }
     let mut over = false;
     if tail.options != 0 {
-        over = options(data, &h, tail)?;
+        over = options(frame, data, &h, tail)?;
     }
     atomic::add(&mut tail.counter, packed(h.size));
     if over {
         return Some((XDP_DROP, Reason::FlowMeter, bytes));
     }
-    if h.tcp && h.tcp_flags & !tail.seen != 0 {
-        tail.seen |= h.tcp_flags;
+    if let Some(segment) = h.tcp {
+        if segment.flags & !tail.seen != 0 {
+            tail.seen |= segment.flags;
+        }
+        // Two CPUs at once may undo each other's step of 64 KiB: the next segment makes it again.
+        let numbers = numbers_on(tail.numbers, segment.next, segment.ack);
+        if numbers != tail.numbers {
+            tail.numbers = numbers;
+        }
     }
     if !forward {
         return Some(if tail.action == FlowAction::Drop as u8 {
@@ -246,18 +273,22 @@ fn apply(frame: &Frame, data: usize, h: Plain, tail: &mut Tail) -> Option<(u32, 
     }
 }
 
-/// What few entries have. `None`: this packet goes to the rules. Else whether it is over the meter.
+/// What few entries have. `None`: this packet goes to the rules. Else whether it is over the meter, which comes first: what
+/// is sampled has been metered too.
 #[inline(always)]
-fn options(data: usize, h: &Plain, tail: &Tail) -> Option<bool> {
+fn options(frame: &Frame, data: usize, h: &Plain, tail: &Tail) -> Option<bool> {
+    if tail.options & Options::LINEAR != 0 && !frame.is_linear(14 + h.size as usize) {
+        return None;
+    }
     if tail.options & (Options::SAMPLE | Options::METER | Options::MIRROR) != 0 {
         let extra = EXTRAS.get_ptr_mut(u32::from(tail.extra))?;
         // SAFETY: the map lives as long as the program; words that change are changed by atomic instructions only.
         let extra = unsafe { &mut *extra };
-        if tail.options & Options::SAMPLE != 0 && sampled(extra) {
-            return None;
-        }
         if tail.options & Options::METER != 0 && !conforms(extra, h.size) {
             return Some(true);
+        }
+        if tail.options & Options::SAMPLE != 0 && sampled(extra) {
+            return None;
         }
         if tail.options & Options::MIRROR != 0 {
             count(&MIRRORS, extra.mirror, h.size);

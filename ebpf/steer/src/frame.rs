@@ -111,6 +111,12 @@ impl Frame {
         if ip_end <= linear { linear as u64 } else { self.whole() as u64 }
     }
 
+    /// Whether so many bytes from the start on are in the first buffer.
+    #[inline(always)]
+    pub fn is_linear(&self, bytes: usize) -> bool {
+        bytes <= self.linear()
+    }
+
     #[inline(always)]
     pub fn pointer<const N: usize>(&self, off: usize) -> Option<*mut [u8; N]> {
         let at = plus(self.data, masked::<OFFSET_MASK>(off));

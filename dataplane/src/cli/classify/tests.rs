@@ -127,7 +127,7 @@ fn a_bad_file_is_named_and_the_others_are_still_there() {
     std::fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
     let files = [cut, dir.path().join("none.pcap"), good];
     let mut out = Vec::new();
-    let e = run(&files, true, &mut out).unwrap_err().to_string();
+    let e = run(&files, None, true, &mut out).unwrap_err().to_string();
     let last = whole.len() - 16 - (40 + 17);
     assert!(e.contains("2 of 3 files"), "{e}");
     assert!(e.contains(&format!("cut.pcap: byte {last}: the file ends in the middle of a packet")), "{e}");
@@ -150,7 +150,7 @@ fn the_table_lines_up() {
     let path = dir.path().join("good.pcap");
     std::fs::write(&path, pcap(101, 65_535, &conversation(false, &[]))).unwrap();
     let mut out = Vec::new();
-    let sum = run(&[path], false, &mut out).unwrap();
+    let sum = run(&[path], None, false, &mut out).unwrap();
     assert_eq!((sum.flows, sum.packets), (1, 3));
     let text = String::from_utf8(out).unwrap();
     let lines: Vec<&str> = text.lines().collect();

@@ -1,6 +1,7 @@
 //! The second check of a file: what it means. Names, references, limits that depend on each other, conflicts. Makes the
 //! typed policy on the way.
 
+mod applications;
 mod icmp;
 mod ports;
 mod rules;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeTable;
+
+pub use applications::check as applications;
 
 use super::at::At;
 use super::places::Name;
@@ -29,6 +32,7 @@ use crate::offload::Setting;
 pub struct Named {
     ports: Vec<String>,
     tunnels: Vec<String>,
+    applications: Vec<String>,
 }
 
 impl Named {
@@ -38,7 +42,7 @@ impl Named {
             let tables = list.into_iter().flatten().filter_map(|v| v.get_ref().as_table());
             tables.filter_map(|t| t.get("name")?.get_ref().as_str().map(str::to_owned)).collect()
         };
-        Self { ports: names("port"), tunnels: names("tunnel") }
+        Self { ports: names("port"), tunnels: names("tunnel"), applications: names("application") }
     }
 }
 
@@ -144,7 +148,8 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     let export = export(&file.export, &mut check);
     let mut ports = ports::ports(&file.port, &workers, &mut check);
     let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
-    let rules = rules::rules(&file.rule, &file.tunnel, &mut check);
+    let applications = applications::read(&file.application, &mut check);
+    let rules = rules::rules(&file.rule, &file.tunnel, &file.application, &mut check);
     let steer = rules::steer(&file.steer, &file.port, &file.tunnel, &rules, &mut check);
     tap::agree(file, &mut ports, &rules, &mut check);
     rules::limits(file, &steer, &mut check);
@@ -171,6 +176,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         ports,
         steer,
         tunnels,
+        applications,
         rules,
         warnings: Vec::new(),
         source,

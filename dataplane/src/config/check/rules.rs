@@ -10,6 +10,7 @@ use crate::config::problem::{Code, Problem};
 use crate::config::schema::{self, Compress, File, OnLoss, RuleAction, SequenceMode, SteerAction, TunnelType};
 use crate::config::suggest::{listed, nearest};
 use crate::config::values::{PortRange, Prefix, Protocol};
+use crate::io::steer::Meter;
 use crate::plan::rules::MAX_RULES;
 
 pub fn steer(
@@ -81,10 +82,17 @@ pub(super) fn secret<'r>(rules: &'r [Rule], matches: &Match) -> Option<&'r Rule>
     rules.iter().find(|r| r.encrypt.is_some() && touches(r))
 }
 
-pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check<'_>) -> Vec<Rule> {
+pub fn rules(
+    raw: &[schema::Rule],
+    tunnels: &[schema::Tunnel],
+    applications: &[schema::Application],
+    check: &mut Check<'_>,
+) -> Vec<Rule> {
     check.unique("rule", raw.iter().map(|r| &r.name));
     let known: Vec<&str> = tunnels.iter().map(|t| t.name.as_str()).collect();
     let in_file = check.named.tunnels.clone();
+    let names: Vec<&str> = applications.iter().map(|a| a.name.as_str()).collect();
+    let named = check.named.applications.clone();
     let mut out: Vec<Rule> = Vec::with_capacity(raw.len());
     let mut index = Index::default();
     for r in raw {
@@ -93,15 +101,27 @@ pub fn rules(raw: &[schema::Rule], tunnels: &[schema::Tunnel], check: &mut Check
             matches: matching(&r.from, &r.to, &r.protocol, &r.source_ports, &r.ports, check),
             classes: r.class.iter().filter_map(|c| class(c, check)).collect(),
             hosts: r.host.iter().map(|h| (**h).clone()).collect(),
+            applications: {
+                let places = r.application.iter();
+                places.filter_map(|name| check.resolve("application", name, &names, &named)).collect()
+            },
             encrypt: r.encrypt.as_ref().and_then(|name| check.resolve("tunnel", name, &known, &in_file)),
             compress: r.compress.as_ref().map_or_else(Default::default, |c| **c),
             action: r.action.as_ref().map_or_else(Default::default, |a| **a),
             offload: r.offload.as_ref().map_or_else(Default::default, |o| **o),
+            meter: r.meter_rate.as_ref().map(|rate| Meter {
+                rate: **rate,
+                burst: r.meter_burst.as_ref().map_or((**rate / 20).max(65_536), |burst| **burst),
+            }),
+            dscp: r.dscp.as_ref().map(|dscp| **dscp),
+            sample: r.sample.as_ref().map_or(0, |every| **every),
         };
         services_agree(r, &rule, check);
+        treatment_agrees(r, &rule, check);
         compress_with_softdpu(r, &rule, tunnels, check);
-        // Classes that were all wrong were reported, and must not pass for "any".
-        let sound = r.class.is_empty() == rule.classes.is_empty();
+        // Classes or applications that were all wrong were reported, and must not pass for "any".
+        let sound =
+            r.class.is_empty() == rule.classes.is_empty() && r.application.is_empty() == rule.applications.is_empty();
         let near = index.near(&rule.matches, &rule.hosts);
         if let Some(earlier) = near.into_iter().find(|e| rule_covers(&out[*e], &rule)).filter(|_| sound) {
             shadowed("rule", &r.name, &raw[earlier].name, check);
@@ -116,7 +136,9 @@ fn rule_covers(a: &Rule, b: &Rule) -> bool {
     let classes = a.classes.is_empty() || (!b.classes.is_empty() && b.classes.iter().all(|c| a.classes.contains(c)));
     let hosts = a.hosts.is_empty()
         || (!b.hosts.is_empty() && b.hosts.iter().all(|h| a.hosts.iter().any(|mine| mine.covers(h))));
-    classes && hosts && covers(&a.matches, &b.matches)
+    let applications = a.applications.is_empty()
+        || (!b.applications.is_empty() && b.applications.iter().all(|app| a.applications.contains(app)));
+    classes && hosts && applications && covers(&a.matches, &b.matches)
 }
 
 pub(super) fn class(name: &At<String>, check: &mut Check<'_>) -> Option<String> {
@@ -153,6 +175,33 @@ fn services_agree(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
             format!("rule `{}` compresses without a tunnel", rule.name),
             "compressed packets travel inside a tunnel, whose other end undoes it: add `encrypt`, or leave `compress` out",
         );
+    }
+}
+
+/// What is dropped is not metered, marked or sampled; a burst is of a rate.
+fn treatment_agrees(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
+    if let (Some(burst), None) = (&raw.meter_burst, &raw.meter_rate) {
+        check.error(
+            Code::Conflict,
+            burst.span(),
+            format!("rule `{}` has a burst without a rate", rule.name),
+            "add `meter_rate`, or leave `meter_burst` out",
+        );
+    }
+    let keys = [
+        ("meter_rate", raw.meter_rate.as_ref().map(At::span)),
+        ("dscp", raw.dscp.as_ref().map(At::span)),
+        ("sample", raw.sample.as_ref().map(At::span)),
+    ];
+    for (key, span) in keys {
+        if let (Some(span), RuleAction::Drop) = (span, rule.action) {
+            check.problems.push(Problem::warning(
+                Code::NoEffect,
+                span,
+                format!("`{key}` says nothing for rule `{}`, which drops its flows", rule.name),
+                "leave it out, or leave action = \"drop\" out",
+            ));
+        }
     }
 }
 

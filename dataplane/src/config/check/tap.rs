@@ -61,7 +61,7 @@ pub fn agree(file: &File, ports: &mut [Port], rules: &[Rule], check: &mut Check<
                 );
             }
         }
-        if let (Some(on_loss), true) = (&raw.on_loss, raw.routes.is_empty()) {
+        if let (Some(on_loss), true) = (&raw.on_loss, tap.routes.is_empty() && tap.nets().next().is_none()) {
             check.problems.push(Problem::warning(
                 Code::NoEffect,
                 on_loss.span(),
@@ -69,8 +69,9 @@ pub fn agree(file: &File, ports: &mut [Port], rules: &[Rule], check: &mut Check<
                 "add the prefixes to `routes`, or leave it out",
             ));
         }
-        let matches = Match { to: tap.routes.clone(), ..Match::default() };
-        let Some(rule) = secret(rules, &matches).filter(|_| !tap.routes.is_empty()) else { continue };
+        let to: Vec<_> = tap.routes.iter().copied().chain(tap.nets()).collect();
+        let none = to.is_empty();
+        let Some(rule) = secret(rules, &Match { to, ..Match::default() }).filter(|_| !none) else { continue };
         if let Some(written) = raw.on_loss.as_ref().filter(|on_loss| ***on_loss == OnLoss::Pass) {
             check.problems.push(Problem::warning(
                 Code::StricterWins,

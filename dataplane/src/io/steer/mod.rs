@@ -45,7 +45,7 @@ pub use self::{
     compile::{RuleTables, compile},
     counters::RuleCounter,
     error::{Result, SteerError},
-    flows::{Entries, EntryId, FlowCount, FlowKey, FlowRefused, FlowRule, FlowVerdict, Meter},
+    flows::{Entries, EntryId, FlowCount, FlowKey, FlowRefused, FlowRule, FlowVerdict, Last, Meter, Progress},
     link::AttachedMode,
     log::DebugLog,
     object::object,

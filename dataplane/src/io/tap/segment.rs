@@ -11,7 +11,10 @@ const CWR: u8 = 0x80;
 /// One long packet on its way to being segments. It may be left and taken up again, so that no batch grows beyond its bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut {
+    /// Offsets in it are from the IP header on: those from the link header on do not fit where the packet is as long as can be.
     headers: Headers,
+    /// Bytes of the link header.
+    link: usize,
     size: usize,
     /// Where the next segment's payload is in the long packet.
     at: usize,
@@ -27,23 +30,29 @@ impl Cut {
     /// # Errors
     /// Headers that are not what the kernel says they are.
     pub fn new(packet: &[u8], vnet: &Vnet) -> Result<Self, Malformed> {
-        let headers = walk::walk(packet).map_err(|_| Malformed)?;
+        let link = link_len(packet).ok_or(Malformed)?;
+        let headers = walk::walk_ip(packet.get(link..).ok_or(Malformed)?, 0).map_err(|_| Malformed)?;
         let fits = match vnet.gso {
             Gso::None => false,
             Gso::Tcp4 => headers.proto == proto::TCP && headers.l3 == L3::V4,
             Gso::Tcp6 => headers.proto == proto::TCP && headers.l3 == L3::V6,
             Gso::Udp => headers.proto == proto::UDP,
         };
-        let (size, at) = (usize::from(vnet.gso_size), usize::from(headers.payload_off));
-        let empty = at >= usize::from(headers.end);
+        let (size, at) = (usize::from(vnet.gso_size), link + usize::from(headers.payload_off));
+        let empty = at >= link + usize::from(headers.end);
         if !fits || size == 0 || empty || headers.fragment != Fragment::No || vnet.csum.is_none() {
             return Err(Malformed);
         }
-        Ok(Self { size, at, count: 0, pseudo: checksum::pseudo(&headers, 0), headers })
+        Ok(Self { link, size, at, count: 0, pseudo: checksum::pseudo(&headers, 0), headers })
     }
 
     fn end(&self) -> usize {
-        usize::from(self.headers.end)
+        self.link + usize::from(self.headers.end)
+    }
+
+    /// Bytes of all headers.
+    fn head(&self) -> usize {
+        self.link + usize::from(self.headers.payload_off)
     }
 
     pub fn is_done(&self) -> bool {
@@ -52,14 +61,14 @@ impl Cut {
 
     /// Bytes of the next segment, from its Ethernet header on.
     pub fn next_len(&self) -> usize {
-        usize::from(self.headers.payload_off) + self.size.min(self.end() - self.at)
+        self.head() + self.size.min(self.end() - self.at)
     }
 
     /// Writes the next segment into `to`, which is [`Self::next_len`] bytes, and goes on to the one after it.
     #[inline]
     pub fn next(&mut self, packet: &[u8], to: &mut [u8]) {
-        let (l3, l4) = (usize::from(self.headers.l3_off), usize::from(self.headers.l4_off));
-        let head = usize::from(self.headers.payload_off);
+        let (l3, l4) = (self.link, self.link + usize::from(self.headers.l4_off));
+        let head = self.head();
         let length = self.size.min(self.end() - self.at);
         let (headers, payload) = to.split_at_mut(head);
         headers.copy_from_slice(&packet[..head]);
@@ -107,6 +116,19 @@ impl Cut {
         header[4..8].copy_from_slice(&seq.to_be_bytes());
         header[13] &= !(if last { 0 } else { FIN_PSH } | if first { 0 } else { CWR });
     }
+}
+
+/// Bytes of the Ethernet header with its tags. `None`: it is not one of IP.
+fn link_len(packet: &[u8]) -> Option<usize> {
+    let mut at = 12;
+    for _ in 0..=walk::MAX_VLAN_TAGS {
+        match u16::from_be_bytes(*packet.get(at..)?.first_chunk()?) {
+            walk::ETHERTYPE_V4 | walk::ETHERTYPE_V6 => return Some(at + 2),
+            walk::ETHERTYPE_VLAN | walk::ETHERTYPE_QINQ => at += 4,
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// Completes the checksum that `vnet` says is to be completed: what it covers has the pseudo header's sum in the field.

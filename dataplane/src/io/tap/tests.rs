@@ -273,6 +273,34 @@ proptest! {
     }
 }
 
+/// As long as IP allows: with the link header more than 65,535 bytes.
+#[test]
+fn the_longest_packets_are_cut_too() {
+    for (v6, proto) in [(false, TCP), (true, TCP), (false, UDP), (true, UDP)] {
+        for total in [65_521_usize, 65_522, 65_535] {
+            let head = if proto == TCP { 32 } else { 8 };
+            let room = total - head - if v6 { 40 } else { 20 };
+            let payload: Vec<u8> = (0..room).map(|i| (i * 7 + i / 251) as u8).collect();
+            // The headers of a short packet, with the long one's length and the pseudo header's sum.
+            let short = Spec { v6, proto, payload: vec![1], ..Spec::default() };
+            let (mut packet, mut vnet) = left_to_device(build(&short), 1400);
+            packet.truncate(packet.len() - 1);
+            packet.extend_from_slice(&payload);
+            let (length, l4) = (if v6 { 18 } else { 16 }, l4_of(v6));
+            let said = if v6 { total - 40 } else { total };
+            packet[length..length + 2].copy_from_slice(&(said as u16).to_be_bytes());
+            if proto == UDP {
+                packet[l4 + 4..l4 + 6].copy_from_slice(&((head + room) as u16).to_be_bytes());
+            }
+            vnet.gso_size = 1400;
+            let segments = cut_all(&packet, &vnet);
+            assert_eq!(segments.len(), room.div_ceil(1400));
+            let came: Vec<u8> = segments.iter().flat_map(|segment| segment[l4 + head..].to_vec()).collect();
+            assert!(came == payload && segments.iter().all(|segment| sum(segment).1 == 0xffff), "{total}");
+        }
+    }
+}
+
 #[test]
 fn datagrams_are_cut_too() {
     for v6 in [false, true] {

@@ -94,6 +94,17 @@ impl Inspector {
             return Ok(Verdict::More);
         }
         let last = data.len() == CAP || flow.l7_packets >= MAX_PACKETS;
+        if last {
+            let verdict = pieces::hello(data, pieces.carrier, false, host, facts);
+            if !matches!(verdict, Verdict::More | Verdict::Class(_)) {
+                return Ok(verdict);
+            }
+            if !flow.is_settled() {
+                flow.set_cut_short();
+            }
+            host.clear();
+            facts.clear();
+        }
         Ok(pieces::hello(data, pieces.carrier, last, host, facts))
     }
 }

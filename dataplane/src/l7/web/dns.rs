@@ -24,10 +24,12 @@ pub fn look_udp(look: &Look, notes: &mut Notes) -> Verdict {
         Some(()) => verdict(class(look, host), look.data, notes),
         None if look.has_port(53) && Header::read(look.data).is_some_and(|h| h.asks_once()) => {
             host.clear();
+            host.spoil();
             Verdict::Settled(Found::payload(Class::Dns))
         }
         None if look.has_port(137) && Header::read(look.data).is_some_and(|h| h.asks_once()) => {
             host.clear();
+            host.spoil();
             Verdict::Done(Found::payload(Class::Netbios))
         }
         None => Verdict::No,

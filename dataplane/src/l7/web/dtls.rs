@@ -112,7 +112,7 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
             break;
         }
     }
-    pieces::only(notes, look.last).unwrap_or(Verdict::Class(Found::handshake(Class::Dtls, Alpn::None)))
+    pieces::only(notes).unwrap_or(Verdict::Class(Found::handshake(Class::Dtls, Alpn::None)))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 pub mod hpack;
 
 use self::hpack::{Field, fields};
+use crate::l7::queue::etcd;
 use crate::l7::{Class, Fact, Found, Look, Notes, Verdict};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -64,7 +65,7 @@ fn request(mut body: &[u8], flags: u8, notes: &mut Notes) -> Class {
         Field::Path => {
             let target = value.split(|b| *b == b'?').next().unwrap_or(value);
             facts.put(Fact::Path, target);
-            path = Some(target.starts_with(b"/etcdserverpb."));
+            path = Some(etcd::is(target));
         }
         Field::ContentType => {
             facts.put(Fact::ContentType, value);

@@ -91,12 +91,12 @@ impl Pieces {
 
 /// Reads the hello if one piece brings it whole. `None`: it is not known yet, and the pieces have to be collected, or
 /// there are none.
-pub fn only(notes: &mut Notes, last: bool) -> Option<Verdict> {
+pub fn only(notes: &mut Notes) -> Option<Verdict> {
     let Notes { host, facts, pieces, .. } = notes;
     pieces.sort();
     let (_, whole) = pieces.iter().next().filter(|(offset, _)| *offset == 0)?;
-    let one = pieces.n == 1;
-    match hello(whole, pieces.carrier, last && one, host, facts) {
+    // A beginning of one is waited for: the name may be in the next datagram.
+    match hello(whole, pieces.carrier, false, host, facts) {
         found @ (Verdict::Done(_) | Verdict::Settled(_)) => {
             pieces.clear();
             Some(found)

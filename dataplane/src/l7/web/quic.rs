@@ -56,7 +56,7 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
         return Verdict::No;
     }
     notes.pieces.carrier = Carrier::Quic;
-    let verdict = pieces::only(notes, look.last).unwrap_or(Verdict::Class(FOUND));
+    let verdict = pieces::only(notes).unwrap_or(Verdict::Class(FOUND));
     version::put(number, notes);
     verdict
 }

@@ -62,6 +62,10 @@ fn base(intent: &Intent, flow: &IntentFlow, name: String) -> Rule {
         matches: flow.matches.clone(),
         classes: flow.classes.clone(),
         hosts: flow.hosts.clone(),
+        applications: Vec::new(),
+        meter: None,
+        dscp: None,
+        sample: 0,
         encrypt: None,
         compress: Compress::Never,
         action: RuleAction::Forward,
@@ -138,7 +142,8 @@ fn holds_all(rule: &Rule, flow: &Rule) -> bool {
         rule.classes.is_empty() || (!flow.classes.is_empty() && flow.classes.iter().all(|c| rule.classes.contains(c)));
     let hosts = rule.hosts.is_empty()
         || (!flow.hosts.is_empty() && flow.hosts.iter().all(|h| rule.hosts.iter().any(|mine| mine.covers(h))));
-    classes && hosts && covers(&rule.matches, &flow.matches)
+    let applications = rule.applications.is_empty() || rule.applications == flow.applications;
+    classes && hosts && applications && covers(&rule.matches, &flow.matches)
 }
 
 /// What holds where the operator's rule `at` and the intent are about the same flows, and what is to be said about it.

@@ -8,7 +8,7 @@ use crate::config::terms::Tier;
 /// Some rule encrypts or drops by class or host: then nothing goes down into the driver (`by_class` of the offload reasons).
 pub(super) fn guarded(policy: &Policy, rules: &[Rule]) -> bool {
     let by_class = |rule: &Rule| {
-        (!rule.classes.is_empty() || !rule.hosts.is_empty())
+        (!rule.classes.is_empty() || !rule.hosts.is_empty() || !rule.applications.is_empty())
             && (rule.encrypt.is_some() || rule.action == RuleAction::Drop)
     };
     policy.rules.iter().chain(rules).any(by_class)

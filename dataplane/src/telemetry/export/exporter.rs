@@ -1,7 +1,6 @@
 //! The exporter's thread: takes records from the queue, sends messages, writes lines.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 
 use super::ipfix::Message;
+use super::lines::Lines;
 use super::{Counts, FlowRecord, Queue, ndjson};
 use crate::config::policy::Export;
 
@@ -43,7 +43,7 @@ struct Collector {
 
 struct Log {
     path: PathBuf,
-    file: BufWriter<File>,
+    lines: Lines<File>,
     inode: u64,
     looked: Instant,
 }
@@ -88,10 +88,9 @@ impl Exporter {
             if let Some(collector) = &mut self.collector {
                 collector.add(&record, now, &self.queue.counts);
             }
-            if let Some(log) = &mut self.log
-                && ndjson::write(&record, &mut log.file).is_err()
-            {
-                Counts::add(&self.queue.counts.unwritten, 1);
+            if let Some(log) = &mut self.log {
+                let lost = log.lines.add(|line| ndjson::write(&record, line));
+                Counts::add(&self.queue.counts.unwritten, lost);
             }
         }
         if let Some(collector) = &mut self.collector
@@ -190,14 +189,12 @@ impl Log {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.with_context(|| format!("cannot write the flow log {}", path.display()))?;
         let inode = file.metadata()?.ino();
-        Ok(Self { path: path.to_owned(), file: BufWriter::new(file), inode, looked: Instant::now() })
+        Ok(Self { path: path.to_owned(), lines: Lines::new(file), inode, looked: Instant::now() })
     }
 
     /// Lets readers see whole lines, and begins a new file where the old one was moved away (logrotate).
     fn settle(&mut self, now: Instant, counts: &Counts) {
-        if self.file.flush().is_err() {
-            Counts::add(&counts.unwritten, 1);
-        }
+        Counts::add(&counts.unwritten, self.lines.flush());
         if now.duration_since(self.looked) < LOOK {
             return;
         }
@@ -246,10 +243,23 @@ mod tests {
             let set = u16::from_be_bytes([buffer[16], buffer[17]]);
             assert_eq!(set, if at == 0 { 2 } else { 256 });
             if at > 0 {
-                next += (n as u32 - 20) / 100;
+                next += (n as u32 - 20) / 104;
             }
         }
         assert_eq!(next, 30);
+    }
+
+    #[test]
+    fn each_line_that_a_full_disk_refuses_is_counted() {
+        let queue = Queue::new();
+        let mut exporter = Exporter::open(&export(None, Some("/dev/full".into())), queue.clone()).unwrap();
+        for round in 1..=3 {
+            for _ in 0..200 {
+                queue.push(record("192.0.2.1", "192.0.2.2", "shop.example"));
+            }
+            exporter.take(Instant::now() + 2 * LOOK * round);
+            assert_eq!(queue.counts.unwritten.load(Ordering::Relaxed), 200 * u64::from(round));
+        }
     }
 
     #[test]

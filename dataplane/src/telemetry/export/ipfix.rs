@@ -21,7 +21,7 @@ const V6: u16 = 257;
 /// Element, length, enterprise; in the order in which [`Message::record`] writes.
 type Field = (u16, u16, Option<u32>);
 
-const COMMON: [Field; 17] = [
+const COMMON: [Field; 18] = [
     (152, 8, None),           // flowStartMilliseconds
     (153, 8, None),           // flowEndMilliseconds
     (7, 2, None),             // sourceTransportPort
@@ -34,11 +34,12 @@ const COMMON: [Field; 17] = [
     (2, 8, None),             // packetDeltaCount
     (1, 8, Some(REVERSE)),    // reverseOctetDeltaCount
     (2, 8, Some(REVERSE)),    // reversePacketDeltaCount
-    (96, VARIABLE, None),     // applicationName
+    (96, VARIABLE, None),     // applicationName (RFC 6759): the operator's, else that of the class
     (1, VARIABLE, Some(OWN)), // host name: of TLS, HTTP, DNS …
     (2, VARIABLE, Some(OWN)), // tier
     (3, 1, Some(OWN)),        // encrypted by softdpu: 1, else 2 (a truthValue, RFC 7011 §6.1.5)
-    (4, VARIABLE, Some(OWN)), // what the application name rests on
+    (4, VARIABLE, Some(OWN)), // what the class rests on
+    (5, VARIABLE, Some(OWN)), // class
 ];
 const ADDRESSES_V4: [Field; 2] = [(8, 4, None), (12, 4, None)];
 const ADDRESSES_V6: [Field; 2] = [(27, 16, None), (28, 16, None)];
@@ -113,11 +114,12 @@ impl Message {
         self.u64(r.packets[0]);
         self.u64(r.bytes[1]);
         self.u64(r.packets[1]);
-        self.text(r.class.name());
+        self.text(r.application.get().unwrap_or(r.class.name()));
         self.text(r.host.get().unwrap_or_default());
         self.text(r.tier);
         self.bytes.push(if r.encrypted { 1 } else { 2 });
         self.text(r.by.name());
+        self.text(r.class.name());
         if self.bytes.len() > MAX_MESSAGE {
             if self.open != before.1 {
                 // The set that was open before is closed; its length is right where it is.
@@ -214,10 +216,10 @@ mod tests {
         let bytes = m.finish(7, 40, 9);
         assert_eq!(bytes[4..16], [0, 0, 0, 7, 0, 0, 0, 40, 0, 0, 0, 9]);
         let fixed = |addresses: usize| addresses + 58;
-        let text = |host: &str| 4 + "tls".len() + host.len() + "worker".len() + "handshake".len();
+        let text = |host: &str| 5 + 2 * "tls".len() + host.len() + "worker".len() + "handshake".len();
         let v4 = 4 + 2 * fixed(8) + text("shop.example") + text("");
         let v6 = 4 + fixed(32) + text("six.example");
-        let template = 4 + 2 * (4 + 19 * 4 + 6 * 4);
+        let template = 4 + 2 * (4 + 20 * 4 + 7 * 4);
         assert_eq!(sets(&bytes), [(TEMPLATE_SET, template), (V4, v4), (V6, v6)]);
     }
 

@@ -10,6 +10,7 @@
 
 mod exporter;
 mod ipfix;
+mod lines;
 mod ndjson;
 mod sink;
 
@@ -71,6 +72,8 @@ pub struct FlowRecord {
     pub network: u32,
     pub packets: [u64; 2],
     pub bytes: [u64; 2],
+    /// The operator's name for it; empty: none.
+    pub application: ShortName,
     pub class: Class,
     pub by: By,
     pub alpn: Alpn,
@@ -81,6 +84,29 @@ pub struct FlowRecord {
     /// Its rule sends it through a tunnel.
     pub encrypted: bool,
     pub reason: EndReason,
+}
+
+/// A name of the policy, at most 32 bytes, without memory of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShortName {
+    bytes: [u8; 32],
+    len: u8,
+}
+
+impl ShortName {
+    /// What is longer is cut.
+    pub fn of(name: &str) -> Self {
+        let mut short = Self::default();
+        let len = (0..=short.bytes.len().min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+        short.bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+        short.len = len as u8;
+        short
+    }
+
+    /// `None`: it is empty.
+    pub fn get(&self) -> Option<&str> {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).ok().filter(|name| !name.is_empty())
+    }
 }
 
 /// What was exported and what was not. Written by several threads, rarely.
@@ -142,6 +168,7 @@ mod tests {
             network: 0,
             packets: [3, 2],
             bytes: [700, 900],
+            application: ShortName::default(),
             class: Class::Tls,
             by: By::Handshake,
             alpn: Alpn::H2,

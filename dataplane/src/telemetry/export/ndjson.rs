@@ -22,6 +22,8 @@ struct Line<'a> {
     bytes_ab: u64,
     packets_ba: u64,
     bytes_ba: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    application: Option<&'a str>,
     class: &'a str,
     by: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -62,6 +64,7 @@ pub fn write(r: &FlowRecord, out: &mut impl std::io::Write) -> std::io::Result<(
         bytes_ab: r.bytes[0],
         packets_ba: r.packets[1],
         bytes_ba: r.bytes[1],
+        application: r.application.get(),
         class: r.class.name(),
         by: r.by.name(),
         alpn: r.alpn.name(),

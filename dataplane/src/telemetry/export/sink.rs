@@ -4,14 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{EndReason, FlowRecord, Queue};
+use super::{EndReason, FlowRecord, Queue, ShortName};
 use crate::flow::{Direction, Flow, FlowIdx, FlowTable, Standing, Tick};
 use crate::l7::{HostName, Inspector};
+use crate::plan::applications::Applications;
 
 /// Lasting flows whose last record is remembered. Others are told of when they end.
 const LASTING: usize = 65_536;
 /// Flows looked at in one sweep for those that last.
 const SWEEP: usize = 1024;
+
+/// What knows a flow's host name and facts, and what knows its application.
+type Names<'a> = (&'a Inspector, &'a Applications);
 
 /// What was told of a lasting flow so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,14 +43,14 @@ impl Sink {
     }
 
     /// Tells of a flow that the table ends. `why`: where the flow itself does not know better.
-    pub fn ended(&mut self, at: FlowIdx, flow: &Flow, inspector: &Inspector, now: Tick, why: EndReason) {
+    pub fn ended(&mut self, at: FlowIdx, flow: &Flow, names: Names<'_>, now: Tick, why: EndReason) {
         let told = self.lasting.remove(&at.0).filter(|told| told.created == flow.created()).unwrap_or_default();
         let why = if flow.state().standing() == Standing::Over { EndReason::EndOfFlow } else { why };
-        self.tell(at, flow, inspector, now, told, why);
+        self.tell(at, flow, names, now, told, why);
     }
 
     /// Looks at the next part of the table for flows whose active timeout is over. Called every 10 ms.
-    pub fn sweep(&mut self, flows: &FlowTable, inspector: &Inspector, now: Tick) {
+    pub fn sweep(&mut self, flows: &FlowTable, names: Names<'_>, now: Tick) {
         for (at, flow) in flows.entries(self.swept, SWEEP) {
             if now.since(flow.created()) < self.active_timeout {
                 continue;
@@ -58,7 +62,7 @@ impl Sink {
             let due = now.since(told.at) >= self.active_timeout && counts(flow) != (told.packets, told.bytes);
             let room = self.lasting.len() < LASTING || self.lasting.contains_key(&at.0);
             if due && room {
-                self.tell(at, flow, inspector, now, told, EndReason::Active);
+                self.tell(at, flow, names, now, told, EndReason::Active);
                 let (packets, bytes) = counts(flow);
                 self.lasting.insert(at.0, Told { created: told.created, at: now, packets, bytes });
             }
@@ -67,13 +71,14 @@ impl Sink {
     }
 
     /// Tells of every flow that is left.
-    pub fn finish(&mut self, flows: &FlowTable, inspector: &Inspector, now: Tick) {
+    pub fn finish(&mut self, flows: &FlowTable, names: Names<'_>, now: Tick) {
         for (at, flow) in flows.iter() {
-            self.ended(at, flow, inspector, now, EndReason::Forced);
+            self.ended(at, flow, names, now, EndReason::Forced);
         }
     }
 
-    fn tell(&self, at: FlowIdx, flow: &Flow, inspector: &Inspector, now: Tick, told: Told, reason: EndReason) {
+    fn tell(&self, at: FlowIdx, flow: &Flow, names: Names<'_>, now: Tick, told: Told, reason: EndReason) {
+        let (inspector, applications) = names;
         let (packets, bytes) = counts(flow);
         let less = |a: [u64; 2], b: [u64; 2]| [a[0].saturating_sub(b[0]), a[1].saturating_sub(b[1])];
         let packets = less(packets, told.packets);
@@ -95,6 +100,7 @@ impl Sink {
             network: flow.key().net().id(),
             packets,
             bytes: less(bytes, told.bytes),
+            application: ShortName::of(applications.of(at, flow, inspector).map_or("", |app| applications.name(app))),
             class: flow.class(),
             by: flow.by(),
             alpn: flow.alpn(),

@@ -12,10 +12,11 @@ use crate::tunnel::control::lock;
 use crate::tunnel::publisher::Publisher;
 use crate::tunnel::steering::Steering;
 use crate::worker::clock;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use arc_swap::ArcSwap;
 use softdpu_ebpf_common::maps;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,6 +24,8 @@ use tokio::sync::mpsc;
 
 /// Between two looks at the leases: a lease lasts seconds.
 const LOOK: Duration = Duration::from_millis(100);
+/// After a first dump that failed.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Looks between two reports to the kernel.
 const REPORT: u32 = 10;
 /// Steering rules of this tunnel beyond which one does for all its policies.
@@ -79,12 +82,11 @@ pub fn start(setup: Setup) -> Result<(Handle, impl Future<Output = ()> + Send)> 
 
 async fn run(setup: Setup, parts: Arc<Mutex<XfrmParts>>, mut asked: mpsc::Receiver<Flow>) {
     let setup = Arc::new(setup);
-    let (follow, taken) = (setup.clone(), parts.clone());
-    let publish = Box::new(move |snapshot: Snapshot| take(&follow, &taken, snapshot));
-    let mirror = match Mirror::start(publish).await.context("the kernel's IPsec tables cannot be read") {
-        Ok(mirror) => AbortOnDrop(mirror),
-        Err(error) => return tracing::error!("tunnel `{}`: {error:#}", setup.name),
+    let begin = || {
+        let (follow, taken) = (setup.clone(), parts.clone());
+        Mirror::start(Box::new(move |snapshot: Snapshot| take(&follow, &taken, snapshot)))
     };
+    let mirror = AbortOnDrop(until_begun(&setup.name, AGAIN, begin).await);
     let mut looks = 0_u32;
     loop {
         tokio::select! {
@@ -100,6 +102,22 @@ async fn run(setup: Setup, parts: Arc<Mutex<XfrmParts>>, mut asked: mpsc::Receiv
         }
         if mirror.0.is_finished() {
             return tracing::error!("tunnel `{}`: the kernel's IPsec tables are not followed any more", setup.name);
+        }
+    }
+}
+
+/// Begins until it succeeds. Until then nothing that the policies may be for leaves: giving up would make that last.
+async fn until_begun<T, F>(name: &str, pause: Duration, mut begin: impl FnMut() -> F) -> T
+where
+    F: Future<Output = io::Result<T>>,
+{
+    loop {
+        match begin().await {
+            Ok(begun) => return begun,
+            Err(error) => {
+                tracing::error!("tunnel `{name}`: the kernel's IPsec tables cannot be read, trying again: {error}");
+                tokio::time::sleep(pause).await;
+            }
         }
     }
 }
@@ -205,6 +223,17 @@ impl Drop for AbortOnDrop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_first_dump_that_fails_is_made_again() {
+        let mut tries = 0;
+        let begin = || {
+            tries += 1;
+            let now = tries;
+            async move { if now < 3 { Err(io::ErrorKind::TimedOut.into()) } else { Ok(now) } }
+        };
+        assert_eq!(until_begun("ike", Duration::from_millis(1), begin).await, 3);
+    }
 
     #[test]
     fn thousands_of_policies_are_a_few_rules_and_never_one_for_everything() {

@@ -11,7 +11,7 @@ use softdpu_ebpf_common::maps::{ActiveFlags, Counter, names as maps};
 use softdpu_ebpf_common::walk::{Headers, L3};
 
 use self::shared::Shared;
-pub use self::table::{Entries, EntryId, FlowCount, FlowRefused};
+pub use self::table::{Entries, EntryId, FlowCount, FlowRefused, Last};
 pub(super) use self::table::{extras, places};
 use super::{
     Steer,
@@ -69,6 +69,31 @@ pub struct Meter {
     pub burst: u64,
 }
 
+impl Meter {
+    /// Nanoseconds that one byte takes, in 1/2^16.
+    pub fn per_byte(&self) -> u64 {
+        u64::try_from(self.nanos(1 << 16)).unwrap_or(u64::MAX >> 17)
+    }
+
+    /// Nanoseconds' worth of burst.
+    pub fn burst_nanos(&self) -> u64 {
+        u64::try_from(self.nanos(self.burst)).unwrap_or(u64::MAX >> 1)
+    }
+
+    fn nanos(&self, bytes: u64) -> u128 {
+        u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.max(1))
+    }
+}
+
+/// How far a meter and a sample have come: taken along when a flow goes down or comes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Nanoseconds until the bucket is full again.
+    pub until_full: u64,
+    /// Packets met, of which every so many is sampled.
+    pub met: u64,
+}
+
 /// What to do with the packets of one direction of a flow, and what else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowRule {
@@ -81,11 +106,26 @@ pub struct FlowRule {
     pub sample: u32,
     /// Counted under this number too, below 1024: see [`Steer::mirror_count`].
     pub mirror: Option<u16>,
+    /// Where meter and sample go on.
+    pub progress: Progress,
+    /// The interface to leave by takes frames of one buffer only: others go to the rules.
+    pub linear: bool,
+    /// Of TCP: see [`softdpu_ebpf_common::flows::numbers_on`].
+    pub numbers: u32,
 }
 
 impl From<FlowVerdict> for FlowRule {
     fn from(action: FlowVerdict) -> Self {
-        Self { action, meter: None, dscp: None, sample: 0, mirror: None }
+        Self {
+            action,
+            meter: None,
+            dscp: None,
+            sample: 0,
+            mirror: None,
+            progress: Progress::default(),
+            linear: false,
+            numbers: 0,
+        }
     }
 }
 

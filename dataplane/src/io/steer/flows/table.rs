@@ -1,19 +1,21 @@
 //! The writer's side of the driver's flow table: places, options, counters.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use softdpu_ebpf_common::flows::{
     Entry4, Entry6, Extra, FlowAction, LIVE, Options, Tail, WINDOW, hash4, hash6, last_word, unpack,
 };
 
 use super::shared::Shared;
-use super::{FlowKey, FlowRule, Meter};
+use super::{FlowKey, FlowRule, Progress};
 
 /// One entry, until it is [settled](Entries::settle).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId(u32);
 
 const V6: u32 = 1 << 31;
+/// Options that need an [`Extra`].
+const EXTRA: u8 = Options::METER | Options::SAMPLE | Options::MIRROR;
 
 /// Why a flow is not put into the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +34,17 @@ pub struct FlowCount {
     pub packets: u64,
     /// Of IP packets.
     pub bytes: u64,
+}
+
+/// What an entry leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Last {
+    pub count: FlowCount,
+    /// Of TCP: see [`softdpu_ebpf_common::flows::numbers_on`].
+    pub numbers: u32,
+    pub progress: Progress,
+    /// Packets that its meter dropped.
+    pub over: u64,
 }
 
 /// All entries. The kernel's part of the memory is the program's, this one's is where the writer remembers what it did.
@@ -139,7 +152,7 @@ impl Entries {
         let place = home + offset;
         let id = EntryId(place as u32 | if key.is_v6() { V6 } else { 0 });
         let mut tail = tail(key, rule, device);
-        if tail.options & (Options::METER | Options::SAMPLE | Options::MIRROR) != 0 {
+        if tail.options & EXTRA != 0 {
             tail.extra = self.free_extras.pop().ok_or(FlowRefused::NoExtra)?;
             // SAFETY: inside the map; no entry in force names it.
             unsafe { self.extras.at(usize::from(tail.extra)).write_volatile(extra(rule)) };
@@ -182,6 +195,30 @@ impl Entries {
         FlowCount { packets, bytes }
     }
 
+    fn last(&mut self, id: EntryId) -> Last {
+        let (progress, over) = self.progress(id);
+        let tail = self.tail(id);
+        // SAFETY: inside the map and aligned.
+        let numbers = unsafe { AtomicU32::from_ptr(&raw mut (*tail).numbers) }.load(Ordering::Relaxed);
+        Last { count: self.count(id), numbers, progress, over }
+    }
+
+    /// How far meter and sample have come, and the packets that the meter dropped.
+    pub fn progress(&self, id: EntryId) -> (Progress, u64) {
+        let tail = self.tail(id);
+        // SAFETY: inside the map; both are written by this writer only while the entry is not in force.
+        let (options, extra) = unsafe { ((*tail).options, (*tail).extra) };
+        if options & EXTRA == 0 {
+            return Default::default();
+        }
+        let extra = self.extras.at(usize::from(extra));
+        // SAFETY: inside the map and aligned; so for all three.
+        let words = unsafe { [&raw mut (*extra).full_at, &raw mut (*extra).met, &raw mut (*extra).over] };
+        // SAFETY: as said.
+        let [full_at, met, over] = words.map(|word| unsafe { AtomicU64::from_ptr(word) }.load(Ordering::Relaxed));
+        (Progress { until_full: full_at.saturating_sub(kernel_now()), met }, over)
+    }
+
     /// TCP flags that its packets had.
     pub fn seen(&self, id: EntryId) -> u8 {
         // SAFETY: inside the map.
@@ -206,18 +243,18 @@ impl Entries {
     }
 
     /// Waits until no packet is in the program that came before the last removal, and frees the places of what was removed.
-    /// `last` is called with the rest of what each counted.
-    pub fn settle(&mut self, mut last: impl FnMut(EntryId, FlowCount)) {
+    /// `last` is called with what each leaves.
+    pub fn settle(&mut self, mut last: impl FnMut(EntryId, Last)) {
         if self.leaving.is_empty() {
             return;
         }
         super::super::maps::grace_period();
         for id in std::mem::take(&mut self.leaving) {
-            last(id, self.count(id));
+            last(id, self.last(id));
             let tail = self.tail(id);
             // SAFETY: inside the map; the entry is nobody's any more.
             let (options, extra) = unsafe { ((*tail).options, (*tail).extra) };
-            if options & (Options::METER | Options::SAMPLE | Options::MIRROR) != 0 {
+            if options & EXTRA != 0 {
                 self.free_extras.push(extra);
             }
             let (v6, place) = id.place();
@@ -348,17 +385,26 @@ fn tail(key: &FlowKey, rule: &FlowRule, device: u16) -> Tail {
     let option = |wanted: bool, bit: u8| if wanted { bit } else { 0 };
     tail.options |= option(rule.meter.is_some(), Options::METER)
         | option(rule.sample > 0, Options::SAMPLE)
-        | option(rule.mirror.is_some(), Options::MIRROR);
+        | option(rule.mirror.is_some(), Options::MIRROR)
+        | option(rule.linear, Options::LINEAR);
+    tail.numbers = rule.numbers;
     tail
 }
 
 fn extra(rule: &FlowRule) -> Extra {
     let mut extra = Extra { every: rule.sample, mirror: u32::from(rule.mirror.unwrap_or(0)), ..Extra::default() };
-    if let Some(Meter { rate, burst }) = rule.meter {
-        let rate = u128::from(rate.max(1));
-        let ns = |bytes: u128| bytes * 1_000_000_000 / rate;
-        extra.per_byte = u64::try_from(ns(1 << 16)).unwrap_or(u64::MAX >> 17);
-        extra.burst = u64::try_from(ns(u128::from(burst))).unwrap_or(u64::MAX >> 1);
+    extra.met = rule.progress.met;
+    if let Some(meter) = rule.meter {
+        (extra.per_byte, extra.burst) = (meter.per_byte(), meter.burst_nanos());
+        extra.full_at = kernel_now().saturating_add(rule.progress.until_full);
     }
     extra
+}
+
+/// The clock of `bpf_ktime_get_ns`.
+fn kernel_now() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
 }

@@ -104,3 +104,77 @@ fn a_mirror_counter_counts_several_flows() {
         steer.flow_remove(id).unwrap();
     }
 }
+
+#[test]
+fn what_is_sampled_has_been_metered() {
+    if !root("what_is_sampled") {
+        return;
+    }
+    let mut steer = dropping(64);
+    let frame = to_port(80);
+    let size = frame.len() as u64 - 14;
+    let meter = Some(Meter { rate: size / 60 + 1, burst: 10 * size });
+    // Five packets' worth were taken before it came down, and so were met.
+    let progress = Progress { until_full: meter.map_or(0, |meter| meter.burst_nanos() / 2), met: 5 };
+    let rule = with(|rule| (rule.meter, rule.sample, rule.progress) = (meter, 2, progress));
+    let id = steer.flow_insert(&key(&frame), rule).unwrap();
+    let passed = (0..20).filter(|_| action(&mut steer, &frame) == XDP_REDIRECT).count();
+    assert_eq!((passed, reason(&steer, Reason::FlowMeter).packets), (2, 15), "three of five sampled");
+    assert_eq!(reason(&steer, Reason::RuleDrop).packets, 3);
+    steer.flow_remove(id).unwrap();
+    let mut left = Vec::new();
+    steer.flows().settle(|_, last| left.push(last));
+    assert_eq!((left[0].progress.met, left[0].over), (10, 15));
+    assert!(left[0].progress.until_full > meter.unwrap().burst_nanos() / 10 * 9, "the bucket is empty");
+}
+
+#[test]
+fn frames_of_several_buffers_stay_where_the_device_takes_one() {
+    if !root("frames_of_several_buffers") {
+        return;
+    }
+    let mut steer = dropping(64);
+    let large = v4([10, 0, 0, 1], [10, 0, 0, 2], 17, 64, 0, &udp(1000, 80, &[7; 6000]));
+    let jumbo = FlowVerdict::Forward { ifindex: LO, mtu: 9000, dst_mac: [2; 6], src_mac: [4; 6] };
+    for (linear, expected) in [(true, XDP_DROP), (false, XDP_REDIRECT)] {
+        let id = steer.flow_insert(&key(&large), FlowRule { linear, ..FlowRule::from(jumbo) }).unwrap();
+        assert_eq!(action(&mut steer, &large), expected, "linear: {linear}");
+        steer.flow_remove(id).unwrap();
+        steer.flows().settle(|_, _| {});
+    }
+    let small = v4([10, 0, 0, 1], [10, 0, 0, 2], 17, 64, 0, &udp(1000, 80, &[7; 1000]));
+    steer.flow_insert(&key(&small), FlowRule { linear: true, ..FlowRule::from(jumbo) }).unwrap();
+    assert_eq!(action(&mut steer, &small), XDP_REDIRECT);
+}
+
+#[test]
+fn an_entry_knows_how_far_its_connection_has_come() {
+    if !root("an_entry_knows") {
+        return;
+    }
+    let mut steer = dropping(64);
+    let segment = |seq: u32, ack: u32| {
+        let mut l4 = tcp(1000, 80);
+        l4[4..8].copy_from_slice(&seq.to_be_bytes());
+        l4[8..12].copy_from_slice(&ack.to_be_bytes());
+        (l4[12], l4[13]) = (5 << 4, 0x10);
+        l4.resize(20 + 1000, 0);
+        v4([10, 0, 0, 1], [10, 0, 0, 2], 6, 64, 0, &l4)
+    };
+    let id = steer.flow_insert(&key(&segment(0, 0)), with(|rule| rule.numbers = 0x1000 | 0x9000 << 16)).unwrap();
+    for n in 0..100 {
+        assert_eq!(
+            action(&mut steer, &segment(0x1000_0000 + n * 0x0010_0000, 0x9000_0000 + n * 0x0001_0000)),
+            XDP_REDIRECT
+        );
+        // Forwarded, as its receiver judges by itself; but it leads nobody away.
+        assert_eq!(
+            action(&mut steer, &segment(0x1000_0000 + n * 0x0010_0000 + 0x0040_0000, 0x1234_0000)),
+            XDP_REDIRECT
+        );
+    }
+    steer.flow_remove(id).unwrap();
+    let mut left = Vec::new();
+    steer.flows().settle(|_, last| left.push(last.numbers));
+    assert_eq!(left, [(0x1000 + 99 * 0x10) | (0x9000 + 99) << 16]);
+}

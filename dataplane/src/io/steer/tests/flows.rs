@@ -52,7 +52,7 @@ fn flows_are_acted_on_before_the_rules() {
         assert_eq!(steer.flows().count(id), FlowCount { packets: 1, bytes: frame.len() as u64 - 14 });
         steer.flow_remove(id).unwrap();
         assert_eq!(action(&mut steer, &frame), XDP_DROP, "gone");
-        steer.flows().settle(|_, count| assert_eq!(count, FlowCount::default()));
+        steer.flows().settle(|_, last| assert_eq!(last.count, FlowCount::default()));
 
         let (dst_mac, src_mac) = ([2, 9, 9, 9, 9, 1], [2, 9, 9, 9, 9, 2]);
         let forward = FlowVerdict::Forward { ifindex: out, mtu: 1500, dst_mac, src_mac };
@@ -76,7 +76,7 @@ fn flows_are_acted_on_before_the_rules() {
 
         steer.flow_remove(id).unwrap();
         let mut last = Vec::new();
-        steer.flows().settle(|id, count| last.push((id, count)));
+        steer.flows().settle(|id, what| last.push((id, what.count)));
         assert_eq!(last, [(id, FlowCount { packets: 3, bytes: 3 * (frame.len() as u64 - 14) })]);
         assert_eq!(reason(&steer, Reason::FlowForward), Counter { packets: 3, bytes: 3 * frame.len() as u64 });
     });

@@ -227,6 +227,7 @@ fn extension(
                 // Of a list that does not add up no name is believed.
                 if *stop == Stop::Bad {
                     host.clear();
+                    host.spoil();
                 }
             })
         }

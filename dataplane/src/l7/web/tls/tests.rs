@@ -110,6 +110,31 @@ fn lists_that_do_not_add_up_give_no_name() {
     assert_eq!(see(&hello, false).1.as_deref(), Some("a.b"));
 }
 
+/// The specification hashes "the list of signature algorithms", and its authors made plain that this is that of the extension
+/// of the name and of no other (FoxIO-LLC/ja4, issue 41): Firefox offers delegated credentials (RFC 9345) with a list of the
+/// same form. Dissectors that give both lists one name lead to another hash.
+#[test]
+fn ja4_takes_signature_algorithms_from_their_own_extension_only() {
+    let ja4 = |extensions: &[Vec<u8>]| {
+        let mut notes = Notes::default();
+        let hello = records_of(&message_with(&extensions.concat()), 16384);
+        look(&Look::whole(&hello, Direction::FromInitiator, (40_000, 443)), &mut notes);
+        notes.facts.get(crate::l7::Fact::Ja4).unwrap().to_owned()
+    };
+    let list = |kind: u16, algorithms: &[u8]| {
+        extension(kind, &[&(algorithms.len() as u16).to_be_bytes()[..], algorithms].concat())
+    };
+    const OWN: u16 = 13;
+    const DELEGATED: u16 = 34;
+    const CERTIFICATES: u16 = 50;
+    let own = list(OWN, &[4, 3, 5, 3]);
+    let all = |other: &[u8]| ja4(&[list(DELEGATED, other), own.clone(), list(CERTIFICATES, other)]);
+    assert_eq!(all(&[8, 4]), all(&[8, 5, 6, 1]));
+    assert_ne!(all(&[8, 4]), ja4(&[list(DELEGATED, &[8, 4]), list(OWN, &[4, 3]), list(CERTIFICATES, &[8, 4])]));
+    // Reserved values count nowhere.
+    assert_eq!(ja4(&[own]), ja4(&[list(OWN, &[0x3a, 0x3a, 4, 3, 5, 3])]));
+}
+
 #[test]
 fn strangers_are_turned_away() {
     for other in [

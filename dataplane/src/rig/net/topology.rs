@@ -21,8 +21,9 @@ use anyhow::{Context, Result, bail};
 
 use super::cores;
 use super::namespace::{Namespace, ifindex};
-use crate::bpf::programs::{self, Traffic};
-use crate::bpf::sys::{Program, Words};
+use crate::host::ethtool::Ethtool;
+use crate::rig::bpf::programs::{self, Traffic};
+use crate::rig::bpf::sys::{Program, Words};
 
 pub const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 2);
 pub const NEAR: Ipv4Addr = Ipv4Addr::new(10, 71, 0, 1);
@@ -111,8 +112,9 @@ impl Topology {
         dut.ip(&format!("neighbour replace {SINK} lladdr {} dev {far_if} nud permanent", mac(SINK_MAC)))?;
         dut.ip(&format!("neighbour replace {SOURCE} lladdr {} dev {near_if} nud permanent", mac(SOURCE_MAC)))?;
         // NAPI on both receiving sides even without a program: XDP frames come to them.
-        dut.tool("ethtool", &format!("-K {near_if} gro on"))?;
-        sink.tool("ethtool", &format!("-K {sink_if} gro on"))?;
+        for (ns, interface) in [(&dut, &near_if), (&sink, &sink_if)] {
+            ns.run(|| Ok(Ethtool::open()?.set_offload(interface, "gro", true)?)).context("switching GRO on")?;
+        }
         let counters = Words::new(2).context("making a BPF map (needs CAP_BPF)")?;
         let program = Program::load("sink", &programs::sink(counters.fd(), PORT))?;
         let path = format!("/sys/class/net/{sink_if}/statistics/rx_packets");

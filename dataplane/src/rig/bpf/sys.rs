@@ -23,6 +23,8 @@ const TEST_LIVE_FRAMES: u32 = 2;
 const HAS_FRAGS: u32 = 1 << 5;
 /// `XDP_FLAGS_DRV_MODE`: in the driver or not at all.
 const DRIVER_MODE: u32 = 1 << 2;
+/// `XDP_FLAGS_SKB_MODE`.
+const GENERIC_MODE: u32 = 1 << 1;
 
 /// The kernel takes any attribute size up to its own and wants the rest to be zero.
 #[repr(C, align(8))]
@@ -232,6 +234,16 @@ impl Program {
     pub fn attach(&self, ifindex: u32) -> io::Result<OwnedFd> {
         let mut attr =
             LinkCreate { prog: self.fd() as u32, target: ifindex, attach_type: ATTACH_XDP, flags: DRIVER_MODE };
+        bpf(LINK_CREATE, &mut attr).map(owned)
+    }
+
+    /// Attaches in the kernel's generic hook, likewise.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn attach_generic(&self, ifindex: u32) -> io::Result<OwnedFd> {
+        let mut attr =
+            LinkCreate { prog: self.fd() as u32, target: ifindex, attach_type: ATTACH_XDP, flags: GENERIC_MODE };
         bpf(LINK_CREATE, &mut attr).map(owned)
     }
 

@@ -9,6 +9,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
+use crate::host::netns;
+
 /// A namespace of our own, with `lo` down until something raises it.
 #[derive(Debug)]
 pub struct Namespace {
@@ -21,30 +23,8 @@ fn check(done: libc::c_int) -> io::Result<()> {
 
 /// Enters `net`, and gets a view of /sys that belongs to it. For a thread or child that will not come back.
 fn enter(net: RawFd) -> io::Result<()> {
-    // SAFETY: plain system calls on a descriptor we hold and on constant strings. `unshare` of the file system view makes
-    // the mount below this thread's own business.
-    unsafe {
-        check(libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS))?;
-        check(libc::setns(net, libc::CLONE_NEWNET))?;
-        let root = c"/".as_ptr();
-        check(libc::mount(
-            c"none".as_ptr(),
-            root,
-            std::ptr::null(),
-            libc::MS_REC | libc::MS_PRIVATE,
-            std::ptr::null(),
-        ))?;
-        let sysfs = c"sysfs".as_ptr();
-        match check(libc::mount(sysfs, c"/sys".as_ptr(), sysfs, 0, std::ptr::null())) {
-            // A thread that is in already starts a command.
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
-            other => other?,
-        }
-        // Best effort: the bpffs that the fresh /sys hides.
-        let bpf = c"bpf".as_ptr();
-        libc::mount(bpf, c"/sys/fs/bpf".as_ptr(), bpf, 0, std::ptr::null());
-    }
-    Ok(())
+    netns::enter(net)?;
+    netns::own_sys()
 }
 
 impl Namespace {

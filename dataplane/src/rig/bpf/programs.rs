@@ -117,6 +117,13 @@ pub fn sink(counter: i32, port: u16) -> Vec<Insn> {
     a.finish()
 }
 
+/// Lets every packet by, and looks at nothing.
+pub fn pass() -> Vec<Insn> {
+    let mut a = Asm::new();
+    a.alu(Op::Mov, R0, XDP_PASS).exit();
+    a.finish()
+}
+
 /// Puts every packet into the socket of its queue in the XSKMAP `sockets`; passes it up where there is none.
 pub fn to_socket(sockets: i32) -> Vec<Insn> {
     let mut a = Asm::new();
@@ -129,7 +136,7 @@ pub fn to_socket(sockets: i32) -> Vec<Insn> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::bpf::sys::{Program, Words, test_run};
+    use crate::rig::bpf::sys::{Program, Words, test_run};
 
     fn traffic() -> Traffic {
         Traffic {

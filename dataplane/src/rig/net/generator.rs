@@ -11,9 +11,9 @@ use anyhow::{Context, Result};
 use super::cores;
 use super::namespace::ifindex;
 use super::topology::Topology;
-use crate::bpf::programs::{Traffic, generator};
-use crate::bpf::sys::{Program, Words};
-use crate::stop;
+use crate::rig::bpf::programs::{Traffic, generator};
+use crate::rig::bpf::sys::{Program, Words};
+use crate::rig::stop;
 
 /// Frames of one system call. Each call waits about 20 ms for the kernel to put the program in and out of its dispatcher, so
 /// few long calls, ended by a signal.
