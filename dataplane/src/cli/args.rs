@@ -64,6 +64,18 @@ pub(super) enum Verb {
     )]
     Check(CheckArgs),
 
+    /// Say what becomes of the applications' intents under a policy
+    #[command(
+        long_about = "Compiles a policy with the intents of its folder and says of each intent whether it is met, degraded or refused: the \
+                      tier, the tunnel and nodes, the capacity it takes, the reason, and the line and owner that decide it. Then conflicts, \
+                      shadowed flows and what is booked beyond what there is. Changes nothing. Reason codes: docs/plan-reasons.md.",
+        after_long_help = "EXAMPLES:\n  softdpu plan -c /etc/softdpu/edge-a.toml\n  softdpu plan -c edge-a.toml --json | jq '.intents[] | \
+                           select(.verdict != \"met\")'\n  softdpu plan -c edge-a.toml --diff\n  softdpu plan -c edge-a.toml --persona \
+                           bluefield-2\n  softdpu plan -c edge-a.toml --host edge-7.json\n\n\
+                           EXIT CODES:\n  0  no intent is refused\n  1  an intent is refused, or the files are not valid"
+    )]
+    Plan(PlanArgs),
+
     /// Show a running instance: ports, workers, tunnels, rules, classes, drops
     #[command(
         long_about = "Asks a running instance how it is: ports with the mode they really have, packets per second, tunnels, rules, classes \
@@ -245,6 +257,27 @@ pub(super) struct CheckArgs {
     /// One JSON object: valid, errors, warnings
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The policy; its `intents` names the folder of the intents
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: PathBuf,
+    /// The contract as JSON; with --diff the differences
+    #[arg(long)]
+    pub(super) json: bool,
+    /// What would change against the plan that runs
+    #[arg(long)]
+    pub(super) diff: bool,
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Plan for another host, by what `softdpu inventory --json` printed there
+    #[arg(long, value_name = "FILE", conflicts_with = "persona")]
+    pub(super) host: Option<PathBuf>,
+    /// Plan for a DPU by its public figures: bluefield-2, bluefield-3, intel-ipu-e2000, pensando-dsc2-100g, or a file
+    #[arg(long, value_name = "NAME")]
+    pub(super) persona: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod doctor;
 mod explain;
 mod flows;
 mod inventory;
+mod plan;
 mod rekey;
 mod reload;
 mod replay;
@@ -71,6 +72,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::History(args) => reload::history(args, out),
         Verb::Rekey(args) => rekey::run(args, out),
         Verb::Check(args) => check::run(args, out),
+        Verb::Plan(args) => plan::run(args, out),
         Verb::Status(args) => status::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Explain(args) => explain::run(args, out),

@@ -14,7 +14,7 @@ pub fn covers(a: &Match, b: &Match) -> bool {
 
 /// Whether some packet is matched by both.
 pub fn overlaps(a: &Match, b: &Match) -> bool {
-    let protocols = wanted(a).iter().any(|p| wanted(b).iter().any(|q| p.overlaps(*q)));
+    let protocols = wanted(a).any(|p| wanted(b).any(|q| p.overlaps(q)));
     protocols
         && prefixes_overlap(&a.from, &b.from)
         && prefixes_overlap(&a.to, &b.to)
@@ -33,16 +33,14 @@ fn family(m: &Match) -> Option<bool> {
 }
 
 /// A match on ports without a protocol means TCP and UDP.
-fn wanted(m: &Match) -> Vec<Protocol> {
-    if m.protocol == Protocol::ANY && !(m.ports.is_empty() && m.source_ports.is_empty()) {
-        vec![Protocol::TCP, Protocol::UDP]
-    } else {
-        vec![m.protocol]
-    }
+fn wanted(m: &Match) -> impl Iterator<Item = Protocol> {
+    let both = m.protocol == Protocol::ANY && !(m.ports.is_empty() && m.source_ports.is_empty());
+    let (first, second) = if both { (Protocol::TCP, Some(Protocol::UDP)) } else { (m.protocol, None) };
+    std::iter::once(first).chain(second)
 }
 
 fn protocols_cover(a: &Match, b: &Match) -> bool {
-    wanted(b).iter().all(|q| wanted(a).iter().any(|p| p.covers(*q)))
+    wanted(b).all(|q| wanted(a).any(|p| p.covers(q)))
 }
 
 fn prefixes_cover(a: &[Prefix], b: &[Prefix]) -> bool {

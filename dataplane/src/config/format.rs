@@ -11,6 +11,7 @@ use super::host_glob::HostGlob;
 use super::places::{
     Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
+use super::rates::{Bandwidth, Latency};
 use super::values::{Bad, HostPattern, PortRange, Prefix, Protocol, Span};
 
 /// Text or number as TOML gave it.
@@ -87,5 +88,7 @@ formats! {
     Endpoint, "endpoint", "string", "Address and port of a host: \"192.0.2.2:51820\", \"[2001:db8::2]:51820\".";
     WireGuardKey, "wireguard-key", "string", "32 bytes in base64, as `wg pubkey` prints them.";
     MetricsAddress, "socket-address", "string", "Loopback address and port: \"127.0.0.1:9464\", \"[::1]:9464\".";
+    Bandwidth, "bandwidth", "string", "A whole number and kbit/s, Mbit/s, Gbit/s or Tbit/s: \"250 Mbit/s\".";
+    Latency, "latency", "string", "A whole number and us, ms or s: \"500us\".";
     FilePath, "path", "string", "A path; a relative one starts at the policy file's folder.";
 }

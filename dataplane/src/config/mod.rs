@@ -5,19 +5,28 @@ mod at;
 pub mod change;
 mod check;
 mod cover;
+mod cover_index;
+mod cover_meet;
 mod format;
 pub mod host_glob;
 mod hosts_file;
+pub mod intent;
+mod intent_folder;
+mod intent_join;
 mod keyfiles;
 mod places;
 pub mod policy;
 mod problem;
+pub mod rates;
 mod reference;
 mod schema;
 mod shape;
 mod suggest;
+pub mod terms;
 pub mod values;
 
+#[cfg(test)]
+mod broken_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -27,14 +36,18 @@ use std::path::Path;
 
 pub use change::{Change, Changes, changes};
 pub use cover::{covers, overlaps};
+pub use cover_index::Index;
+pub use cover_meet::{meet, meet_rules};
+pub use intent_join::check_intent;
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
 pub use reference::markdown;
-pub use schema::json_schema;
+pub use schema::{intent_json_schema, json_schema};
 pub use suggest::nearest;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use crate::l7::Class;
+use crate::plan::site::Site;
 
 /// Classes that a rule may name: what the classifier can say of a flow.
 pub fn known_classes() -> impl Iterator<Item = &'static str> {
@@ -49,7 +62,15 @@ const MAX_FILE: usize = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
-    read(path, true)
+    load_for(path, |_| Site::default())
+}
+
+/// The same, with its intents planned for the place that `site` says.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
+    read(path, true, site)
 }
 
 /// The same without looking at key files, for what needs no keys.
@@ -57,12 +78,12 @@ pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
-    read(path, false)
+    read(path, false, |_| Site::default())
 }
 
-fn read(path: &Path, keys: bool) -> Result<Policy, ConfigErrors> {
+fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
     let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
-    load_text_with(&text, &path.display().to_string(), path, keys)
+    load_text_with(&text, &path.display().to_string(), path, keys, site)
 }
 
 /// A policy text as [`load`] would take it from `path`. `name` stands for it in messages.
@@ -70,19 +91,29 @@ fn read(path: &Path, keys: bool) -> Result<Policy, ConfigErrors> {
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigErrors> {
-    load_text_with(text, name, path, true)
+    load_text_with(text, name, path, true, |_| Site::default())
 }
 
-fn load_text_with(text: &str, name: &str, path: &Path, keys: bool) -> Result<Policy, ConfigErrors> {
+fn load_text_with(
+    text: &str,
+    name: &str,
+    path: &Path,
+    keys: bool,
+    site: impl FnOnce(&Policy) -> Site,
+) -> Result<Policy, ConfigErrors> {
     let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
+    let mut intents = Vec::new();
     if let Some(policy) = &mut policy {
         if keys {
             problems.extend(keyfiles::check(policy));
         }
         problems.extend(hosts_file::read_all(&mut policy.applications));
         problems.extend(check::applications(&policy.applications));
+        let source = Source { name: name.to_owned(), text: text.to_owned() };
+        let site = site(policy);
+        intents = intent_join::join(policy, &source, &site, &mut problems);
     }
-    finish(policy, problems, text, name)
+    finish(policy, problems, intents, text, name)
 }
 
 /// Checks a policy text without looking at the file system. `name` stands for the file in messages.
@@ -94,15 +125,23 @@ pub fn parse(text: &str, name: &str) -> Result<Policy, ConfigErrors> {
     if let Some(policy) = &policy {
         problems.extend(check::applications(&policy.applications));
     }
-    finish(policy, problems, text, name)
+    finish(policy, problems, Vec::new(), text, name)
 }
 
-fn finish(policy: Option<Policy>, mut problems: Vec<Problem>, text: &str, name: &str) -> Result<Policy, ConfigErrors> {
+fn finish(
+    policy: Option<Policy>,
+    mut problems: Vec<Problem>,
+    intents: Vec<(Source, Vec<Problem>)>,
+    text: &str,
+    name: &str,
+) -> Result<Policy, ConfigErrors> {
     problems.sort_by_key(|p| (p.span.start, p.code));
     let source = Source { name: name.to_owned(), text: text.to_owned() };
     match policy {
-        Some(policy) if problems.iter().all(|p| p.warning) => Ok(Policy { warnings: problems, source, ..policy }),
-        _ => Err(ConfigErrors { source, problems }),
+        Some(policy) if problems.iter().all(|p| p.warning) && intents.is_empty() => {
+            Ok(Policy { warnings: problems, source, ..policy })
+        }
+        _ => Err(ConfigErrors { source, problems, intents }),
     }
 }
 

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::host_glob::HostGlob;
+pub use super::intent::Intent;
 pub use super::places::LinkAddress;
 use super::problem::{Problem, Source};
 pub use super::schema::{
     Checksum, Cipher, Compress, Encapsulation, Fallback, Idle, IpsecMode, Mode, OnLoss, RuleAction, RuleOffload,
     SequenceMode, SteerAction, TunnelType, ZeroCopy,
 };
+pub use super::terms::{Terms, Tier};
 pub use super::values::{HostPattern, PortRange, Prefix, Protocol};
 use crate::io::steer::Meter;
 use crate::offload::Setting;
+use crate::plan::contract::Contract;
 
 /// A whole, valid policy.
 #[derive(Clone, Debug)]
@@ -39,6 +42,12 @@ pub struct Policy {
     pub applications: Vec<Application>,
     /// In the order of the file: first match wins.
     pub rules: Vec<Rule>,
+    /// What holds between operator and applications.
+    pub terms: Terms,
+    /// In the order of their files. Their rules are in `rules` already, in front of the operator's.
+    pub intents: Vec<Intent>,
+    /// What became of the intents.
+    pub contract: Arc<Contract>,
     /// What is allowed but likely not meant.
     pub warnings: Vec<Problem>,
     /// The text it came from, for messages.

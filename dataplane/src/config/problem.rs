@@ -257,6 +257,8 @@ impl Diagnostic for View<'_> {
 pub struct ConfigErrors {
     pub source: Source,
     pub problems: Vec<Problem>,
+    /// The same of the intents' files.
+    pub intents: Vec<(Source, Vec<Problem>)>,
 }
 
 impl ConfigErrors {
@@ -269,7 +271,14 @@ impl ConfigErrors {
     }
 
     pub fn render(&self, colour: bool) -> String {
-        self.source.render(&self.problems, colour)
+        let mut out = self.source.render(&self.problems, colour);
+        for (source, problems) in &self.intents {
+            if !out.is_empty() {
+                out.push('\n');
+            }
+            out.push_str(&source.render(problems, colour));
+        }
+        out
     }
 
     /// A file that could not be read at all.
@@ -282,7 +291,7 @@ impl ConfigErrors {
         };
         let source = Source { name: path.display().to_string(), text: String::new() };
         let message = format!("cannot read {}: {error}", path.display());
-        Self { source, problems: vec![Problem::error(Code::Unreadable, 0..0, message, help)] }
+        Self { source, problems: vec![Problem::error(Code::Unreadable, 0..0, message, help)], intents: Vec::new() }
     }
 }
 

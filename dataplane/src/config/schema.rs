@@ -11,6 +11,7 @@ use super::host_glob::HostGlob;
 use super::places::{
     Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
+use super::terms::{Allow, Capacity, Defaults, Limit, Maintenance};
 use super::values::{HostPattern, PortRange, Prefix, Protocol, Span};
 use crate::offload::NicMode;
 
@@ -21,6 +22,25 @@ use crate::offload::NicMode;
 pub struct File {
     /// Name of the instance: in its control socket's name, its metrics and its logs. Default "softdpu".
     pub name: Option<At<Name>>,
+    /// Who answers for this policy: applications are sent there. Default "network operator".
+    pub owner: Option<At<String>>,
+    /// Folder of the applications' intents, `NAME.intent.toml`. Default: there are none.
+    pub intents: Option<At<FilePath>>,
+    /// What the host has to share out among applications. What is not written is not limited by the policy.
+    #[serde(default)]
+    pub capacity: Capacity,
+    /// What this host allows.
+    #[serde(default)]
+    pub allow: Allow,
+    /// What holds for intents that do not say it themselves.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// Ceilings of applications.
+    #[serde(default)]
+    pub limit: Vec<Limit>,
+    /// What is being worked on.
+    #[serde(default)]
+    pub maintenance: Maintenance,
     /// The control socket and the metrics.
     #[serde(default)]
     pub control: Control,
@@ -638,6 +658,14 @@ pub struct Rule {
 pub fn json_schema() -> Value {
     let settings = SchemaSettings::draft2020_12().for_deserialize().with(|s| s.inline_subschemas = true);
     let mut schema = settings.into_generator().into_root_schema_for::<File>().to_value();
+    strip_null(&mut schema);
+    schema
+}
+
+/// The same of an intent file.
+pub fn intent_json_schema() -> Value {
+    let settings = SchemaSettings::draft2020_12().for_deserialize().with(|s| s.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<super::intent::File>().to_value();
     strip_null(&mut schema);
     schema
 }

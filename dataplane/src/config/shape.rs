@@ -28,7 +28,7 @@ pub fn table<'i>(
     for (key, value) in table {
         let name = key.get_ref().to_string();
         let Some(sub) = known.get(&name) else {
-            problems.push(unknown_key(&key, &value, known, place));
+            problems.push(unknown_key(&key, &value, known, place, file_kind(schema)));
             continue;
         };
         let inner = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
@@ -41,7 +41,7 @@ pub fn table<'i>(
     }
     for name in required(schema).filter(|n| !seen.iter().any(|s| s == n)) {
         whole = false;
-        let what = if place.is_empty() { "the policy".to_owned() } else { format!("[{place}]") };
+        let what = if place.is_empty() { format!("the {}", file_kind(schema)) } else { format!("[{place}]") };
         let about = known.get(name).and_then(|s| s.get("description")).and_then(Value::as_str).unwrap_or("");
         let problem = Problem::error(
             Code::MissingKey,
@@ -52,6 +52,11 @@ pub fn table<'i>(
         problems.push(Problem { key: format!("{place}.{name}"), ..problem.label(format!("`{name}` is missing")) });
     }
     whole.then_some(out)
+}
+
+/// What the file is, by the schema's title.
+fn file_kind(schema: &Value) -> &str {
+    schema.get("title").and_then(Value::as_str).and_then(|title| title.strip_prefix("softdpu ")).unwrap_or("policy")
 }
 
 fn required(schema: &Value) -> impl Iterator<Item = &str> {
@@ -67,9 +72,11 @@ fn unknown_key(
     value: &Spanned<DeValue<'_>>,
     known: &Map<String, Value>,
     place: &str,
+    whole: &str,
 ) -> Problem {
     let name = key.get_ref();
-    let what = if place.is_empty() { "a policy".to_owned() } else { format!("[{place}]") };
+    let article = if whole.starts_with('i') { "an" } else { "a" };
+    let what = if place.is_empty() { format!("{article} {whole}") } else { format!("[{place}]") };
     let help = match nearest(name, known.keys().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
         // The most common slip of all: the plural of a list of tables.

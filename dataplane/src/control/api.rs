@@ -28,6 +28,7 @@ pub fn all(source: Arc<dyn ControlSource>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/counters", get(counters))
+        .route("/v1/plan", get(plan))
         .route("/v1/flows", get(flows))
         .route("/v1/flows/demote", post(demote))
         .route("/v1/tunnels/{tunnel}/rekey", post(rekey))
@@ -57,6 +58,10 @@ fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -
 
 async fn status(State(source): Source) -> Response {
     Json(source.status().await).into_response()
+}
+
+async fn plan(State(source): Source) -> Response {
+    Json(&*source.plan()).into_response()
 }
 
 async fn counters(State(source): Source) -> Response {
@@ -278,7 +283,7 @@ async fn unknown(uri: axum::http::Uri) -> Response {
     refuse(
         StatusCode::NOT_FOUND,
         format!("no such path: {path}"),
-        "there is /v1/status, /v1/flows, /v1/counters, /v1/history, /v1/healthz and /metrics",
+        "there is /v1/status, /v1/plan, /v1/flows, /v1/counters, /v1/history, /v1/healthz and /metrics",
     )
 }
 

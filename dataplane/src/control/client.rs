@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::types::{ApiError, Demoted, FlowInfo, PlanEntry, Rekeyed, ReloadReport, Status};
+use crate::plan::contract::Contract;
 use crate::telemetry::snapshot::Snapshot;
 
 /// Where instances have their sockets unless their policy says otherwise.
@@ -83,6 +84,14 @@ pub async fn status(socket: &Path) -> Result<Status> {
 /// As [`status`].
 pub async fn counters(socket: &Path) -> Result<Snapshot> {
     json(socket, "/v1/counters").await
+}
+
+/// `GET /v1/plan`.
+///
+/// # Errors
+/// As [`status`].
+pub async fn plan(socket: &Path) -> Result<Contract> {
+    json(socket, "/v1/plan").await
 }
 
 /// `GET /v1/flows`. The server checks the filters.

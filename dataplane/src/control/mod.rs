@@ -16,6 +16,7 @@ pub use types::{
     PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
 };
 
+use crate::plan::contract::Contract;
 use crate::telemetry::snapshot::Snapshot;
 
 /// Where the next policy comes from.
@@ -37,6 +38,11 @@ pub trait ControlSource: Send + Sync + 'static {
 
     /// Takes flows back to their workers: one, or all.
     fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> anyhow::Result<usize>;
+
+    /// What became of the intents.
+    fn plan(&self) -> std::sync::Arc<Contract> {
+        Default::default()
+    }
 
     /// Goes on to another policy, and answers when it is in force, or the old one is again. `dry`: only says what would change.
     fn reload(&self, from: PlanSource, dry: bool) -> BoxFuture<'_, anyhow::Result<ReloadReport>>;

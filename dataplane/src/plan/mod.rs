@@ -1,7 +1,13 @@
 //! The plan: the policy made ready for the packet path. Names are indices, what can be computed once is.
 
 pub mod applications;
+pub mod compile;
+pub mod contract;
+mod lines;
+pub mod persona;
+pub mod reason;
 pub mod rules;
+pub mod site;
 pub mod steering;
 
 use crate::config::policy::{self, Policy, RuleAction};

@@ -16,6 +16,7 @@ use crate::flow::{Direction, Flow, FlowIdx, Tick, Tier};
 use crate::graph::DropReason;
 use crate::offload::{Offload, Reason, nic};
 use crate::plan::Plan;
+use crate::plan::contract::Contract;
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::export;
 use crate::telemetry::snapshot::{DropTraffic, RuleTraffic, Snapshot, TunnelTraffic};
@@ -414,6 +415,10 @@ impl ControlSource for Instance {
         let count = offload.gate().demote(which.transpose()?);
         offload.wake();
         Ok(count)
+    }
+
+    fn plan(&self) -> Arc<Contract> {
+        self.policy().contract.clone()
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

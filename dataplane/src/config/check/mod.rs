@@ -118,6 +118,14 @@ impl Check<'_> {
     }
 }
 
+/// What a flow of an intent matches, by the same terms as a rule.
+pub fn flow_terms(flow: &super::intent::Flow, problems: &mut Vec<Problem>) -> (super::policy::Match, Vec<String>) {
+    let named = Named::default();
+    let mut check = Check { named: &named, base: Path::new(""), problems };
+    let matches = rules::matching(&flow.from, &flow.to, &flow.protocol, &flow.source_ports, &flow.ports, &mut check);
+    (matches, flow.class.iter().filter_map(|name| rules::class(name, &mut check)).collect())
+}
+
 /// Checks what `file` means. `None` when it does not make a policy; `problems` says why.
 pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Problem>) -> Option<Policy> {
     let mut check = Check { named, base, problems };
@@ -149,8 +157,16 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     if check.problems.iter().all(|p| p.warning) {
         rules::reach(file, &steer, &rules, &mut check);
     }
+    let in_file = check.named.tunnels.clone();
+    let base = check.base;
+    let terms =
+        super::terms::check(file, &tunnels, &in_file, |path| base.join(path).components().collect(), check.problems);
+    let offload = Setting { enabled: offload.enabled && terms.allows(super::terms::Tier::Xdp), ..offload };
     let source = Source::default();
     Some(Policy {
+        terms,
+        intents: Vec::new(),
+        contract: Default::default(),
         name,
         control,
         apply,

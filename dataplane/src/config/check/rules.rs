@@ -3,6 +3,7 @@
 use super::{Check, icmp};
 use crate::config::at::At;
 use crate::config::cover::{covers, overlaps};
+use crate::config::cover_index::Index;
 use crate::config::known_classes;
 use crate::config::policy::{Match, Rule, Steer};
 use crate::config::problem::{Code, Problem};
@@ -93,6 +94,7 @@ pub fn rules(
     let names: Vec<&str> = applications.iter().map(|a| a.name.as_str()).collect();
     let named = check.named.applications.clone();
     let mut out: Vec<Rule> = Vec::with_capacity(raw.len());
+    let mut index = Index::default();
     for r in raw {
         let rule = Rule {
             name: r.name.as_str().to_owned(),
@@ -120,9 +122,11 @@ pub fn rules(
         // Classes or applications that were all wrong were reported, and must not pass for "any".
         let sound =
             r.class.is_empty() == rule.classes.is_empty() && r.application.is_empty() == rule.applications.is_empty();
-        if let Some(earlier) = out.iter().position(|e| rule_covers(e, &rule)).filter(|_| sound) {
+        let near = index.near(&rule.matches, &rule.hosts);
+        if let Some(earlier) = near.into_iter().find(|e| rule_covers(&out[*e], &rule)).filter(|_| sound) {
             shadowed("rule", &r.name, &raw[earlier].name, check);
         }
+        index.add(&rule.matches, &rule.hosts);
         out.push(rule);
     }
     out

@@ -1,0 +1,218 @@
+//! Which of many matches may have packets in common with one, without looking at all of them. What it names must still be
+//! compared; what it leaves out has nothing in common.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use super::policy::{HostPattern, Match, PortRange, Prefix};
+
+/// Matches by number, in the order they were added.
+#[derive(Debug, Default)]
+pub struct Index {
+    len: u32,
+    from: Prefixes,
+    to: Prefixes,
+    source_ports: Ports,
+    ports: Ports,
+    hosts: Hosts,
+}
+
+impl Index {
+    pub fn add(&mut self, matches: &Match, hosts: &[HostPattern]) {
+        let number = self.len;
+        self.len += 1;
+        self.from.add(&matches.from, number);
+        self.to.add(&matches.to, number);
+        self.source_ports.add(&matches.source_ports, number);
+        self.ports.add(&matches.ports, number);
+        self.hosts.add(hosts, number);
+    }
+
+    /// Numbers of all that may overlap, in order, none twice. The terms that narrow it down most are taken.
+    pub fn near(&self, matches: &Match, hosts: &[HostPattern]) -> Vec<usize> {
+        let lists = [
+            self.from.near(&matches.from),
+            self.to.near(&matches.to),
+            self.source_ports.near(&matches.source_ports),
+            self.ports.near(&matches.ports),
+            self.hosts.near(hosts),
+        ];
+        let size = |list: &Vec<&[u32]>| list.iter().map(|part| part.len()).sum::<usize>();
+        match lists.into_iter().flatten().min_by_key(size) {
+            None => (0..self.len as usize).collect(),
+            Some(list) => {
+                let mut numbers: Vec<usize> = list.into_iter().flatten().map(|number| *number as usize).collect();
+                numbers.sort_unstable();
+                numbers.dedup();
+                numbers
+            }
+        }
+    }
+}
+
+/// Family, first address, length.
+type Key = (bool, u128, u8);
+
+#[derive(Debug, Default)]
+struct Prefixes {
+    any: Vec<u32>,
+    by: BTreeMap<Key, Vec<u32>>,
+    /// Lengths that occur, one bit each.
+    lengths: [u128; 2],
+}
+
+fn key(prefix: &Prefix) -> Key {
+    let bits = match prefix.addr() {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    (prefix.addr().is_ipv6(), bits, prefix.prefix_len())
+}
+
+impl Prefixes {
+    fn add(&mut self, prefixes: &[Prefix], number: u32) {
+        if prefixes.is_empty() {
+            self.any.push(number);
+        }
+        for prefix in prefixes {
+            self.by.entry(key(prefix)).or_default().push(number);
+            // A length of 128 shares the bit of 127: one look-up too many at most.
+            self.lengths[usize::from(prefix.addr().is_ipv6())] |= 1 << prefix.prefix_len().min(127);
+        }
+    }
+
+    /// `None`: all of them.
+    fn near(&self, prefixes: &[Prefix]) -> Option<Vec<&[u32]>> {
+        if prefixes.is_empty() {
+            return None;
+        }
+        let mut out: Vec<&[u32]> = vec![&self.any];
+        for prefix in prefixes {
+            let v6 = prefix.addr().is_ipv6();
+            let lengths = self.lengths[usize::from(v6)];
+            let wider = (0..prefix.prefix_len()).filter(|len| lengths & (1 << (*len).min(127)) != 0);
+            let holders = wider.filter_map(|len| self.by.get(&key(&Prefix::new(prefix.addr(), len)?)));
+            out.extend(holders.map(Vec::as_slice));
+            let (_, first, len) = key(prefix);
+            let host_bits = if v6 { 128 } else { 32 } - u32::from(len);
+            let last = first | 1u128.checked_shl(host_bits).map_or(u128::MAX, |size| size - 1);
+            out.extend(self.by.range((v6, first, len)..=(v6, last, u8::MAX)).map(|(_, numbers)| numbers.as_slice()));
+        }
+        Some(out)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Ports {
+    any: Vec<u32>,
+    single: BTreeMap<u16, Vec<u32>>,
+    wide: BTreeMap<(u16, u16), Vec<u32>>,
+}
+
+impl Ports {
+    fn add(&mut self, ranges: &[PortRange], number: u32) {
+        if ranges.is_empty() {
+            self.any.push(number);
+        }
+        for range in ranges {
+            if range.first == range.last {
+                self.single.entry(range.first).or_default().push(number);
+            } else {
+                self.wide.entry((range.first, range.last)).or_default().push(number);
+            }
+        }
+    }
+
+    fn near(&self, ranges: &[PortRange]) -> Option<Vec<&[u32]>> {
+        if ranges.is_empty() {
+            return None;
+        }
+        let mut out: Vec<&[u32]> = vec![&self.any];
+        for range in ranges {
+            out.extend(self.single.range(range.first..=range.last).map(|(_, numbers)| numbers.as_slice()));
+            let wide = self.wide.range(..=(range.last, u16::MAX)).filter(|((_, last), _)| *last >= range.first);
+            out.extend(wide.map(|(_, numbers)| numbers.as_slice()));
+        }
+        Some(out)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Hosts {
+    any: Vec<u32>,
+    named: HashMap<String, Vec<u32>>,
+    patterns: Vec<u32>,
+}
+
+impl Hosts {
+    fn add(&mut self, hosts: &[HostPattern], number: u32) {
+        if hosts.is_empty() {
+            self.any.push(number);
+        }
+        for host in hosts {
+            if host.as_str().starts_with('*') {
+                self.patterns.push(number);
+            } else {
+                self.named.entry(host.as_str().to_owned()).or_default().push(number);
+            }
+        }
+    }
+
+    fn near(&self, hosts: &[HostPattern]) -> Option<Vec<&[u32]>> {
+        if hosts.is_empty() || hosts.iter().any(|host| host.as_str().starts_with('*')) {
+            return None;
+        }
+        let mut out: Vec<&[u32]> = vec![&self.any, &self.patterns];
+        out.extend(hosts.iter().filter_map(|host| self.named.get(host.as_str())).map(Vec::as_slice));
+        Some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::overlaps;
+    use proptest::prelude::*;
+
+    fn some_match() -> impl Strategy<Value = Match> {
+        let prefix = (any::<bool>(), 0u8..8, 0u8..=32).prop_map(|(v6, n, len)| {
+            let addr: IpAddr =
+                if v6 { [0x2001, 0, 0, u16::from(n), 0, 0, 0, 1].into() } else { [10, n, n & 3, 1].into() };
+            Prefix::new(addr, if v6 { len + 96 } else { len }).unwrap()
+        });
+        let ports = (0u16..6, 0u16..3).prop_map(|(first, more)| PortRange { first, last: first + more });
+        let prefixes = || proptest::collection::vec(prefix.clone(), 0..3);
+        (prefixes(), prefixes(), proptest::collection::vec(ports, 0..3)).prop_map(|(from, to, ports)| Match {
+            from,
+            to,
+            ports,
+            ..Match::default()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        /// Whatever overlaps is named.
+        #[test]
+        fn nothing_is_missed(all in proptest::collection::vec(some_match(), 1..20), one in some_match()) {
+            let mut index = Index::default();
+            all.iter().for_each(|m| index.add(m, &[]));
+            let near = index.near(&one, &[]);
+            for (at, m) in all.iter().enumerate() {
+                prop_assert!(!overlaps(m, &one) || near.contains(&at), "{m:?} {one:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_narrow_it_down() {
+        let host = |text: &str| vec![text.parse::<HostPattern>().unwrap()];
+        let mut index = Index::default();
+        for hosts in [host("a.org"), host("b.org"), host("*.org"), vec![]] {
+            index.add(&Match::default(), &hosts);
+        }
+        assert_eq!(index.near(&Match::default(), &host("b.org")), [1, 2, 3]);
+        assert_eq!(index.near(&Match::default(), &host("*.b.org")).len(), 4);
+    }
+}

@@ -1,0 +1,177 @@
+//! The contract: what became of each intent under a policy, who decided it and where. What `softdpu plan` and `/v1/plan` say.
+
+use serde::{Deserialize, Serialize};
+
+pub use super::reason::{Reason, Verdict};
+
+/// A line of a file, and who can change it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    pub owner: String,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// One statement about an intent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Because {
+    pub reason: Reason,
+    /// In words, with names and figures.
+    pub text: String,
+    /// What decides it.
+    pub by: Place,
+}
+
+/// Capacity that an intent takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takes {
+    /// Bits per second.
+    pub bandwidth: u64,
+    /// Bits per second of it, encrypted.
+    pub crypto: u64,
+    pub connections: u64,
+}
+
+/// What became of one intent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub name: String,
+    pub owner: String,
+    /// Where the intent stands.
+    pub at: Place,
+    pub priority: u32,
+    /// As asked: "required", "preferred", "never".
+    pub encrypt: String,
+    pub verdict: Verdict,
+    /// What decided the verdict: the gravest of `all`.
+    pub because: Because,
+    /// Every statement, the gravest first.
+    pub all: Vec<Because>,
+    /// "nic", "xdp", "worker" or "kernel"; `None`: its flows are dropped, or no rule is made for them.
+    pub tier: Option<String>,
+    /// Nodes that its packets walk on the way out.
+    pub nodes: Vec<String>,
+    pub tunnel: Option<String>,
+    pub compress: bool,
+    /// Of packets when no worker is there: "pass" or "drop".
+    pub on_loss: String,
+    pub takes: Takes,
+    /// Names of the rules it became, in their order.
+    pub rules: Vec<String>,
+    /// What is not known, and other asides.
+    pub notes: Vec<String>,
+}
+
+/// Something about two lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// "conflict", "shadowed", "stricter_wins" or "overbooked".
+    pub kind: String,
+    pub text: String,
+    pub here: Place,
+    pub other: Option<Place>,
+}
+
+/// How much of something is promised.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// "bandwidth", "crypto" (bits per second) or "connections".
+    pub what: String,
+    /// `None`: not limited, or not known.
+    pub have: Option<u64>,
+    pub asked: u64,
+    pub booked: u64,
+    /// What limits it: the policy, the host or the persona.
+    pub limited_by: String,
+}
+
+/// The whole contract.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contract {
+    /// Name of the instance.
+    pub name: String,
+    /// Path of the policy.
+    pub policy: String,
+    pub owner: String,
+    /// What it was planned for: "this host's policy", "host NAME", "persona NAME".
+    pub planned_for: String,
+    /// In the order of their files.
+    pub intents: Vec<Outcome>,
+    pub findings: Vec<Finding>,
+    pub budgets: Vec<Budget>,
+    /// What is not known.
+    pub notes: Vec<String>,
+    /// Microseconds to make it.
+    pub compile_us: u64,
+}
+
+/// One difference between two contracts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub intent: String,
+    /// "new", "gone" or "changed".
+    pub kind: String,
+    /// As in "verdict: met -> refused".
+    pub what: Vec<String>,
+}
+
+impl Contract {
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.intents.iter().filter(|intent| intent.verdict == verdict).count()
+    }
+
+    /// What changes from `self`, which runs, to `next`.
+    pub fn difference(&self, next: &Self) -> Vec<Difference> {
+        let of = |contract: &Self, name: &str| contract.intents.iter().find(|intent| intent.name == name).cloned();
+        let mut out = Vec::new();
+        for gone in self.intents.iter().filter(|intent| of(next, &intent.name).is_none()) {
+            let what = vec![format!("was {}", gone.verdict.as_str())];
+            out.push(Difference { intent: gone.name.clone(), kind: "gone".into(), what });
+        }
+        for intent in &next.intents {
+            match of(self, &intent.name) {
+                None => out.push(Difference {
+                    intent: intent.name.clone(),
+                    kind: "new".into(),
+                    what: vec![format!("{}: {}", intent.verdict.as_str(), intent.because.reason.code())],
+                }),
+                Some(before) => {
+                    let what = changed(&before, intent);
+                    if !what.is_empty() {
+                        out.push(Difference { intent: intent.name.clone(), kind: "changed".into(), what });
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+fn changed(before: &Outcome, after: &Outcome) -> Vec<String> {
+    let text = |list: &[String]| list.join(" ");
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".into());
+    let takes = |t: &Takes| format!("{} bit/s, {} encrypted, {} connections", t.bandwidth, t.crypto, t.connections);
+    let pairs = [
+        ("verdict", before.verdict.as_str().to_owned(), after.verdict.as_str().to_owned()),
+        ("reason", before.because.reason.code().to_owned(), after.because.reason.code().to_owned()),
+        ("owner", before.owner.clone(), after.owner.clone()),
+        ("priority", before.priority.to_string(), after.priority.to_string()),
+        ("encrypt", before.encrypt.clone(), after.encrypt.clone()),
+        ("tier", or_none(&before.tier), or_none(&after.tier)),
+        ("tunnel", or_none(&before.tunnel), or_none(&after.tunnel)),
+        ("nodes", text(&before.nodes), text(&after.nodes)),
+        ("on_loss", before.on_loss.clone(), after.on_loss.clone()),
+        ("takes", takes(&before.takes), takes(&after.takes)),
+        ("rules", text(&before.rules), text(&after.rules)),
+    ];
+    pairs.into_iter().filter(|(_, a, b)| a != b).map(|(what, a, b)| format!("{what}: {a} -> {b}")).collect()
+}

@@ -1,0 +1,38 @@
+//! Line and column of many places in one text.
+
+/// Where the lines of a text begin.
+#[derive(Debug)]
+pub struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    pub fn new(text: &'a str) -> Self {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, starts }
+    }
+
+    /// Line and column, both from 1, of a byte offset. Columns count characters.
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let line = self.starts.partition_point(|start| *start <= offset).max(1);
+        let before = self.text.get(self.starts[line - 1]..offset).unwrap_or("");
+        (line, before.chars().count() + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    #[test]
+    fn it_is_what_problems_say() {
+        let text = "a = 1\nbü = \"x\"\n\nc";
+        let source = Source { name: String::new(), text: text.to_owned() };
+        let lines = Lines::new(text);
+        for at in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
+            assert_eq!(lines.position(at), source.position(at), "{at}");
+        }
+    }
+}
