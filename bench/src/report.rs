@@ -509,7 +509,9 @@ mod tests {
         let path = folder.path().join("run.json");
         let mut section = Section::new("x", "X", "ns");
         section.round("a", "A", 2.5);
-        let report = Report { sections: vec![section], ..Report::new(Machine::look()) };
+        let mut report = Report { sections: vec![section], ..Report::new(Machine::look()) };
+        // Figures that no decimal rounds: the last bit of others may change on the way.
+        (report.machine.ticks_per_ns, report.sections[0].contenders[0].at) = (2.5, vec![1.5]);
         report.write(&path).unwrap();
         let again = Report::read(&path).unwrap();
         assert_eq!(serde_json::to_string(&again).unwrap(), serde_json::to_string(&report).unwrap());

@@ -179,6 +179,17 @@ fn refusal(a: &Report, b: &Report, settings: Settings) -> Option<String> {
     if !settings.across && !a.machine.same_place(&b.machine) {
         return Some("another CPU, number of cores or kernel (--across compares all the same)".into());
     }
+    let traffic = |r: &Report| {
+        r.ledger.as_ref().map(|l| l.sources.iter().map(|s| (s.packets, s.bytes, s.flows)).collect::<Vec<_>>())
+    };
+    if traffic(a) != traffic(b) {
+        return Some("other captures were measured".into());
+    }
+    // Longer turns measure the same; other flows do not. Old records have no settings.
+    let differ = |k: &String| *k != "quick" && a.settings.get(k) != b.settings.get(k);
+    if !a.settings.is_empty() && !b.settings.is_empty() {
+        return a.settings.keys().find(|k| differ(k)).map(|k| format!("measured with another setting: {k}"));
+    }
     None
 }
 

@@ -2,7 +2,8 @@
 //! kernel times it), and what an entry costs to put in and to take out. Needs root.
 
 use anyhow::{Context, Result, ensure};
-use softdpu::io::steer::{FlowKey, FlowVerdict, LoadOptions, Steer, SteerError};
+use softdpu::io::steer::{FlowKey, FlowVerdict, LoadOptions, Steer, SteerError, SteerRule, compile};
+use softdpu_ebpf_common::maps::RuleAction;
 use softdpu_ebpf_common::walk::walk;
 
 use crate::bpf::asm::{Asm, Op, Reg};
@@ -39,17 +40,19 @@ impl Driver {
         let namespace = Namespace::new()?;
         namespace.ip("link set lo up")?;
         let options = LoadOptions { flow_capacity: 2 * ENTRIES, ..Default::default() };
-        let steer = namespace.run(|| Steer::load(&options).map_err(|e| anyhow::anyhow!("{e}")))?;
+        let steer = namespace.run(|| {
+            let mut steer = Steer::load(&options).map_err(plain)?;
+            // What is not in the table is dropped: another verdict than of what is.
+            let tables = compile(&[SteerRule::any("all", RuleAction::Drop)]).map_err(|e| anyhow::anyhow!("{e}"))?;
+            steer.set_rules(&tables).map_err(plain)?;
+            Ok(steer)
+        })?;
         Ok(Self { steer, empty, namespace })
     }
 
-    fn forward() -> Result<FlowVerdict> {
-        Ok(FlowVerdict::Forward {
-            ifindex: ifindex("lo")?,
-            mtu: 1500,
-            dst_mac: topology::SINK_MAC,
-            src_mac: topology::FAR_MAC,
-        })
+    /// With the next hop's address the station's own: the kernel's repeat sees the frame as the last run left it.
+    fn forward(station: [u8; 6]) -> Result<FlowVerdict> {
+        Ok(FlowVerdict::Forward { ifindex: ifindex("lo")?, mtu: 1500, dst_mac: station, src_mac: topology::FAR_MAC })
     }
 
     /// ns for a packet that is in the table, without what the test costs.
@@ -61,7 +64,7 @@ impl Driver {
         let station = std::array::from_fn(|i| frame[i]);
         let Self { steer, empty, namespace } = self;
         let key = FlowKey::of(&h, station);
-        let id = namespace.run(|| steer.flow_insert(&key, Self::forward()?).map_err(plain))?;
+        let id = namespace.run(|| steer.flow_insert(&key, Self::forward(station)?).map_err(plain))?;
         let measured = (|| {
             let (mut with, mut without) = (Vec::with_capacity(RUNS), Vec::with_capacity(RUNS));
             for _ in 0..RUNS {
@@ -97,7 +100,7 @@ impl Driver {
     pub fn entry(&mut self) -> Result<(f64, f64)> {
         let Self { steer, namespace, .. } = self;
         namespace.run(|| {
-            let forward = Self::forward()?;
+            let forward = Self::forward(topology::NEAR_MAC)?;
             let mut ids = Vec::with_capacity(ENTRIES as usize);
             let begun = thread_cpu();
             for n in 0..ENTRIES {

@@ -17,6 +17,7 @@ use self::function::{Function, Keys};
 use self::ledger::{Entry, Ledger, Tier, class_row, middle};
 use self::replay::{Load, Replay, frame, keep_deliverable, ports};
 use self::traffic::{FlowClass, Traffic};
+use crate::machine::NoiseWatch;
 use crate::micro::{Effort, alternate};
 use crate::report::{Curve, Latency, Line, Section};
 use crate::stats::break_even::Costs;
@@ -61,6 +62,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Ledger)> {
             ledger.left_out.insert(class.name, format!("{share}: beyond the {} largest classes", options.classes));
             continue;
         }
+        let watch = NoiseWatch::start();
         let lost = keep_deliverable(&mut class, &keys)?;
         if class.flows.iter().all(|f| f.packets.is_empty()) {
             ledger.left_out.insert(class.name, format!("{share}: no packet of it can be sent again"));
@@ -72,6 +74,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Ledger)> {
             measured.section.notes.push(format!("{lost} packets that a worker does not forward are left out."));
         }
         measured.settle(&class, total, &once, &mut ledger);
+        measured.section.noise = Some(watch.finish());
         sections.push(measured.section);
     }
     sum_up(&mut ledger);

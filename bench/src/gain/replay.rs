@@ -16,6 +16,7 @@ use softdpu::io::port::PortIo;
 use softdpu::io::umem::Umem;
 use softdpu::wire::checksum;
 use softdpu::worker::harness::Harness;
+use softdpu_ebpf_common::walk::proto;
 
 use super::function::{Function, Keys, policy};
 use super::traffic::{FlowClass, IpPacket};
@@ -276,12 +277,16 @@ impl Replay {
     }
 }
 
-/// Of the bytes behind the IP header, which no node changes.
+/// Of the bytes behind the IP header, which no node changes but for the segment size that SYNs offer: those are left out.
 fn sum(frame: &[u8]) -> u64 {
     let (from, end) = match frame[14] >> 4 {
         6 => (54, 54 + usize::from(u16::from_be_bytes([frame[18], frame[19]]))),
         _ => (14 + usize::from(frame[14] & 15) * 4, 14 + usize::from(u16::from_be_bytes([frame[16], frame[17]]))),
     };
+    let tcp = frame[if frame[14] >> 4 == 6 { 20 } else { 23 }] == proto::TCP;
+    if tcp && frame.get(from + 13).is_some_and(|flags| flags & 2 != 0) {
+        return 0;
+    }
     let bytes = frame.get(from..end.min(frame.len())).unwrap_or_default();
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
