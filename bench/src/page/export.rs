@@ -151,7 +151,7 @@ fn section(s: &Section, out: &mut String) {
 fn ledger(report: &Report, out: &mut String) {
     let shown = |f: Option<f64>| f.map_or_else(|| "–".into(), figure);
     if let Some(l) = &report.ledger {
-        let _ = writeln!(out, "## Ledger (measured): cores per Gbit/s\n");
+        let _ = writeln!(out, "{}\n\n## Ledger (measured): cores per Gbit/s\n", l.sentence());
         head(out, &["traffic", "tier", "none", "classify", "encrypt", "compress", "all", "saved"]);
         for class in l.names() {
             for tier in [Tier::Worker, Tier::Xdp] {

@@ -8,6 +8,7 @@ use crate::report::figure;
 
 pub fn measured(l: &Ledger) -> String {
     let mut out = "<section id=\"ledger\"><h2>The ledger: what offload gains for this traffic</h2>".to_owned();
+    out += &format!("<p><strong>{}</strong></p>", escaped(&l.sentence()));
     let rows: Vec<Vec<String>> = l
         .sources
         .iter()
