@@ -204,6 +204,22 @@ pub(super) enum Verb {
     )]
     Doctor(DoctorArgs),
 
+    /// Run config tests: packets in, and what is expected of them, against a policy and its intents
+    #[command(
+        long_about = "Runs every case of the files named *.case.toml below the folders: packets, described, in hex or from a capture, go in \
+                      by a port of the policy, and what becomes of them is held against what the case expects: forwarded, passed \
+                      to the kernel or dropped and why, rule, intent, tunnel, tier, class, host, application, bytes out, counters.\n\n\
+                      The graph is the one that workers run, the driver's decision comes from the tables that the XDP program gets. No \
+                      NIC, no privileges and no keys are needed: tunnels run with keys made for the moment, and the other ends \
+                      of the test open what was sealed. docs/config-tests.md shows how cases are written.",
+        after_long_help = "EXAMPLES:\n  softdpu test tests/\n  softdpu test -c candidate.toml tests/ --filter payments\n  softdpu test tests/ \
+                           --junit report.xml\n  softdpu test tests/ --json | jq '.cases[] | select(.ok | not)'\n\n\
+                           EXIT CODES:\n  0  everything is as expected\n  1  a case failed\n  2  wrong usage, or a case file or policy that \
+                           is not valid: nothing was tested\n\n\
+                           FILES:\n  *.case.toml  cases"
+    )]
+    Test(TestArgs),
+
     /// Say what this host has, for planning here or elsewhere
     #[command(
         long_about = "Lists kernel, processors, memory, limits, capabilities, and every interface with driver, queues, rings, RSS, XDP \
@@ -255,6 +271,31 @@ pub(super) struct CheckArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// One JSON object: valid, errors, warnings
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestArgs {
+    /// Folders of case files, or case files
+    #[arg(required = true, value_name = "FOLDER")]
+    pub(super) paths: Vec<PathBuf>,
+    /// The policy to test, in place of those that the case files name
+    #[arg(short, long, value_name = "POLICY")]
+    pub(super) config: Option<PathBuf>,
+    /// Only cases with this text in their name or their file's; may be given several times
+    #[arg(short, long, value_name = "TEXT")]
+    pub(super) filter: Vec<String>,
+    /// Also write a report that CI systems read
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
+    /// Also say of cases that are ok what was seen
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+    /// Only say what failed
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// One JSON object: cases, ok, failed
     #[arg(long)]
     pub(super) json: bool,
 }

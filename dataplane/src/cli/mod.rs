@@ -15,6 +15,7 @@ mod replay;
 mod run;
 mod show;
 mod status;
+mod test;
 #[cfg(test)]
 mod tests;
 mod tune;
@@ -43,13 +44,19 @@ pub fn main() -> ExitCode {
         // Whoever read us has seen enough, as in `softdpu flows | head`.
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
+            let code = if e.is::<Unusable>() { ExitCode::from(2) } else { ExitCode::FAILURE };
             let red = use_colour(&std::io::stderr());
             let (on, off) = if red { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
             eprintln!("{on}error:{off} {e:#}");
-            ExitCode::FAILURE
+            code
         }
     }
 }
+
+/// What was given cannot be used: exit code 2, as for wrong usage.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unusable(String);
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == ErrorKind::BrokenPipe)
@@ -88,6 +95,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         }
         Verb::Doctor(args) => doctor::run(args, out),
         Verb::Inventory(args) => inventory::run(args, out),
+        Verb::Test(args) => test::run(args, out),
         Verb::Tune(args) => tune::run(args, out),
         Verb::Schema => {
             writeln!(out, "{:#}", crate::config::json_schema())?;

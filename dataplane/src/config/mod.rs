@@ -1,7 +1,7 @@
 //! The operator's policy: read, checked as a whole, and handed on typed. Everything that is wrong with a file is reported at
 //! once, each with file, line, column and remedy; nothing is used unless everything is valid.
 
-mod at;
+pub(crate) mod at;
 pub mod change;
 mod check;
 mod cover;
@@ -14,13 +14,14 @@ pub mod intent;
 mod intent_folder;
 mod intent_join;
 mod keyfiles;
-mod places;
+pub(crate) mod places;
 pub mod policy;
 mod problem;
 pub mod rates;
 mod reference;
 mod schema;
 mod shape;
+pub(crate) mod shaped;
 mod suggest;
 pub mod terms;
 pub mod values;
