@@ -317,7 +317,8 @@ impl Device {
             intent.map(|intent| intent.name.clone())
         };
         flow.intent = info.rule.as_ref().and_then(of);
-        flow.offload = info.offload_reason.or(info.nic_reason);
+        let dropped = seen.verdict == Verdict::Dropped;
+        flow.offload = info.offload_reason.or(info.nic_reason.filter(|_| dropped));
         if !self.policy.offload.enabled {
             flow.offload = Some(crate::offload::Reason::Off.code().to_owned());
         }

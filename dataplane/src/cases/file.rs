@@ -275,7 +275,7 @@ pub struct Expect {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CounterLine {
-    /// As in docs/metrics.md, with the labels that matter: `softdpu_dropped_packets_total{reason="ttl_expired"}`.
+    /// As the instance's metrics name it, with the labels that matter: `softdpu_drop_packets_total{reason="ttl_expired"}`.
     pub name: At<String>,
     /// What it is.
     pub is: Option<At<u32>>,

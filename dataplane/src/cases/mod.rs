@@ -5,6 +5,7 @@
 //! `file` is what is written, `read` holds it against the policy, `device` runs it, `expect` compares, `report` says.
 
 mod device;
+#[cfg(test)]
 mod docs;
 mod expect;
 mod file;
@@ -31,8 +32,15 @@ use read::{Case, Loaded};
 
 use crate::config::{self, Code, ConfigErrors, Policy, Problem, Source};
 
+/// Longest case file that is read, in bytes.
+const MAX_FILE: usize = 4 << 20;
 /// How a case file's name ends.
 pub const ENDING: &str = ".case.toml";
+
+/// The JSON Schema of a case file.
+pub fn json_schema() -> serde_json::Value {
+    config::json_schema_of::<File>()
+}
 
 /// What came of one case.
 #[derive(Clone, Debug, Serialize)]
@@ -154,11 +162,7 @@ fn read_file(
     wrong: &mut Vec<Unusable>,
 ) -> Read {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let message = format!("cannot read {name}: {error}");
-        let problem = Problem::error(Code::Unreadable, 0..0, message, "a case file is UTF-8 text that you may read");
-        (Source { name: name.clone(), text: String::new() }, vec![problem])
-    })?;
+    let text = config::text::read(path, MAX_FILE, "a case file").map_err(|(source, problem)| (source, vec![problem]))?;
     let source = Arc::new(Source { name, text });
     let mut problems = Vec::new();
     let file: Option<File> = config::shaped::read(&source, &mut problems);
@@ -187,7 +191,9 @@ fn read_file(
         Ok(loaded) if problems.is_empty() => Ok(Some((loaded, policy))),
         Ok(_) => Err(said(problems)),
         Err(more) => {
-            problems.extend(more);
+            // What does not fit was left out: that something is missing would be about another file.
+            let misfits = !problems.is_empty();
+            problems.extend(more.into_iter().filter(|problem| !misfits || problem.code != Code::MissingKey));
             problems.sort_by_key(|problem| (problem.span.start, problem.code));
             Err(said(problems))
         }

@@ -8,6 +8,7 @@ mod doctor;
 mod explain;
 mod flows;
 mod inventory;
+mod man;
 mod plan;
 mod rekey;
 mod reload;
@@ -32,6 +33,8 @@ use crate::worker::runtime::RunOptions;
 
 /// Runs the command line of the process. Exit codes: 0 done, 1 failed or something was found, 2 wrong usage.
 pub fn main() -> ExitCode {
+    // Where a shell asks what could come next: COMPLETE names it.
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
     let cli = Cli::parse();
     let mut out = std::io::stdout().lock();
     let result = dispatch(&cli, &mut out).and_then(|good| {
@@ -101,6 +104,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
             writeln!(out, "{:#}", crate::config::json_schema())?;
             Ok(true)
         }
+        Verb::Man { out: folder } => man::run(folder, out),
         Verb::Completions { shell } => {
             // clap_complete panics when it cannot write: let it write to memory.
             let mut script = Vec::new();
