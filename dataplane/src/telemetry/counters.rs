@@ -70,6 +70,10 @@ impl Traffic {
 pub struct PortCounters {
     pub rx: Traffic,
     pub tx: Traffic,
+    /// Lost because the receive ring was full.
+    pub rx_ring_full: Counter,
+    /// Lost because the transmit ring stayed full.
+    pub tx_ring_full: Counter,
 }
 
 /// A tunnel's counters. Bytes of `sealed` and `opened` are of inner packets, as before sealing and after opening.
@@ -101,6 +105,11 @@ pub struct TreatCounters {
     /// Dropped, over the meter.
     pub metered: Counter,
     pub sampled: Counter,
+    /// Dropped once the rule was found, for whatever reason, those over the meter too.
+    pub dropped: Counter,
+    /// Inner packets encrypted, and decrypted.
+    pub sealed: Traffic,
+    pub opened: Traffic,
 }
 
 /// Counters of a class of flows, or of an application.
@@ -137,6 +146,8 @@ pub struct LoopCounters {
     pub idle: Counter,
     /// Times the worker slept in poll.
     pub polls: Counter,
+    /// Nanoseconds of the turns that had packets.
+    pub busy: Counter,
 }
 
 /// Where recognition stopped at a bound, or at the end of what it knows.
@@ -255,11 +266,16 @@ impl RuleCounters {
     fn totals(&self) -> impl Iterator<Item = (&str, RuleTotal)> {
         let counters = self.traffic.iter().zip(self.treated.iter());
         self.names.iter().zip(counters).map(|(name, (traffic, treated))| {
-            let [packets, bytes] = [traffic.packets.get(), traffic.bytes.get()];
-            (
-                name.as_str(),
-                RuleTotal { packets, bytes, metered: treated.metered.get(), sampled: treated.sampled.get() },
-            )
+            let total = RuleTotal {
+                packets: traffic.packets.get(),
+                bytes: traffic.bytes.get(),
+                metered: treated.metered.get(),
+                sampled: treated.sampled.get(),
+                dropped: treated.dropped.get(),
+                sealed: (treated.sealed.packets.get(), treated.sealed.bytes.get()),
+                opened: (treated.opened.packets.get(), treated.opened.bytes.get()),
+            };
+            (name.as_str(), total)
         })
     }
 }
@@ -271,6 +287,10 @@ pub struct RuleTotal {
     pub bytes: u64,
     pub metered: u64,
     pub sampled: u64,
+    pub dropped: u64,
+    /// Packets and bytes.
+    pub sealed: (u64, u64),
+    pub opened: (u64, u64),
 }
 
 impl std::ops::Add for RuleTotal {
@@ -281,6 +301,9 @@ impl std::ops::Add for RuleTotal {
             bytes: self.bytes + other.bytes,
             metered: self.metered + other.metered,
             sampled: self.sampled + other.sampled,
+            dropped: self.dropped + other.dropped,
+            sealed: (self.sealed.0 + other.sealed.0, self.sealed.1 + other.sealed.1),
+            opened: (self.opened.0 + other.opened.0, self.opened.1 + other.opened.1),
         }
     }
 }

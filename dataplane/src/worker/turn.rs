@@ -155,10 +155,17 @@ impl Worker {
 
     /// Runs until told to stop. Frames still held are freed and counted.
     pub fn run(&mut self, idler: &mut Idler) {
+        let mut worked_since = None;
         while !self.stop.load(Ordering::Relaxed) {
-            let packets = self.turn(clock::now());
+            let now = clock::now();
+            if let Some(since) = worked_since.take() {
+                self.counters.work.busy.add(now - since);
+            }
+            let packets = self.turn(now);
             if packets == 0 {
                 self.counters.work.idle.inc();
+            } else {
+                worked_since = Some(now);
             }
             // Millions of flows may have come of age; what they hold is given back before the worker rests.
             if idler.tired(packets + usize::from(self.more_to_age)) {
@@ -278,6 +285,11 @@ impl Worker {
     fn send(&mut self) {
         for port in &mut self.ports {
             let lost = port.io.send(&mut self.pool, &mut self.tx[usize::from(port.id)]);
+            if lost > 0
+                && let Some(counters) = self.counters.ports.get(usize::from(port.id))
+            {
+                counters.tx_ring_full.add(lost as u64);
+            }
             for _ in 0..lost {
                 self.counters.drop_packet(DropReason::TxFull as usize);
             }
@@ -378,6 +390,9 @@ impl Worker {
                 own.tx_refused,
             ];
             lost.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            if let Some(counters) = self.counters.ports.get(usize::from(port.id)) {
+                counters.rx_ring_full.set(kernel.rx_ring_full);
+            }
         }
         let reasons = [
             DropReason::RxRingFull,
