@@ -17,6 +17,7 @@ mod show;
 mod status;
 #[cfg(test)]
 mod tests;
+mod top;
 mod tune;
 
 use std::io::{ErrorKind, Write};
@@ -74,6 +75,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Check(args) => check::run(args, out),
         Verb::Plan(args) => plan::run(args, out),
         Verb::Status(args) => status::run(args, out),
+        Verb::Top(args) => top::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
         Verb::Demote(args) => explain::demote(args, out),

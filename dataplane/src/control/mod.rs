@@ -12,7 +12,7 @@ pub mod types;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanOutcome,
+    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PeerStatus, PlanEntry, PlanOutcome,
     PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus, WorkerStatus,
     XdpVerdict,
 };

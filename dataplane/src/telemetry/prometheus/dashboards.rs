@@ -1,0 +1,1 @@
+//! The dashboards use what there is.
