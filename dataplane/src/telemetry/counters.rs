@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::l7::{Inspector, Reason};
 
@@ -68,6 +68,17 @@ impl Traffic {
 /// A port's counters. Bytes are of whole Ethernet frames without FCS.
 #[derive(Debug, Default)]
 pub struct PortCounters {
+    pub rx: Traffic,
+    pub tx: Traffic,
+}
+
+/// One queue of a port, as the worker that has it knows it.
+#[derive(Debug, Default)]
+pub struct QueueCounters {
+    /// Index of the port in the plan.
+    pub port: usize,
+    /// Number of the queue; `None`: the port has one for each worker.
+    pub queue: Option<u32>,
     pub rx: Traffic,
     pub tx: Traffic,
     /// Lost because the receive ring was full.
@@ -239,6 +250,8 @@ pub struct WorkerCounters {
     pub escaped_bytes: Counter,
     /// Generation of the plan that the worker's last batch was walked with.
     pub plan: Counter,
+    /// In the order of the worker's ports; set once, by the worker.
+    queues: OnceLock<Box<[QueueCounters]>>,
     names: Arc<Names>,
 }
 
@@ -405,8 +418,20 @@ impl WorkerCounters {
             outer_fragmented: Counter::default(),
             escaped_bytes: Counter::default(),
             plan: Counter::default(),
+            queues: OnceLock::new(),
             names,
         }
+    }
+
+    /// What the worker has, by port and number. Only the first call counts.
+    pub fn set_queues(&self, queues: impl Iterator<Item = (usize, Option<u32>)>) {
+        let counters = |(port, queue)| QueueCounters { port, queue, ..QueueCounters::default() };
+        let _ = self.queues.set(queues.map(counters).collect());
+    }
+
+    /// Empty until [`WorkerCounters::set_queues`].
+    pub fn queues(&self) -> &[QueueCounters] {
+        self.queues.get().map_or(&[], |queues| queues)
     }
 
     pub fn names(&self) -> &Arc<Names> {

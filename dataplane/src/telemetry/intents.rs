@@ -35,11 +35,9 @@ impl IntentTraffic {
     }
 
     fn add(mut self, other: Self) -> Self {
-        for (sum, more) in [
-            (&mut self.all, other.all),
-            (&mut self.sealed, other.sealed),
-            (&mut self.opened, other.opened),
-        ] {
+        for (sum, more) in
+            [(&mut self.all, other.all), (&mut self.sealed, other.sealed), (&mut self.opened, other.opened)]
+        {
             sum.packets += more.packets;
             sum.bytes += more.bytes;
         }
@@ -79,7 +77,8 @@ mod tests {
             opened: Traffic { packets: 1, bytes: 10 },
             ..RuleTraffic::default()
         };
-        let counters = Snapshot { rules: vec![rule("pay", 3), rule("pay-2", 4), rule("own", 5)], ..Snapshot::default() };
+        let counters =
+            Snapshot { rules: vec![rule("pay", 3), rule("pay-2", 4), rule("own", 5)], ..Snapshot::default() };
         let intent = |name: &str, rules: &[&str]| Outcome {
             name: name.into(),
             rules: rules.iter().map(|rule| (*rule).to_owned()).collect(),

@@ -35,7 +35,7 @@ pub struct PortTraffic {
     /// Packets lost because the transmit ring stayed full, likewise.
     #[serde(default)]
     pub tx_ring_full: u64,
-    /// By queue: worker N has queue N. Those beyond the port's own stay zero.
+    /// By number.
     #[serde(default)]
     pub queues: Vec<QueueTraffic>,
 }
@@ -43,6 +43,9 @@ pub struct PortTraffic {
 /// One queue of a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueTraffic {
+    pub queue: u32,
+    /// Who has it.
+    pub worker: usize,
     pub rx: Traffic,
     pub tx: Traffic,
     pub rx_ring_full: u64,
@@ -284,6 +287,7 @@ impl Snapshot {
         for (worker, counters) in workers.into_iter().enumerate() {
             all.add(worker, counters);
         }
+        all.ports.iter_mut().for_each(|port| port.queues.sort_by_key(|queue| queue.queue));
         all
     }
 
@@ -291,16 +295,21 @@ impl Snapshot {
         for (sum, port) in self.ports.iter_mut().zip(from.ports.iter()) {
             sum.rx.take(&port.rx);
             sum.tx.take(&port.tx);
+        }
+        for counted in from.queues() {
+            let Some(port) = self.ports.get_mut(counted.port) else { continue };
             let mut queue = QueueTraffic {
-                rx_ring_full: port.rx_ring_full.get(),
-                tx_ring_full: port.tx_ring_full.get(),
+                queue: counted.queue.unwrap_or(worker as u32),
+                worker,
+                rx_ring_full: counted.rx_ring_full.get(),
+                tx_ring_full: counted.tx_ring_full.get(),
                 ..QueueTraffic::default()
             };
-            queue.rx.take(&port.rx);
-            queue.tx.take(&port.tx);
-            sum.rx_ring_full += queue.rx_ring_full;
-            sum.tx_ring_full += queue.tx_ring_full;
-            sum.queues.push(queue);
+            queue.rx.take(&counted.rx);
+            queue.tx.take(&counted.tx);
+            port.rx_ring_full += queue.rx_ring_full;
+            port.tx_ring_full += queue.tx_ring_full;
+            port.queues.push(queue);
         }
         self.add_rules(from.rules.totals());
         for (sum, tunnel) in self.tunnels.iter_mut().zip(from.tunnels.iter()) {
@@ -404,7 +413,10 @@ pub(crate) mod tests {
         for (i, w) in workers.iter().enumerate() {
             let n = i as u64 + 1;
             w.ports[0].rx.add(10 * n, 1000 * n);
-            w.ports[1].tx_ring_full.add(n);
+            // The first worker has the second queue.
+            w.set_queues([(0, Some(2 - n as u32)), (1, None)].into_iter());
+            w.queues()[0].rx.add(10 * n, 1000 * n);
+            w.queues()[1].tx_ring_full.add(n);
             w.ports[1].tx.add(9 * n, 900 * n);
             let rules = w.rules.begin(["protect".to_owned()].into());
             rules.get(0).unwrap().add(9 * n, 800 * n);
@@ -435,7 +447,9 @@ pub(crate) mod tests {
         assert_eq!((s.rules[0].packets, s.rules[0].bytes), (27, 2400));
         assert_eq!((s.rules[0].sealed, s.rules[0].dropped), (Traffic { packets: 24, bytes: 2100 }, 3));
         assert_eq!(s.ports[1].tx_ring_full, 3);
-        assert_eq!(s.ports[0].queues.iter().map(|q| q.rx.packets).collect::<Vec<_>>(), [10, 20]);
+        let queues = |port: usize| s.ports[port].queues.iter().map(|q| (q.queue, q.worker, q.rx.packets));
+        assert_eq!(queues(0).collect::<Vec<_>>(), [(0, 1, 20), (1, 0, 10)]);
+        assert_eq!(queues(1).collect::<Vec<_>>(), [(0, 0, 0), (1, 1, 0)]);
         assert_eq!(s.tunnels[0].ratio(), Some(3.0));
         assert_eq!((s.tunnels[0].replayed, s.classes[1].flows), (3, 3));
         assert_eq!((s.applications[0].name.as_str(), s.applications[0].bytes), ("payments", 210));

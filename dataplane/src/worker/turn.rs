@@ -115,6 +115,7 @@ impl Worker {
         let plan = plans.load().clone();
         let ports = plan.ports.len();
         let rules = parts.counters.rules.begin(plan.rule_names.clone());
+        parts.counters.set_queues(parts.ports.iter().map(|port| (port.id.into(), port.io.queue())));
         parts.counters.plan.set(plan.generation.into());
         let treated = Treated::new(&plan.rules, parts.flows.capacity());
         let graph = Graph::new(parts.pool.total());
@@ -285,11 +286,6 @@ impl Worker {
     fn send(&mut self) {
         for port in &mut self.ports {
             let lost = port.io.send(&mut self.pool, &mut self.tx[usize::from(port.id)]);
-            if lost > 0
-                && let Some(counters) = self.counters.ports.get(usize::from(port.id))
-            {
-                counters.tx_ring_full.add(lost as u64);
-            }
             for _ in 0..lost {
                 self.counters.drop_packet(DropReason::TxFull as usize);
             }
@@ -379,8 +375,16 @@ impl Worker {
     /// What the kernel and the rings lost has a name too.
     fn publish_io_drops(&self) {
         let mut lost = [0; 6];
-        for port in &self.ports {
+        for (at, port) in self.ports.iter().enumerate() {
             let (kernel, own) = (port.io.kernel_stats(), port.io.stats());
+            if let Some(queue) = self.counters.queues().get(at) {
+                queue.rx.packets.set(own.rx_packets);
+                queue.rx.bytes.set(own.rx_bytes);
+                queue.tx.packets.set(own.tx_packets);
+                queue.tx.bytes.set(own.tx_bytes);
+                queue.rx_ring_full.set(kernel.rx_ring_full);
+                queue.tx_ring_full.set(own.tx_full);
+            }
             let counts = [
                 kernel.rx_ring_full,
                 kernel.rx_dropped,
@@ -390,9 +394,6 @@ impl Worker {
                 own.tx_refused,
             ];
             lost.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-            if let Some(counters) = self.counters.ports.get(usize::from(port.id)) {
-                counters.rx_ring_full.set(kernel.rx_ring_full);
-            }
         }
         let reasons = [
             DropReason::RxRingFull,

@@ -32,27 +32,30 @@ pub const PORTS: &[Family] = &[
     counter("port_tx_bytes", &["port"], "Bytes sent on a port, Ethernet header included.", |s, put| {
         port(s, put, |p| p.tx.bytes)
     }),
-    counter("port_queue_rx_packets", &["port", "queue"], "Packets received on a queue; worker N has queue N.", |s, put| {
-        queue(s, put, |q| q.rx.packets)
-    }),
-    counter("port_queue_rx_bytes", &["port", "queue"], "Bytes received on a queue.", |s, put| {
+    counter(
+        "port_queue_rx_packets",
+        &["port", "queue", "worker"],
+        "Packets received on a queue, and the worker that has it.",
+        |s, put| queue(s, put, |q| q.rx.packets),
+    ),
+    counter("port_queue_rx_bytes", &["port", "queue", "worker"], "Bytes received on a queue.", |s, put| {
         queue(s, put, |q| q.rx.bytes)
     }),
-    counter("port_queue_tx_packets", &["port", "queue"], "Packets sent on a queue.", |s, put| {
+    counter("port_queue_tx_packets", &["port", "queue", "worker"], "Packets sent on a queue.", |s, put| {
         queue(s, put, |q| q.tx.packets)
     }),
-    counter("port_queue_tx_bytes", &["port", "queue"], "Bytes sent on a queue.", |s, put| {
+    counter("port_queue_tx_bytes", &["port", "queue", "worker"], "Bytes sent on a queue.", |s, put| {
         queue(s, put, |q| q.tx.bytes)
     }),
     counter(
         "port_queue_rx_ring_full_packets",
-        &["port", "queue"],
+        &["port", "queue", "worker"],
         "Packets lost because the worker did not keep up with the receive ring; drop reason rx_ring_full.",
         |s, put| queue(s, put, |q| q.rx_ring_full),
     ),
     counter(
         "port_queue_tx_ring_full_packets",
-        &["port", "queue"],
+        &["port", "queue", "worker"],
         "Packets lost because the transmit ring stayed full; drop reason tx_full.",
         |s, put| queue(s, put, |q| q.tx_ring_full),
     ),
@@ -63,13 +66,10 @@ fn port(s: &Scrape, put: &mut Put<'_, '_>, of: fn(&PortTraffic) -> u64) -> fmt::
 }
 
 fn queue(s: &Scrape, put: &mut Put<'_, '_>, of: fn(&QueueTraffic) -> u64) -> fmt::Result {
-    for port in &s.counters.ports {
-        let own = s.status.ports.iter().find(|status| status.name == port.name).map_or(0, |status| status.queues);
-        for (queue, number) in port.queues.iter().zip(&s.numbers).take(own as usize) {
-            put.add(&[&port.name, number], of(queue))?;
-        }
-    }
-    Ok(())
+    let mut queues = s.counters.ports.iter().flat_map(|port| port.queues.iter().map(move |queue| (port, queue)));
+    queues.try_for_each(|(port, queue)| {
+        put.add(&[&port.name, &queue.queue.to_string(), &queue.worker.to_string()], of(queue))
+    })
 }
 
 pub const TIERS: &[Family] = &[
@@ -89,9 +89,12 @@ pub const TIERS: &[Family] = &[
     counter("xdp_bytes", &["verdict"], "Bytes that the XDP program saw, by verdict.", |s, put| {
         s.status.xdp.iter().try_for_each(|x| put.add(&[&x.verdict], x.bytes))
     }),
-    counter("steer_rule_packets", &["rule"], "Packets that a steering rule decided, those of tunnels too.", |s, put| {
-        s.status.steer.iter().try_for_each(|r| put.add(&[&r.name], r.packets))
-    }),
+    counter(
+        "steer_rule_packets",
+        &["rule"],
+        "Packets that a steering rule decided, those of tunnels too.",
+        |s, put| s.status.steer.iter().try_for_each(|r| put.add(&[&r.name], r.packets)),
+    ),
     counter("steer_rule_bytes", &["rule"], "Bytes that a steering rule decided.", |s, put| {
         s.status.steer.iter().try_for_each(|r| put.add(&[&r.name], r.bytes))
     }),
@@ -176,9 +179,12 @@ pub const INTENTS: &[Family] = &[
         intent(s, put, &[], |i| i.all.packets)
     }),
     counter("intent_bytes", &["intent"], "Bytes of an intent's flows.", |s, put| intent(s, put, &[], |i| i.all.bytes)),
-    counter("intent_dropped_packets", &["intent"], "Packets of an intent's flows dropped, whatever the reason.", |s, put| {
-        intent(s, put, &[], |i| i.dropped)
-    }),
+    counter(
+        "intent_dropped_packets",
+        &["intent"],
+        "Packets of an intent's flows dropped, whatever the reason.",
+        |s, put| intent(s, put, &[], |i| i.dropped),
+    ),
     counter(
         "intent_encrypted_packets",
         &["intent", "direction"],
@@ -252,9 +258,12 @@ pub const TUNNELS: &[Family] = &[
     counter("tunnel_peer_sent_bytes", &["tunnel", "peer"], "Outer bytes sent to a WireGuard peer.", |s, put| {
         peers(s).try_for_each(|(tunnel, peer)| put.add(&[tunnel, &peer.name], peer.sent_bytes))
     }),
-    counter("tunnel_peer_received_bytes", &["tunnel", "peer"], "Outer bytes received from a WireGuard peer.", |s, put| {
-        peers(s).try_for_each(|(tunnel, peer)| put.add(&[tunnel, &peer.name], peer.received_bytes))
-    }),
+    counter(
+        "tunnel_peer_received_bytes",
+        &["tunnel", "peer"],
+        "Outer bytes received from a WireGuard peer.",
+        |s, put| peers(s).try_for_each(|(tunnel, peer)| put.add(&[tunnel, &peer.name], peer.received_bytes)),
+    ),
     gauge(
         "tunnel_peer_handshake_age_seconds",
         &["tunnel", "peer"],

@@ -37,7 +37,7 @@ pub struct Scrape {
     pub contract: Arc<Contract>,
     /// Of each intent of the contract, in its order.
     intents: Vec<IntentTraffic>,
-    /// Numbers of workers and queues as text.
+    /// Numbers of workers as text.
     numbers: Vec<String>,
 }
 
@@ -96,12 +96,7 @@ struct Family {
 /// Writes a family's samples.
 type Samples = fn(&Scrape, &mut Put<'_, '_>) -> fmt::Result;
 
-const fn counter(
-    name: &'static str,
-    labels: &'static [&'static str],
-    help: &'static str,
-    samples: Samples,
-) -> Family {
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str, samples: Samples) -> Family {
     Family { name, kind: Kind::Counter, labels, help, samples }
 }
 

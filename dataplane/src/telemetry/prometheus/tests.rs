@@ -65,8 +65,7 @@ fn the_values_are_those_of_the_counters() {
     let at = |name: &str| *samples.get(name).unwrap_or_else(|| panic!("no {name} in\n{text}"));
     assert_eq!(at("softdpu_port_rx_packets_total{port=\"apps\"}"), 30.0);
     assert_eq!(at("softdpu_port_tx_bytes_total{port=\"uplink\"}"), 2700.0);
-    assert_eq!(at("softdpu_port_queue_rx_packets_total{port=\"apps\",queue=\"0\"}"), 10.0);
-    assert!(!text.contains("queue=\"1\""), "the port has one queue, though there are two workers");
+    assert_eq!(at("softdpu_port_queue_rx_packets_total{port=\"apps\",queue=\"0\",worker=\"1\"}"), 20.0);
     assert_eq!(at("softdpu_drop_packets_total{reason=\"no_route\"}"), 2.0);
     assert_eq!(at("softdpu_drop_packets_total{reason=\"parse_short\"}"), 0.0);
     assert_eq!(at("softdpu_tunnel_sealed_packets_total{tunnel=\"to-b\"}"), 27.0);
@@ -128,14 +127,34 @@ fn names_keep_to_the_conventions() {
         assert!(seen.insert(name), "{name} twice");
         assert!(name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_')), "{name}: snake case");
         for (at, word) in name.split('_').enumerate() {
-            let units = ["milliseconds", "microseconds", "nanoseconds", "minutes", "hours", "days", "bits", "kilobytes", "percent"];
+            let units = [
+                "milliseconds",
+                "microseconds",
+                "nanoseconds",
+                "minutes",
+                "hours",
+                "days",
+                "bits",
+                "kilobytes",
+                "percent",
+            ];
             let short = ["s", "ms", "us", "ns", "sec", "b", "kb", "mb", "gb", "m", "h", "d"];
             assert!(!units.contains(&word) && !short.contains(&word), "{name}: base units, in full");
-            assert!(!["counter", "gauge", "histogram", "summary", "total"].contains(&word), "{name}: {word} says nothing");
+            assert!(
+                !["counter", "gauge", "histogram", "summary", "total"].contains(&word),
+                "{name}: {word} says nothing"
+            );
             assert!(at == 0 || word != "softdpu", "{name}: once is enough");
         }
-        assert!(!["count", "sum", "bucket", "info"].iter().any(|end| family.kind == Kind::Counter && name.ends_with(end)), "{name}");
-        assert!(family.help.ends_with('.') && !family.help.contains('\n') && !family.help.contains('|'), "{name}: {}", family.help);
+        assert!(
+            !["count", "sum", "bucket", "info"].iter().any(|end| family.kind == Kind::Counter && name.ends_with(end)),
+            "{name}"
+        );
+        assert!(
+            family.help.ends_with('.') && !family.help.contains('\n') && !family.help.contains('|'),
+            "{name}: {}",
+            family.help
+        );
         assert!(!family.labels.iter().any(|label| ["le", "quantile", "instance", "job"].contains(label)), "{name}");
     }
 }

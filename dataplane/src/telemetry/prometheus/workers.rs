@@ -110,12 +110,19 @@ pub const WORKERS: &[Family] = &[
     counter("worker_outer_fragmented", &["worker"], "Sealed packets cut into fragments.", |s, put| {
         worker(s, put, |w| w.outer_fragmented)
     }),
-    counter("worker_mss_clamped", &["worker"], "SYNs whose MSS was lowered.", |s, put| worker(s, put, |w| w.mss_clamped)),
+    counter("worker_mss_clamped", &["worker"], "SYNs whose MSS was lowered.", |s, put| {
+        worker(s, put, |w| w.mss_clamped)
+    }),
     gauge("worker_datagrams_held", &["worker"], "Incomplete datagrams.", |s, put| worker(s, put, |w| w.datagrams_held)),
     gauge("worker_fragments_held", &["worker"], "Fragments held for their datagrams.", |s, put| {
         worker(s, put, |w| w.fragments_held)
     }),
-    gauge("worker_frames", &["worker", "place"], "Frames of the UMEM, by where they are: free, fill, tx, graph.", frames),
+    gauge(
+        "worker_frames",
+        &["worker", "place"],
+        "Frames of the UMEM, by where they are: free, fill, tx, graph.",
+        frames,
+    ),
     gauge("worker_frames_all", &["worker"], "Frames of the UMEM.", |s, put| worker(s, put, |w| w.frames.total)),
 ];
 

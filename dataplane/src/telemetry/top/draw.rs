@@ -178,7 +178,8 @@ fn one_table(app: &App, table: &Table, (first, selected): (bool, Option<usize>),
     let place = take_top(&mut rest, 1);
     line(place, buf, &title, Style::new().add_modifier(Modifier::BOLD));
     if table.rows.is_empty() {
-        let text = if app.filter.is_empty() { table.nothing.to_owned() } else { format!("nothing has `{}`", app.filter) };
+        let text =
+            if app.filter.is_empty() { table.nothing.to_owned() } else { format!("nothing has `{}`", app.filter) };
         line(take_top(&mut rest, 1), buf, &format!(" {text}"), style(app, Tone::Dim));
     } else {
         let columns = fit(table, usize::from(area.width.saturating_sub(1)));
@@ -247,7 +248,11 @@ fn history(app: &App, shown: &Shown, area: Rect, buf: &mut Buffer) {
     let Some(table) = shown.tables.first() else { return };
     let values = app.history(shown, usize::from(area.width));
     let top = values.iter().copied().fold(0.0, f64::max);
-    let of = shown.selected.and_then(|at| table.rows.get(at)).and_then(|row| row.cells.first()).map_or("all", |cell| &cell.text);
+    let of = shown
+        .selected
+        .and_then(|at| table.rows.get(at))
+        .and_then(|row| row.cells.first())
+        .map_or("all", |cell| &cell.text);
     let mut rest = area;
     let top_text = if top < 10.0 { format!("{top:.2}") } else { unit(top.round(), "").trim().to_owned() };
     let title = format!("{}: {of}, highest {top_text}", table.history_of);

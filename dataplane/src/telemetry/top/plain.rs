@@ -75,7 +75,11 @@ fn header(view: &View<'_>) -> String {
         count(all.flows)
     );
     if all.escaped_bytes > 0 {
-        let _ = writeln!(text, "ESCAPED: {} held back in clear although a rule encrypts them", unit(all.escaped_bytes as f64, "B"));
+        let _ = writeln!(
+            text,
+            "ESCAPED: {} held back in clear although a rule encrypts them",
+            unit(all.escaped_bytes as f64, "B")
+        );
     }
     text
 }

@@ -270,6 +270,9 @@ mod tests {
         assert_eq!(Cell::rate(Some(0.25), "/s").text, "0.25 /s");
         assert_eq!(Cell::rate(None, "pps"), Cell::none());
         assert_eq!(Cell::text("\x1b[2J").text, "\u{fffd}[2J");
-        assert_eq!((Cell::count(0).if_any(Tone::Bad).tone, Cell::count(1).if_any(Tone::Bad).tone), (Tone::Dim, Tone::Bad));
+        assert_eq!(
+            (Cell::count(0).if_any(Tone::Bad).tone, Cell::count(1).if_any(Tone::Bad).tone),
+            (Tone::Dim, Tone::Bad)
+        );
     }
 }

@@ -41,6 +41,15 @@ pub fn drops(view: &View<'_>) -> Table {
         );
     }
     // Equal rates: the larger sum first.
-    table.rows.sort_by_key(|row| std::cmp::Reverse(view.now.status.drops.iter().find(|drop| row.key == format!("{} {}", drop.node, drop.reason)).map_or(0, |drop| drop.count)));
+    table.rows.sort_by_key(|row| {
+        std::cmp::Reverse(
+            view.now
+                .status
+                .drops
+                .iter()
+                .find(|drop| row.key == format!("{} {}", drop.node, drop.reason))
+                .map_or(0, |drop| drop.count),
+        )
+    });
     table
 }

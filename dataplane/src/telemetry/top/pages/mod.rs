@@ -59,9 +59,10 @@ impl std::str::FromStr for Tab {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|tab| tab.name() == text).ok_or_else(|| {
-            format!("no tab is called `{text}`: {}", Self::ALL.map(Self::name).join(", "))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|tab| tab.name() == text)
+            .ok_or_else(|| format!("no tab is called `{text}`: {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
 

@@ -68,6 +68,7 @@ pub fn queues(view: &View<'_>) -> Table {
         columns: vec![
             text("port", 0),
             figure("queue", 0),
+            figure("worker", 3),
             figure("rx", 0),
             figure("rx rate", 1),
             figure("tx", 0),
@@ -78,8 +79,7 @@ pub fn queues(view: &View<'_>) -> Table {
         ..Table::default()
     };
     for port in &view.now.counters.ports {
-        let own = view.now.status.ports.iter().find(|facts| facts.name == port.name).map_or(0, |facts| facts.queues);
-        for (at, queue) in port.queues.iter().enumerate().take(own as usize).filter(|_| own > 1) {
+        for (at, queue) in port.queues.iter().enumerate().filter(|_| port.queues.len() > 1) {
             let rate = |of: fn(&QueueTraffic) -> u64| -> Rate {
                 view.rate(|sample| {
                     let port = sample.counters.ports.iter().find(|other| other.name == port.name)?;
@@ -88,11 +88,12 @@ pub fn queues(view: &View<'_>) -> Table {
             };
             let rx = rate(|q| q.rx.packets);
             table.add(
-                format!("{} {at}", port.name),
+                format!("{} {}", port.name, queue.queue),
                 rx,
                 [
                     Cell::text(&port.name),
-                    Cell::number(at as f64, at.to_string()).toned(Tone::Plain),
+                    Cell::number(queue.queue.into(), queue.queue.to_string()).toned(Tone::Plain),
+                    Cell::number(queue.worker as f64, queue.worker.to_string()).toned(Tone::Plain),
                     Cell::rate(rx, "pps"),
                     Cell::bits(rate(|q| q.rx.bytes)),
                     Cell::rate(rate(|q| q.tx.packets), "pps"),
