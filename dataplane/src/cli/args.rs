@@ -1,9 +1,12 @@
 //! What can be typed, and the help for it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+
+use crate::telemetry::top::Tab;
 
 /// A DPU in software: takes flows off the NIC, encrypts, compresses and classifies them.
 #[derive(Debug, Parser)]
@@ -13,7 +16,7 @@ use clap_complete::Shell;
     max_term_width = 100,
     long_about = "softdpu takes the flows that a policy names off the network interface with XDP and AF_XDP, does to them what a \
                   DPU would do (encrypt, compress, classify) and hands them back.\n\n\
-                  `softdpu run` is the dataplane. `softdpu status` and `softdpu flows` ask a running one. `softdpu check` says what \
+                  `softdpu run` is the dataplane. `softdpu status`, `softdpu top` and `softdpu flows` ask a running one. `softdpu check` says what \
                   is wrong with a policy, `softdpu doctor` what is wrong with the host for it, and `softdpu replay` runs the same graph over capture files, without privileges.",
     after_long_help = "EXIT CODES:\n  0  done\n  1  failed, or something wrong was found\n  2  wrong usage\n\n\
                        ENVIRONMENT:\n  SOFTDPU_LOG  log filter, stronger than --log-level: softdpu=debug,aya=warn\n  \
@@ -88,6 +91,19 @@ pub(super) enum Verb {
                            FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Status(StatusArgs),
+
+    /// Watch a running instance: rates of ports, workers, tiers, intents, tunnels, drops and flows
+    #[command(
+        long_about = "Shows a running instance as it goes, with histories: ports and queues, workers and how busy they are, tiers, intents and \
+                      applications (verdict, rate, how much of it is encrypted), tunnels and peers, drops by reason, the largest \
+                      flows. `?` lists the keys. Rates are differences between two looks. While the instance is away it says so \
+                      and waits.\n\n\
+                      With --once it prints one page of text after two looks and ends.",
+        after_long_help = "EXAMPLES:\n  softdpu top\n  softdpu top -n edge-a --interval 500ms --tab apps\n  softdpu top --once\n  softdpu top \
+                           --once --tab drops\n  softdpu top --tab flows --filter payments\n\nEXIT CODES:\n  0  done\n  1  no terminal; with \
+                           --once: no instance, or it could not be asked"
+    )]
+    Top(TopArgs),
 
     /// List the flows of a running instance
     #[command(
@@ -448,6 +464,27 @@ pub(super) struct StatusArgs {
     /// The answer of the instance as JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TopArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Time between two looks: 100ms to 60s
+    #[arg(short, long, default_value = "1s", value_name = "TIME", value_parser = super::top::interval)]
+    pub(super) interval: Duration,
+    /// What to show first: ports, workers, tiers, apps, tunnels, drops, flows. With --once: only that
+    #[arg(short, long, value_name = "TAB")]
+    pub(super) tab: Option<Tab>,
+    /// Only rows with this text somewhere
+    #[arg(short, long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub(super) filter: String,
+    /// Most flows to ask for; of these the largest are shown
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    pub(super) flows: usize,
+    /// Print one page of text and end
+    #[arg(long)]
+    pub(super) once: bool,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ mod status;
 mod test;
 #[cfg(test)]
 mod tests;
+mod top;
 mod tune;
 
 use std::io::{ErrorKind, Write};
@@ -84,6 +85,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Check(args) => check::run(args, out),
         Verb::Plan(args) => plan::run(args, out),
         Verb::Status(args) => status::run(args, out),
+        Verb::Top(args) => top::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
         Verb::Demote(args) => explain::demote(args, out),

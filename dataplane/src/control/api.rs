@@ -15,7 +15,7 @@ use super::types::{ApiError, Demoted, FlowFilter, MAX_FLOWS, Rekeyed};
 use super::{ControlSource, PlanSource};
 use crate::config::{HostPattern, known_classes, nearest};
 use crate::offload::FlowName;
-use crate::telemetry::prometheus::{self, Facts};
+use crate::telemetry::prometheus::{self, Scrape};
 use crate::wire::prefix::Prefix;
 
 /// How long workers may take to list their flows.
@@ -150,9 +150,8 @@ async fn healthz(State(source): Source) -> Response {
 }
 
 async fn metrics(State(source): Source) -> Response {
-    let status = source.status().await;
-    let facts = Facts { version: status.version, instance: status.name, uptime_s: status.uptime_s };
-    match prometheus::text(facts, source.counters()) {
+    let scrape = Scrape::new(source.status().await, source.counters(), source.plan());
+    match prometheus::text(scrape) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response(),
         Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written", "please report this"),
     }

@@ -12,8 +12,9 @@ pub mod types;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanOutcome,
-    PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PeerStatus, PlanEntry,
+    PlanOutcome, PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus,
+    WorkerStatus, XdpVerdict,
 };
 
 use crate::plan::contract::Contract;

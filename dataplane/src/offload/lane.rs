@@ -168,6 +168,8 @@ impl Client {
             }
             return;
         };
+        // Only what its rule drops is in a device.
+        let dropped_there = flow.tier() == Tier::Nic;
         let counts = match note.what {
             What::Placed => {
                 flow.set_tier(Tier::Xdp);
@@ -201,6 +203,8 @@ impl Client {
         };
         let (rule, class) = (last_rule(flow), Class::place(flow.class));
         if let Some(counter) = rule.and_then(|rule| rules.treated(rule)) {
+            let dropped: u64 = counts.traffic.iter().map(|count| count.packets).sum();
+            counter.dropped.add(if dropped_there { dropped } else { counts.metered });
             counter.metered.add(counts.metered);
             counter.sampled.add(counts.sampled);
         }

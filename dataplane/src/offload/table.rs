@@ -131,6 +131,12 @@ impl Gate {
         table.records.len() + table.nics.len()
     }
 
+    /// Flows in the driver, and in devices.
+    pub fn below(&self) -> (u64, u64) {
+        let table = self.table();
+        (table.records.len() as u64, table.nics.len() as u64)
+    }
+
     /// Flows that a port's device has, and `None` where it has none or is gone.
     pub fn in_device(&self, port: usize) -> Option<u32> {
         self.table().nics.flows(port)

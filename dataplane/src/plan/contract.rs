@@ -65,6 +65,9 @@ pub struct Outcome {
     /// Of packets when no worker is there: "pass" or "drop".
     pub on_loss: String,
     pub takes: Takes,
+    /// Microseconds that 99 of 100 packets are wished to take at most. A wish: nothing is booked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_p99_us: Option<u64>,
     /// Names of the rules it became, in their order.
     pub rules: Vec<String>,
     /// What is not known, and other asides.

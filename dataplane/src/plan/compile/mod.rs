@@ -270,6 +270,7 @@ fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
             "pass".into()
         },
         takes: if verdict == Verdict::Refused { Takes::default() } else { draft.takes },
+        latency_p99_us: intent.latency_p99.as_ref().map(|wish| wish.value),
         rules: draft.rules.iter().map(|rule| rule.name.clone()).collect(),
         notes: draft.notes,
         all: draft.all,
