@@ -2,6 +2,7 @@
 
 pub mod counters;
 pub mod export;
+pub mod journal;
 pub mod log;
 pub mod prometheus;
 pub mod snapshot;
