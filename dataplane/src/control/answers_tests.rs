@@ -75,7 +75,7 @@ fn each_error_has_its_code() {
         ("POST /v1/tunnels/%ff/rekey", 400, "openapi.json"),
         ("POST /v1/tunnels/nope/rekey", 404, "no tunnel is called `nope`"),
         ("POST /v1/tunnels/wg0/rekey?peer=x", 404, "no peer `x`"),
-        ("POST /v1/tunnels/to-b/rekey", 422, "only those of type wireguard"),
+        ("POST /v1/tunnels/to-b/rekey", 409, "only those of type wireguard"),
         ("POST /v1/flows/demote", 400, "one flow or all"),
         ("POST /v1/flows/demote?all=true&flow=0:1", 400, "one flow or all"),
         ("GET /v1/flows?limit=1&limit=2", 400, "duplicate field"),

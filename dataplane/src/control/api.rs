@@ -189,7 +189,7 @@ async fn rekey(
         None => format!("no tunnel is called `{}`", short(&tunnel)),
         Some(known) if known.kind != "wireguard" => {
             let error = format!("tunnel `{tunnel}` has no keys of softdpu's making: only those of type wireguard have");
-            return refuse(StatusCode::UNPROCESSABLE_ENTITY, error, "make new keys, or ask the IKE daemon for them");
+            return refuse(StatusCode::CONFLICT, error, "make new keys, or ask the IKE daemon for them");
         }
         Some(known) => match &query.peer {
             Some(peer) if !known.peers.iter().any(|known| known.name == *peer || known.public_key == *peer) => {

@@ -34,7 +34,9 @@ impl<S: Send + Sync, T: Parameters> FromRequestParts<S> for Query<T> {
             axum::extract::Query::from_request_parts(parts, state).await;
         match query {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
-            Err(wrong) => Err(refuse(StatusCode::BAD_REQUEST, wrong.body_text(), format!("the parameters are {}", T::NAMES))),
+            Err(wrong) => {
+                Err(refuse(StatusCode::BAD_REQUEST, wrong.body_text(), format!("the parameters are {}", T::NAMES)))
+            }
         }
     }
 }
@@ -46,7 +48,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        let path: Result<axum::extract::Path<T>, PathRejection> = axum::extract::Path::from_request_parts(parts, state).await;
+        let path: Result<axum::extract::Path<T>, PathRejection> =
+            axum::extract::Path::from_request_parts(parts, state).await;
         match path {
             Ok(axum::extract::Path(part)) => Ok(Self(part)),
             Err(wrong) => {

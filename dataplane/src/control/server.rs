@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
-use super::socket::{self, Bound};
 use super::lease::Lease;
+use super::socket::{self, Bound};
 use super::{ControlSource, api};
 use crate::config::Control;
 

@@ -118,9 +118,8 @@ fn group_id(name: &str) -> Result<u32> {
     let mut entry: libc::group = unsafe { std::mem::zeroed() };
     let mut found = std::ptr::null_mut();
     // SAFETY: all pointers are to live memory, the length is the buffer's; the entry's pointers are not used.
-    let error = unsafe {
-        libc::getgrnam_r(c_name.as_ptr(), &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found)
-    };
+    let error =
+        unsafe { libc::getgrnam_r(c_name.as_ptr(), &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
     if found.is_null() {
         let why = if error == 0 { String::new() } else { format!(" ({})", std::io::Error::from_raw_os_error(error)) };
         bail!("control.socket_group: this host has no group `{name}`{why}; make it with `groupadd --system {name}`");

@@ -3,12 +3,13 @@
 use super::build::Blueprint;
 use super::clock;
 use super::history::History;
-use super::notices::{Look, WorkerLook};
 use super::idle::Waker;
+use super::notices::{Look, WorkerLook};
 use super::reload::Switch;
 use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
+use crate::control::types::PeerStatus;
 use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanSource,
     PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
@@ -19,7 +20,6 @@ use crate::offload::{Offload, Reason, nic};
 use crate::plan::Plan;
 use crate::plan::contract::Contract;
 use crate::telemetry::counters::{Names, WorkerCounters};
-use crate::control::types::PeerStatus;
 use crate::telemetry::export;
 use crate::telemetry::journal::{Journal, Kind, Note};
 use crate::telemetry::snapshot::{DropTraffic, RuleTraffic, Snapshot, TunnelTraffic};
@@ -139,7 +139,8 @@ impl Instance {
     pub(super) fn tell_started(&self) {
         let (policy, path) = (self.policy(), self.switch.path.display().to_string());
         let plan = self.switch.entries().first().map_or(0, |entry| entry.plan);
-        let note = Note::new(Kind::InstanceStarted, &policy.name, format!("{} serves {path}, plan {plan}", policy.name));
+        let note =
+            Note::new(Kind::InstanceStarted, &policy.name, format!("{} serves {path}, plan {plan}", policy.name));
         let note = note.with("version", env!("CARGO_PKG_VERSION")).with("pid", std::process::id());
         self.journal.tell(note.with("policy", path).with("plan", plan));
     }
@@ -162,9 +163,11 @@ impl Instance {
             reached.into_iter().map(move |(direction, reached)| (name.clone(), direction, reached))
         });
         let notes = self.tunnels.iter().flat_map(|tunnels| tunnels.notes());
-        let nic = self.ports.iter().enumerate().filter_map(|(at, facts)| {
-            self.nic_status(at, facts).map(|nic| (facts.name.clone(), nic.state))
-        });
+        let nic = self
+            .ports
+            .iter()
+            .enumerate()
+            .filter_map(|(at, facts)| self.nic_status(at, facts).map(|nic| (facts.name.clone(), nic.state)));
         Look {
             escaped_bytes: counters.escaped_bytes,
             workers: self.switch.workers.iter().zip(&counters.workers).map(worker).collect(),

@@ -97,7 +97,8 @@ impl Switch {
             return;
         }
         let text = format!("plan {} is in force, {} changes", report.plan, report.changes.len());
-        let note = Note::new(Kind::PlanApplied, by, text).with("plan", report.plan).with("changes", report.changes.len());
+        let note =
+            Note::new(Kind::PlanApplied, by, text).with("plan", report.plan).with("changes", report.changes.len());
         self.journal.tell(note.with("compile_ms", report.compile_ms).with("switch_ms", report.switch_ms));
         let after = self.policy.load().contract.clone();
         let differences = before.difference(&after);

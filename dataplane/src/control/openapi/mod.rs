@@ -15,6 +15,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::types::ApiError;
+use crate::telemetry::journal::Kind;
 use routes::{Answer, In, Parameter, ROUTES, Route};
 
 const DESCRIPTION: &str = "\
@@ -101,11 +102,25 @@ fn content(route: &Route, generator: &mut SchemaGenerator) -> (&'static str, Val
         Answer::Text(content_type) => {
             (content_type, json!({ "schema": { "type": "string" }, "example": route.example }))
         }
-        // 3.1 has no words for a stream: the events' data is described beside it.
-        Answer::Events(schema) => (
-            "text/event-stream",
-            json!({ "schema": { "type": "string" }, "x-event-data": schema(generator), "example": route.example }),
-        ),
+        // 3.1 has no words for a stream: as is usual there, what is described is one event.
+        Answer::Events(schema) => {
+            let data = json!({
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": schema(generator),
+            });
+            let event = json!({
+                "type": "object",
+                "description": "One event of the stream.",
+                "required": ["event", "data"],
+                "properties": {
+                    "id": { "type": "string", "pattern": "^[0-9]+$", "description": "To come back with." },
+                    "event": generator.subschema_for::<Kind>(),
+                    "data": data,
+                },
+            });
+            ("text/event-stream", json!({ "schema": event, "example": route.example }))
+        }
     }
 }
 

@@ -78,7 +78,9 @@ fn route(page: &mut String, route: &Route) {
     }
     let post = if route.method == "get" { "" } else { "-X POST " };
     let stream = if matches!(route.answer, Answer::Events(_)) { "-N " } else { "" };
-    let quote = |ask: &str| if ask.contains(['&', '?']) { format!("'http://localhost{ask}'") } else { format!("http://localhost{ask}") };
+    let quote = |ask: &str| {
+        if ask.contains(['&', '?']) { format!("'http://localhost{ask}'") } else { format!("http://localhost{ask}") }
+    };
     writeln!(
         page,
         "```\n$ curl -s {stream}{post}--unix-socket /run/softdpu/edge-a.sock {}\n{}\n```\n",
@@ -94,7 +96,11 @@ fn range(schema: &Value) -> String {
     if let Some(values) = schema["enum"].as_array() {
         let shown: Vec<_> = values.iter().take(8).filter_map(Value::as_str).map(|v| format!("`{v}`")).collect();
         let more = values.len().saturating_sub(8);
-        parts.push(format!("{}{}", shown.join(", "), if more > 0 { format!(" and {more} more") } else { String::new() }));
+        parts.push(format!(
+            "{}{}",
+            shown.join(", "),
+            if more > 0 { format!(" and {more} more") } else { String::new() }
+        ));
     }
     if let (Some(min), Some(max)) = (schema["minimum"].as_u64(), schema["maximum"].as_u64()) {
         let max = if max == u64::MAX { "2^64-1".to_owned() } else { max.to_string() };

@@ -84,7 +84,8 @@ const DRY: Parameter = Parameter {
     example: "true",
 };
 
-const BODY_400: &str = "A parameter is wrong or not known, or there is a body: parameters go into the query. Nothing was done.";
+const BODY_400: &str =
+    "A parameter is wrong or not known, or there is a body: parameters go into the query. Nothing was done.";
 const BODY_408: &str = "A body was announced and did not come within 5 s. Nothing was done.";
 const BODY_413: &str = "There is a body, and it is longer than 16 KiB. Nothing was done.";
 const NOT_YOU: &str = "The client is neither root nor the user that the instance runs as, by the socket's peer credentials. Nothing was done.";
@@ -153,7 +154,7 @@ pub const ROUTES: &[Route] = &[
                 name: "host",
                 place: In::Query,
                 text: "A host name of at most 253 characters, or `*.` and a domain for all names below it.",
-                schema: || json!({ "type": "string", "pattern": HOST, "maxLength": 255 }),
+                schema: || json!({ "type": "string", "pattern": HOST, "maxLength": 253 }),
                 example: "*.example.com",
             },
             Parameter {
@@ -216,7 +217,7 @@ pub const ROUTES: &[Route] = &[
                 schema: || json!({ "type": "string", "format": "flow" }),
                 example: "0:17",
             },
-            Parameter { name: "all", place: In::Query, text: "All flows.", schema: boolean, example: "true" },
+            Parameter { name: "all", place: In::Query, text: "All flows.", schema: boolean, example: "false" },
         ],
         answer: Answer::Json(json_of::<Demoted>),
         errors: &[
@@ -258,8 +259,8 @@ pub const ROUTES: &[Route] = &[
             (403, NOT_YOU),
             (404, "There is no such tunnel, or it has no such peer."),
             (408, BODY_408),
+            (409, "The tunnel has no keys of softdpu's making: it is not of type wireguard."),
             (413, BODY_413),
-            (422, "The tunnel has no keys of softdpu's making: it is not of type wireguard."),
             (503, "The tunnel's control side does not answer."),
         ],
         ask: "/v1/tunnels/wg0/rekey",
@@ -375,7 +376,7 @@ pub const ROUTES: &[Route] = &[
             (400, "A parameter is wrong or not known, or the header is not a number."),
             (503, "16 clients follow events already."),
         ],
-        ask: "/v1/events?since=0&follow=false",
+        ask: "/v1/events?kind=instance,peer,plan&since=0&follow=false",
         example: include_str!("examples/events.txt"),
     },
     Route {

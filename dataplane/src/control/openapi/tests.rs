@@ -81,7 +81,10 @@ fn entries_are_whole() {
         assert!(errors.is_sorted_by_key(|(code, _)| *code), "{path}");
         let codes: Vec<u16> = errors.iter().map(|(code, _)| *code).collect();
         if *method == "post" {
-            assert!([400, 403, 408, 413].iter().all(|code| codes.contains(code)), "{path}: what every change may answer");
+            assert!(
+                [400, 403, 408, 413].iter().all(|code| codes.contains(code)),
+                "{path}: what every change may answer"
+            );
         }
         if parameters.iter().any(|p| p.place != In::Path) {
             assert!(codes.contains(&400), "{path}: a parameter may be wrong");

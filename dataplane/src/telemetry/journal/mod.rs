@@ -36,8 +36,8 @@ pub struct Event {
     pub at: f64,
     pub kind: Kind,
     pub level: Level,
-    /// Whom or what it is about: a tunnel, a port, a flow, who asked for a reload.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    /// Whom or what it is about: a tunnel, a port, a flow, who asked for a reload. Perhaps empty.
+    #[serde(default)]
     pub about: String,
     /// One sentence.
     pub text: String,
@@ -266,7 +266,8 @@ impl Rings {
 
     /// The events of both rings after number `at`, at most `most` of them, in order.
     fn after(&self, at: u64, wanted: Wanted, most: usize) -> (Vec<Arc<Event>>, u64) {
-        let mut heads = self.kept.each_ref().map(|ring| ring.range(ring.partition_point(|event| event.id <= at)..).peekable());
+        let mut heads =
+            self.kept.each_ref().map(|ring| ring.range(ring.partition_point(|event| event.id <= at)..).peekable());
         let (mut found, mut reached) = (Vec::new(), at);
         while found.len() < most {
             let [a, b] = heads.each_mut().map(|head| head.peek().map_or(u64::MAX, |event| event.id));

@@ -66,7 +66,8 @@ fn floods_are_cut_and_counted_and_push_nothing_else_out() {
     drop(rings);
     journal.tell_left_out();
     let mut reader = journal.reader("left_out".parse().unwrap(), Some(0)).unwrap();
-    let told: Vec<_> = std::iter::from_fn(|| reader.read().ok().filter(|events| !events.is_empty())).flatten().collect();
+    let told: Vec<_> =
+        std::iter::from_fn(|| reader.read().ok().filter(|events| !events.is_empty())).flatten().collect();
     assert_eq!(told.last().unwrap().about, "neighbour_changed");
 }
 

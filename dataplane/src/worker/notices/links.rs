@@ -46,7 +46,10 @@ fn link(journal: &Journal, port: &str, old: &Link, new: &Link) {
         return;
     }
     if *new == Link::default() {
-        return tell(Kind::PortGone, "the interface was removed; what replaces it is not served until softdpu is restarted");
+        return tell(
+            Kind::PortGone,
+            "the interface was removed; what replaces it is not served until softdpu is restarted",
+        );
     }
     match (old.up, new.up) {
         (false, true) => tell(Kind::PortUp, "the link is up"),

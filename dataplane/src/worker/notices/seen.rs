@@ -1,7 +1,7 @@
 //! One look at an instance against the one before: what is worth telling.
 
-use crate::control::types::PeerStatus;
 use crate::control::DropCount;
+use crate::control::types::PeerStatus;
 use crate::crypto::lifetime::Expiry;
 use crate::telemetry::journal::{Journal, Kind, Note};
 use serde_json::{Map, Value};
@@ -86,7 +86,9 @@ impl Seen {
         for ((port, now), (_, before)) in look.devices.iter().zip(self.devices.iter().flatten()) {
             if now != before {
                 let text = format!("its device was {before} and is {now}");
-                journal.tell(Note::new(Kind::PortChanged, port, text).with("from", before.as_str()).with("to", now.as_str()));
+                journal.tell(
+                    Note::new(Kind::PortChanged, port, text).with("from", before.as_str()).with("to", now.as_str()),
+                );
             }
         }
         self.devices = Some(look.devices);
@@ -268,7 +270,8 @@ mod tests {
     #[test]
     fn trouble_is_told_once() {
         let mut world = World::new();
-        let worker = |failed, refused| Look { workers: vec![WorkerLook { failed, refused, evicted: 0 }], ..Look::default() };
+        let worker =
+            |failed, refused| Look { workers: vec![WorkerLook { failed, refused, evicted: 0 }], ..Look::default() };
         assert!(world.look(worker(false, 0)).is_empty());
         assert_eq!(world.look(worker(true, 5)), ["worker_failed 0", "worker_full 0"]);
         assert!(world.look(worker(true, 9)).is_empty(), "within the minute");
