@@ -116,6 +116,18 @@ pub(super) enum Verb {
     )]
     Flows(FlowsArgs),
 
+    /// Follow what happens to a running instance
+    #[command(
+        long_about = "Prints what happens to a running instance, as it happens, one line each: policies taken up, refused and taken \
+                      back, intents whose verdict changed, peers and tunnels that come, go, move and get new keys, ports and \
+                      neighbours that change, workers in trouble, drops that rise. Goes on when the instance is restarted, from where \
+                      it was. docs/api.md lists the kinds.",
+        after_long_help = "EXAMPLES:\n  softdpu events\n  softdpu events --since 10m --kind plan,intent\n  softdpu events --kind flow\n  \
+                           softdpu events --json --since 0 | jq -c 'select(.level == \"error\")'\n\n\
+                           EXIT CODES:\n  0  ended by SIGINT\n  1  no instance, or it could not be asked"
+    )]
+    Events(EventsArgs),
+
     /// Say which tier a flow is on, and why not on a higher one
     #[command(
         long_about = "Says of one flow which tier handles it (nic, xdp, worker, kernel), why each higher one does not, and what would \
@@ -485,6 +497,21 @@ pub(super) struct TopArgs {
     /// Print one page of text and end
     #[arg(long)]
     pub(super) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Only this kind, or all whose name begins so: plan, peer_up, flow; may be given several times. Flows are told of on wish only
+    #[arg(short, long, value_name = "KIND", value_delimiter = ',')]
+    pub(super) kind: Vec<String>,
+    /// Begin with what happened so long ago (30s, 5m, 2h), or behind the event of this number; 0: all that is kept
+    #[arg(long, value_name = "N")]
+    pub(super) since: Option<super::events::Since>,
+    /// One JSON object per event and line
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ mod ask;
 mod check;
 pub mod classify;
 mod doctor;
+mod events;
 mod explain;
 mod flows;
 mod inventory;
@@ -86,6 +87,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Plan(args) => plan::run(args, out),
         Verb::Status(args) => status::run(args, out),
         Verb::Top(args) => top::run(args, out),
+        Verb::Events(args) => events::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
         Verb::Demote(args) => explain::demote(args, out),

@@ -1,8 +1,17 @@
 //! A running instance answers: HTTP + JSON on a Unix socket, Prometheus text there and on loopback. All it
 //! says, and the one thing it does (new keys for a tunnel), comes through [`ControlSource`].
 
+#[cfg(test)]
+mod answers_tests;
 mod api;
 pub mod client;
+mod events;
+#[cfg(test)]
+mod events_tests;
+mod extract;
+pub mod follow;
+mod lease;
+pub mod openapi;
 mod server;
 pub(crate) mod socket;
 #[cfg(test)]
@@ -18,6 +27,7 @@ pub use types::{
 };
 
 use crate::plan::contract::Contract;
+use crate::telemetry::journal::Journal;
 use crate::telemetry::snapshot::Snapshot;
 
 /// Where the next policy comes from.
@@ -39,6 +49,9 @@ pub trait ControlSource: Send + Sync + 'static {
 
     /// Takes flows back to their workers: one, or all.
     fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> anyhow::Result<usize>;
+
+    /// What happens, for who follows it.
+    fn events(&self) -> std::sync::Arc<Journal>;
 
     /// What became of the intents.
     fn plan(&self) -> std::sync::Arc<Contract> {

@@ -8,6 +8,7 @@ pub mod history;
 pub mod idle;
 pub mod instance;
 pub mod neighbours;
+pub mod notices;
 pub mod reload;
 pub mod replay;
 pub mod runtime;
