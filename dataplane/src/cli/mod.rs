@@ -2,10 +2,12 @@
 
 mod args;
 mod ask;
+mod capture;
 mod check;
 pub mod classify;
 mod doctor;
 mod explain;
+mod filter;
 mod flows;
 mod inventory;
 mod plan;
@@ -17,6 +19,7 @@ mod show;
 mod status;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod tune;
 
 use std::io::{ErrorKind, Write};
@@ -89,6 +92,8 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Doctor(args) => doctor::run(args, out),
         Verb::Inventory(args) => inventory::run(args, out),
         Verb::Tune(args) => tune::run(args, out),
+        Verb::Trace(args) => trace::run(args, &cli.log_level, out),
+        Verb::Capture(args) => capture::run(args, out),
         Verb::Schema => {
             writeln!(out, "{:#}", crate::config::json_schema())?;
             Ok(true)

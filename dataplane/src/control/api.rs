@@ -21,7 +21,7 @@ use crate::wire::prefix::Prefix;
 /// How long workers may take to list their flows.
 const FLOWS_TIMEOUT: Duration = Duration::from_secs(2);
 
-type Source = State<Arc<dyn ControlSource>>;
+pub(super) type Source = State<Arc<dyn ControlSource>>;
 
 /// All routes: for the Unix socket.
 pub fn all(source: Arc<dyn ControlSource>) -> Router {
@@ -37,6 +37,7 @@ pub fn all(source: Arc<dyn ControlSource>) -> Router {
         .route("/v1/history/{plan}/rollback", post(rollback))
         .route("/v1/healthz", get(healthz))
         .route("/metrics", get(metrics))
+        .merge(super::watch::routes())
         .layer(axum::middleware::from_fn(only_owners_change))
         .fallback(unknown)
         .method_not_allowed_fallback(method)
@@ -52,7 +53,7 @@ pub fn metrics_only(source: Arc<dyn ControlSource>) -> Router {
         .with_state(source)
 }
 
-fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Response {
+pub(super) fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Response {
     (code, Json(ApiError { error: error.into(), help: help.into() })).into_response()
 }
 

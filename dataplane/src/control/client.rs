@@ -203,7 +203,7 @@ async fn ask(socket: &Path, method: Method, path: &str) -> Result<(hyper::Status
 }
 
 /// Says what a failed connect means.
-fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+pub(super) fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {
     let path = socket.display();
     match error.kind() {
         ErrorKind::NotFound => anyhow!("no socket {path}: is the instance running? (`softdpu run -c FILE`)"),

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use super::socket::{self, Bound};
-use super::{ControlSource, api};
+use super::{ControlSource, api, watch as watch_routes};
 use crate::config::Control;
 
 /// Connections at a time, on each listener.
@@ -122,6 +122,8 @@ async fn accept_all<S>(
             Some(peer) => router.clone().layer(axum::Extension(peer)),
             None => router.clone(),
         };
+        let lasting = watch_routes::Lasting::default();
+        let router = router.layer(axum::Extension(lasting.clone()));
         let mut cut = cut.clone();
         tokio::spawn(async move {
             let _seat = seat;
@@ -130,9 +132,18 @@ async fn accept_all<S>(
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(MAX_HEAD)
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            let connection = async {
+                let mut connection = std::pin::pin!(connection);
+                match tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await {
+                    // What streams has a bound of its own.
+                    Err(_) if lasting.get() => connection.await,
+                    Err(_) => Ok(()),
+                    Ok(ended) => ended,
+                }
+            };
             tokio::select! {
-                ended = tokio::time::timeout(CONNECTION_TIMEOUT, connection) => {
-                    if let Ok(Err(e)) = ended {
+                ended = connection => {
+                    if let Err(e) = ended {
                         tracing::debug!("control: connection: {e}");
                     }
                 }

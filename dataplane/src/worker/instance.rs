@@ -10,7 +10,7 @@ use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanSource,
-    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TunnelStatus, WatchRefused, WorkerStatus, XdpVerdict,
 };
 use crate::flow::{Direction, Flow, FlowIdx, Tick, Tier};
 use crate::graph::DropReason;
@@ -23,6 +23,7 @@ use crate::telemetry::snapshot::{DropTraffic, RuleTraffic, Snapshot, TunnelTraff
 use crate::tunnel;
 use crate::tunnel::keys::{Keys, Seal};
 use crate::tunnel::steering::Steering;
+use crate::watch::{Feed, WatchRequest};
 use crate::wire::overlay;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
@@ -78,6 +79,7 @@ pub struct Instance {
     export: Option<Arc<export::Queue>>,
     /// The XDP program drops what it cannot walk.
     drops_malformed: bool,
+    watching: super::watching::Watching,
     started: Instant,
 }
 
@@ -114,6 +116,7 @@ impl Instance {
             tunnels,
             export: blueprint.export.clone(),
             drops_malformed: protects(&blueprint.policy),
+            watching: super::watching::Watching::new(blueprint.shared.clone()),
             started: Instant::now(),
         }
     }
@@ -415,6 +418,15 @@ impl ControlSource for Instance {
         let count = offload.gate().demote(which.transpose()?);
         offload.wake();
         Ok(count)
+    }
+
+    fn watch(&self, request: &WatchRequest, trace: bool, by: u32) -> Result<Feed, WatchRefused> {
+        let ports = self.ports.iter().map(|port| (port.name.clone(), port.interface.clone().unwrap_or_default()));
+        self.watching.begin(&self.switch, ports.collect(), request, trace, by)
+    }
+
+    fn stop_watch(&self) -> bool {
+        self.watching.stop()
     }
 
     fn plan(&self) -> Arc<Contract> {
