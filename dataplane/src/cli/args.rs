@@ -287,6 +287,35 @@ pub(super) enum Verb {
     )]
     Tune(TuneArgs),
 
+    /// Show packets' ways: what each node decided and wrote
+    #[command(
+        long_about = "Shows the way of packets through a running instance: what the XDP program decided, then every node that the \
+                      packet met, what it decided (rule, tunnel, flow, class, next hop, drop reason) and which bytes it wrote. A packet \
+                      is one that the filter (in tcpdump's syntax) matches as received, or as opened from its tunnel. \
+                      The first 128 bytes are looked at. While nobody traces it costs nothing; one trace or capture at a time.\n\n\
+                      With -c and --in, the same over capture files, without an instance and without privileges.\n\n\
+                      It shows what flows carry that are sealed on the wire: only root and the user of the instance may.",
+        after_long_help = "EXAMPLES:\n  softdpu trace\n  softdpu trace -n 5 host 10.2.0.2 and tcp port 443\n  softdpu trace --json esp | jq \
+                           '.steps[].node'\n  softdpu trace -c edge-a.toml --in apps=clear.pcap udp\n\n\
+                           EXIT CODES:\n  0  a packet was seen\n  1  none was, or the instance could not be asked"
+    )]
+    Trace(TraceArgs),
+
+    /// Write packets to a pcapng file, also as they are within tunnels
+    #[command(
+        long_about = "Captures packets of a running instance: as received (rx), as opened from a tunnel (open), as they are before they are \
+                      sealed (seal), and as sent (tx). Each port has an interface per point in the file. Each packet has as its comment what became of \
+                      it: rule, tunnels, class, flow, verdict, drop reason and node; the same packet has the same epb_packetid at all \
+                      points. The filter is in tcpdump's syntax, and a packet that matches at one point is written at all that are \
+                      asked for. What the instance could not keep is lost for the capture only, and counted.\n\n\
+                      WARNING: open and seal are the clear text of flows that are sealed on the wire. The file (mode 0600) is as sensitive as \
+                      those. Only root and the user of the instance may capture; that it began and ended is logged.",
+        after_long_help = "EXAMPLES:\n  softdpu capture -w all.pcapng\n  softdpu capture -w clear.pcapng --at open,seal tcp port 80\n  softdpu \
+                           capture -w - host 10.2.0.2 | tshark -r - -T fields -e frame.comment\n  softdpu capture -w ring.pcapng -C 100 -W 10\n\n\
+                           EXIT CODES:\n  0  done\n  1  no instance, or it could not be asked, or the file not written"
+    )]
+    Capture(CaptureArgs),
+
     /// Print the JSON Schema of a policy
     #[command(
         long_about = "Prints the JSON Schema (draft 2020-12) of a policy. Editors use it to complete keys and to explain them.",
@@ -639,6 +668,70 @@ pub(super) struct ReplayArgs {
     /// The report as JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TraceArgs {
+    /// The instance, where several run
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub(super) name: Option<String>,
+    /// Its control socket
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["name", "config"])]
+    pub(super) socket: Option<PathBuf>,
+    /// How many packets; 0: until it is stopped
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
+    pub(super) count: u64,
+    /// How long at most; 0: until there are enough
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=crate::watch::request::MAX_SECONDS))]
+    pub(super) seconds: u64,
+    /// Trace over capture files, with this policy
+    #[arg(short, long, value_name = "FILE", requires = "inputs")]
+    pub(super) config: Option<PathBuf>,
+    /// Capture file to receive on a port; may be given for several ports
+    #[arg(long = "in", value_name = "PORT=FILE", value_parser = port_file, requires = "config")]
+    pub(super) inputs: Vec<(String, PathBuf)>,
+    /// One JSON object per packet and line
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Which packets, in tcpdump's syntax
+    #[arg(value_name = "FILTER", trailing_var_arg = true)]
+    pub(super) filter: Vec<String>,
+}
+
+impl TraceArgs {
+    pub(super) fn instance(&self) -> Instance {
+        Instance { name: self.name.clone(), socket: self.socket.clone() }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CaptureArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// The file; -: standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) write: PathBuf,
+    /// Where to look: rx, open, seal, tx. All, unless said otherwise
+    #[arg(long, value_name = "POINT", value_delimiter = ',', value_parser = ["rx", "open", "seal", "tx"])]
+    pub(super) at: Vec<String>,
+    /// Bytes kept of each packet; 0: all
+    #[arg(short = 's', long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(crate::watch::request::MAX_SNAP)))]
+    pub(super) snaplen: u32,
+    /// How many packets, each at all its points; 0: until it is stopped
+    #[arg(short, long, value_name = "COUNT", default_value_t = 0)]
+    pub(super) count: u64,
+    /// How long; 0: until it is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=crate::watch::request::MAX_SECONDS))]
+    pub(super) seconds: u64,
+    /// Begin another file (FILE1, FILE2, …) before one grows beyond this many millions of bytes
+    #[arg(short = 'C', long, value_name = "MILLIONS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) size: Option<u64>,
+    /// With -C: at most so many files, then the oldest is written over
+    #[arg(short = 'W', long, value_name = "COUNT", requires = "size", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) files: Option<u32>,
+    /// Which packets, in tcpdump's syntax
+    #[arg(value_name = "FILTER", trailing_var_arg = true)]
+    pub(super) filter: Vec<String>,
 }
 
 fn port_file(text: &str) -> Result<(String, PathBuf), String> {

@@ -2,11 +2,13 @@
 
 mod args;
 mod ask;
+mod capture;
 mod check;
 pub mod classify;
 mod doctor;
 mod events;
 mod explain;
+mod filter;
 mod flows;
 mod inventory;
 mod man;
@@ -21,6 +23,7 @@ mod test;
 #[cfg(test)]
 mod tests;
 mod top;
+mod trace;
 mod tune;
 
 use std::io::{ErrorKind, Write};
@@ -104,6 +107,8 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Inventory(args) => inventory::run(args, out),
         Verb::Test(args) => test::run(args, out),
         Verb::Tune(args) => tune::run(args, out),
+        Verb::Trace(args) => trace::run(args, &cli.log_level, out),
+        Verb::Capture(args) => capture::run(args, out),
         Verb::Schema => {
             writeln!(out, "{:#}", crate::config::json_schema())?;
             Ok(true)

@@ -23,8 +23,8 @@ mod schema;
 mod shape;
 pub(crate) mod shaped;
 mod suggest;
-pub(crate) mod text;
 pub mod terms;
+pub(crate) mod text;
 pub mod values;
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::wire::prefix::Prefix;
 /// How long workers may take to list their flows.
 const FLOWS_TIMEOUT: Duration = Duration::from_secs(2);
 
-type Source = State<Arc<dyn ControlSource>>;
+pub(super) type Source = State<Arc<dyn ControlSource>>;
 
 /// All routes: for the Unix socket. Each has its entry in [`super::openapi`]; a test finds those that have none.
 pub fn all(source: Arc<dyn ControlSource>) -> Router {
@@ -43,6 +43,7 @@ pub fn all(source: Arc<dyn ControlSource>) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/healthz", get(healthz))
         .route("/metrics", get(metrics))
+        .merge(super::watch::routes())
         .layer(axum::middleware::from_fn(only_owners_change))
         .layer(Extension(Turn(Arc::new(Semaphore::new(1)))))
         .fallback(unknown)
@@ -59,7 +60,7 @@ pub fn metrics_only(source: Arc<dyn ControlSource>) -> Router {
         .with_state(source)
 }
 
-pub fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Response {
+pub(super) fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Response {
     (code, Json(ApiError { error: error.into(), help: help.into() })).into_response()
 }
 

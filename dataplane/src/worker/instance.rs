@@ -12,7 +12,8 @@ use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAct
 use crate::control::types::PeerStatus;
 use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanSource,
-    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus, WatchRefused, WorkerStatus,
+    XdpVerdict,
 };
 use crate::flow::{Direction, Flow, FlowIdx, Tick, Tier};
 use crate::graph::DropReason;
@@ -26,6 +27,7 @@ use crate::telemetry::snapshot::{DropTraffic, RuleTraffic, Snapshot, TunnelTraff
 use crate::tunnel;
 use crate::tunnel::keys::{Keys, Seal};
 use crate::tunnel::steering::Steering;
+use crate::watch::{Feed, WatchRequest};
 use crate::wire::overlay;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
@@ -83,6 +85,7 @@ pub struct Instance {
     journal: Arc<Journal>,
     /// The XDP program drops what it cannot walk.
     drops_malformed: bool,
+    watching: super::watching::Watching,
     started: Instant,
 }
 
@@ -121,6 +124,7 @@ impl Instance {
             export: blueprint.export.clone(),
             journal: blueprint.journal.clone(),
             drops_malformed: protects(&blueprint.policy),
+            watching: super::watching::Watching::new(blueprint.shared.clone()),
             started: Instant::now(),
         }
     }
@@ -530,6 +534,15 @@ impl ControlSource for Instance {
 
     fn events(&self) -> Arc<Journal> {
         self.journal.clone()
+    }
+
+    fn watch(&self, request: &WatchRequest, trace: bool, by: u32) -> Result<Feed, WatchRefused> {
+        let ports = self.ports.iter().map(|port| (port.name.clone(), port.interface.clone().unwrap_or_default()));
+        self.watching.begin(&self.switch, ports.collect(), request, trace, by)
+    }
+
+    fn stop_watch(&self) -> bool {
+        self.watching.stop()
     }
 
     fn plan(&self) -> Arc<Contract> {

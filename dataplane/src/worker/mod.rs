@@ -13,5 +13,6 @@ pub mod reload;
 pub mod replay;
 pub mod runtime;
 pub mod turn;
+pub mod watching;
 
 pub use turn::{Shared, Worker};
