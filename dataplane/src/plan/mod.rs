@@ -15,7 +15,7 @@ use crate::io::pool::MAX_PORTS;
 use crate::l7::Class;
 use anyhow::{Context, Result, bail};
 use applications::Applications;
-use rules::Rule;
+use rules::{Rule, Rules};
 use std::sync::Arc;
 
 /// What all workers run. Immutable; a change is a new plan with another generation.
@@ -33,7 +33,7 @@ pub struct Plan {
     /// Some rule encrypts or drops by class or host.
     pub guards_by_class: bool,
     /// First match wins.
-    pub rules: Vec<Rule>,
+    pub rules: Rules,
     /// The operator's names for flows.
     pub applications: Applications,
     /// Their names, for who counts by them.
@@ -102,7 +102,7 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
         ports: policy.ports.iter().map(|port| Port { name: port.name.clone(), finish_checksums: false }).collect(),
         tunnels: policy.tunnels.iter().map(tunnel).collect(),
         asks_ports: policy.rules.iter().any(|r| !r.matches.ports.is_empty() || !r.matches.source_ports.is_empty()),
-        rules,
+        rules: rules.into(),
         applications: Applications::compile(&policy.applications)?.for_generation(generation.max(1)),
     })
 }
