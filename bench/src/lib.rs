@@ -16,6 +16,7 @@ pub mod memory;
 pub mod micro;
 pub mod offload;
 pub mod report;
+pub mod rules;
 pub mod session;
 pub mod steer;
 pub mod tunnels;

@@ -13,7 +13,7 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
 use softdpu_bench::{
-    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, session, steer, stop,
+    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, rules, session, steer, stop,
     tunnels, veth, wg, wg_many,
 };
 
@@ -73,6 +73,10 @@ enum What {
     Flows,
     /// The operator's applications: compiling 100,000 patterns, finding one, and what packets notice of them.
     Applications,
+    /// Packets of old and of new flows under 10,000 rules against 10.
+    Rules,
+    /// Making the plan of 10,000 rules and 1,000 intents, part by part.
+    Plan,
     /// What strangers can send to a recogniser, in turn with packets of old flows.
     Hostile,
     /// CPU of an instance without traffic (root).
@@ -215,6 +219,16 @@ fn run(arguments: &Arguments) -> Result<()> {
     if wanted(What::Applications) && !stop::asked() {
         let (sections, targets) = applications::run(effort)?;
         report.sections.extend(sections);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Rules) && !stop::asked() {
+        let (section, targets) = rules::packets(effort)?;
+        report.sections.push(section);
+        report.targets.extend(targets);
+    }
+    if wanted(What::Plan) && !stop::asked() {
+        let (section, targets) = rules::plan(rounds)?;
+        report.sections.push(section);
         report.targets.extend(targets);
     }
     if wanted(What::Hostile) && !stop::asked() {

@@ -85,6 +85,8 @@ pub struct Rule {
     pub keep: bool,
     /// Of each direction of each flow; what is over is dropped.
     pub meter: Option<RuleMeter>,
+    /// Index of what its flows share with those of other rules: a ceiling.
+    pub share: Option<u16>,
     /// 0..=63.
     pub dscp: Option<u8>,
     /// One of so many packets is counted, and seen by a worker; 0: none.
@@ -156,7 +158,7 @@ impl Match {
 impl Rule {
     /// Whether packets that go on are metered, sampled or marked.
     pub fn treats(&self) -> bool {
-        self.meter.is_some() || self.dscp.is_some() || self.sample > 0
+        self.meter.is_some() || self.share.is_some() || self.dscp.is_some() || self.sample > 0
     }
 
     /// Which flows may not go on in clear, or at all, is told from what they carry.

@@ -2,7 +2,7 @@
 
 use super::build::Blueprint;
 use super::clock;
-use super::history::History;
+use super::history::{History, Texts};
 use super::idle::Waker;
 use super::reload::Switch;
 use super::runtime::RunOptions;
@@ -94,7 +94,7 @@ impl Instance {
         mut history: History,
     ) -> Self {
         let policy = blueprint.policy.clone();
-        history.begin("start", 0, &policy.source.text);
+        history.begin("start", 0, Texts::new(&policy));
         let switch = Switch {
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             path: options.policy_path.clone(),
@@ -118,7 +118,7 @@ impl Instance {
         }
     }
 
-    fn policy(&self) -> Arc<Policy> {
+    pub fn policy(&self) -> Arc<Policy> {
         self.switch.policy.load_full()
     }
 

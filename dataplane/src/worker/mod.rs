@@ -12,5 +12,6 @@ pub mod reload;
 pub mod replay;
 pub mod runtime;
 pub mod turn;
+mod watch_files;
 
 pub use turn::{Shared, Worker};

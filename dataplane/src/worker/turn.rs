@@ -116,7 +116,7 @@ impl Worker {
         let ports = plan.ports.len();
         let rules = parts.counters.rules.begin(plan.rule_names.clone());
         parts.counters.plan.set(plan.generation.into());
-        let treated = Treated::new(&plan.rules, parts.flows.capacity());
+        let treated = Treated::new(&plan, parts.flows.capacity());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -214,7 +214,7 @@ impl Worker {
         // What was said of the old plan's rules is counted to them.
         self.read_notes();
         self.rules = self.counters.rules.begin(newest.rule_names.clone());
-        self.treated.follow(&newest.rules, self.flows.capacity());
+        self.treated.follow(&newest, self.flows.capacity());
         self.plan = newest;
         self.counters.plan.set(self.plan.generation.into());
     }

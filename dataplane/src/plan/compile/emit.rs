@@ -36,7 +36,7 @@ pub(super) fn emit(given: &Given<'_>, draft: &mut Draft<'_>, claims: &mut Claims
     for (at, flow) in intent.flows.iter().enumerate().filter(|(_, flow)| !flow.nowhere()) {
         let name =
             if several { format!("intent:{}.{}", intent.name, at + 1) } else { format!("intent:{}", intent.name) };
-        let base = base(intent, flow, name);
+        let base = Rule { ceiling: draft.ceiling.clone(), ..base(intent, flow, name) };
         draft.flows += 1;
         others(given, draft, &base, claims, findings);
         one(given, draft, &base, findings);
@@ -64,6 +64,7 @@ fn base(intent: &Intent, flow: &IntentFlow, name: String) -> Rule {
         hosts: flow.hosts.clone(),
         applications: Vec::new(),
         meter: None,
+        ceiling: None,
         dscp: None,
         sample: 0,
         encrypt: None,
@@ -79,6 +80,7 @@ fn as_rule(rule: Rule, held: Held) -> Rule {
             Effect::Encrypt(tunnel) => Some(tunnel),
             _ => None,
         },
+        ceiling: rule.ceiling.filter(|_| held.effect != Effect::Drop),
         action: if held.effect == Effect::Drop { RuleAction::Drop } else { RuleAction::Forward },
         compress: if held.compress { Compress::Lz4 } else { Compress::Never },
         offload: if held.keep { RuleOffload::Never } else { RuleOffload::Auto },
@@ -115,7 +117,7 @@ fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Vec
             (None, None) => continue,
         };
         let held = stricter(given, draft, at, own, findings);
-        let both = Rule { name: format!("{}+{}", base.name, rule.name), ..both };
+        let both = Rule { name: format!("{}+{}", base.name, rule.name), ceiling: base.ceiling.clone(), ..both };
         if holds_all(rule, target) {
             draft.dropped += usize::from(held.effect == Effect::Drop && draft.own != Effect::Drop);
             if let (Effect::Encrypt(tunnel), Effect::Clear) = (held.effect, draft.own) {
@@ -129,7 +131,8 @@ fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Vec
     }
     if let Some((rule, held)) = rest {
         // What is no different from what comes after it anyway.
-        while list.last().is_some_and(|(_, last)| *last == held) {
+        let treats = |rule: &Rule| (rule.meter, rule.dscp, rule.sample);
+        while list.last().is_some_and(|(before, last)| *last == held && treats(before) == treats(&rule)) {
             list.pop();
         }
         list.push((rule, held));

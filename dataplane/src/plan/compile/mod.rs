@@ -7,6 +7,7 @@
 //! tunnel, then those in clear: where two claim the same flows, the stricter one is obeyed. Within these, priority.
 
 mod book;
+mod ceiling;
 mod emit;
 mod steer;
 mod tier;
@@ -16,7 +17,7 @@ use super::contract::{Because, Contract, Outcome, Place, Reason, Takes, Verdict}
 use super::lines::Lines;
 use super::site::Site;
 use crate::config::intent::{Demand, Intent};
-use crate::config::policy::{OnLoss, Policy, Rule, Steer};
+use crate::config::policy::{OnLoss, Policy, Rule, Shared, Steer};
 use crate::config::{Index, Source};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -50,6 +51,8 @@ struct Draft<'a> {
     takes: Takes,
     notes: Vec<String>,
     rules: Vec<Rule>,
+    /// What all of its flows may take together.
+    ceiling: Option<Shared>,
     /// Flows for which a rule was made.
     flows: usize,
     /// Of these, those that a rule of the policy drops whole.
@@ -171,11 +174,13 @@ fn begin<'a>(given: &Given<'_>, intent: &'a Intent) -> Draft<'a> {
         takes: Takes::default(),
         notes: Vec::new(),
         rules: Vec::new(),
+        ceiling: None,
         flows: 0,
         dropped: 0,
         encrypted: None,
         kernel: false,
     };
+    ceiling::set(given, &mut draft);
     wishes(given, &mut draft);
     draft
 }
@@ -188,13 +193,6 @@ fn wishes(given: &Given<'_>, draft: &mut Draft<'_>) {
             reason: Reason::MixedData,
             text: "secrets and attacker-input together are never compressed".into(),
             by: given.in_intent(intent, &intent.data_span),
-        });
-    }
-    if let Some(ceiling) = &intent.ceiling {
-        draft.all.push(Because {
-            reason: Reason::NoMeter,
-            text: format!("the ceiling of {} is not enforced", book::bits(ceiling.value)),
-            by: given.in_intent(intent, &ceiling.span),
         });
     }
     if let Some(wish) = &intent.latency_p99 {
@@ -221,6 +219,7 @@ fn wishes(given: &Given<'_>, draft: &mut Draft<'_>) {
 }
 
 fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
+    ceiling::say(given, &mut draft);
     let intent = draft.intent;
     // A name without address spoils the flows that have no other destination; the others are served.
     let nowhere = draft.flows == 0 && draft.rules.is_empty();
