@@ -131,13 +131,17 @@ fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Vec
     }
     if let Some((rule, held)) = rest {
         // What is no different from what comes after it anyway.
-        let treats = |rule: &Rule| (rule.meter, rule.dscp, rule.sample);
-        while list.last().is_some_and(|(before, last)| *last == held && treats(before) == treats(&rule)) {
+        while list.last().is_some_and(|(last, its)| *its == held && same_treatment(last, &rule)) {
             list.pop();
         }
         list.push((rule, held));
     }
     draft.rules.extend(list.into_iter().map(|(rule, held)| as_rule(rule, held)));
+}
+
+/// Whether the operator has the packets of both metered, marked and sampled alike.
+fn same_treatment(a: &Rule, b: &Rule) -> bool {
+    (a.meter, a.dscp, a.sample) == (b.meter, b.dscp, b.sample)
 }
 
 fn holds_all(rule: &Rule, flow: &Rule) -> bool {

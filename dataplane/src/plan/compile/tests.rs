@@ -418,3 +418,30 @@ fn many_rules_and_intents_compile_in_time() {
     // A machine under load and a build without optimisation: a bound against going quadratic, not a figure.
     assert!(took.as_secs() < 20, "{took:?}");
 }
+
+#[test]
+fn what_the_operator_meters_stays_metered() {
+    let policy = POLICY.replace(
+        "[[rule]]\nname = \"clear\"",
+        "[[rule]]\nname = \"slow\"\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.4.7.0/24\"]\nmeter_rate = 250_000\ndscp = 10\n\
+         [[rule]]\nname = \"clear\"",
+    );
+    let policy = compiled(
+        &policy,
+        &[("video", "encrypt = \"never\"\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.4.0.0/16\"]")],
+    );
+    let plan = crate::plan::build(&policy, 1).unwrap();
+    let rule = |dst: [u8; 4]| {
+        let mut headers = Headers { l3: L3::V4, proto: 17, sport: 40000, dport: 5000, ..Headers::default() };
+        headers.src[..4].copy_from_slice(&[10, 1, 0, 1]);
+        headers.dst[..4].copy_from_slice(&dst);
+        let found = look_up(&plan.rules, &headers, &Known::default(), None);
+        &plan.rules[usize::from(found.rule)]
+    };
+    assert_eq!(
+        (rule([10, 4, 7, 1]).name.as_str(), rule([10, 4, 8, 1]).name.as_str()),
+        ("intent:video+slow", "intent:video")
+    );
+    assert!(rule([10, 4, 7, 1]).meter.is_some() && rule([10, 4, 7, 1]).dscp == Some(10));
+    assert!(rule([10, 4, 8, 1]).meter.is_none());
+}
