@@ -13,8 +13,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::Report;
 use softdpu_bench::{
-    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, rules, session, steer, stop,
-    tunnels, veth, wg, wg_many,
+    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, rules, session, steer,
+    stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.

@@ -113,7 +113,8 @@ fn new<'a>(name: &str, title: &str, rules: u32, by: By) -> Result<Case<'a>> {
 /// # Errors
 /// Where a policy or memory fails.
 pub fn packets(effort: Effort) -> Result<(Section, Vec<Target>)> {
-    let mut section = Section::new("rules-packets", "64-byte packets under 10 and under 10,000 rules, per packet", "ns");
+    let mut section =
+        Section::new("rules-packets", "64-byte packets under 10 and under 10,000 rules, per packet", "ns");
     let mut cases = vec![
         ports("ports", "the in-memory ports alone", 60)?,
         old("old-10-all", "old flows, 10 rules, ports too", FEW)?,
@@ -135,7 +136,9 @@ pub fn packets(effort: Effort) -> Result<(Section, Vec<Target>)> {
         "Old: {FLOWS} flows in turn, each under another rule where there are that many. New: every packet begins a flow, and the \
          table is full of them. By host: rules that hold for none of them, and are open until the flow is recognised."
     ));
-    section.notes.push("Ratios are packets per second with 10,000 rules over those with 10, the ports left out.".into());
+    section
+        .notes
+        .push("Ratios are packets per second with 10,000 rules over those with 10, the ports left out.".into());
     let old = section.ratio("old-10", "old-10k");
     let new = section.ratio("new-10", "new-10k");
     let host = section.ratio("host-10", "host-10k");
@@ -206,7 +209,8 @@ pub fn plan(rounds: usize) -> Result<(Section, Vec<Target>)> {
             section.round(name, title, at.elapsed().as_secs_f64() * 1e3);
             at = Instant::now();
         };
-        let alone = config::parse(&text.replacen("intents = ", "# ", 1), "bench").map_err(|e| anyhow::anyhow!("{e}"))?;
+        let alone =
+            config::parse(&text.replacen("intents = ", "# ", 1), "bench").map_err(|e| anyhow::anyhow!("{e}"))?;
         lap("parse", "of it reading and checking the policy, without intents", &mut section);
         drop(alone);
         lap("", "", &mut section);

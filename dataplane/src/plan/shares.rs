@@ -28,7 +28,8 @@ impl Share {
 
     /// Goes on where the shares of the plan before are.
     pub fn follow(list: &mut [Self], before: &[Self]) {
-        let by_name: std::collections::HashMap<&str, &Self> = before.iter().map(|share| (&*share.name, share)).collect();
+        let by_name: std::collections::HashMap<&str, &Self> =
+            before.iter().map(|share| (&*share.name, share)).collect();
         for share in list {
             if let Some(before) = by_name.get(&*share.name) {
                 share.full_at = before.full_at.clone();

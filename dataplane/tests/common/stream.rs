@@ -41,7 +41,13 @@ fn roomy(socket: &UdpSocket) {
     let fd = socket.as_raw_fd();
     // SAFETY: the pointer is to a c_int, whose length is said.
     let done = unsafe {
-        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const ROOM).cast(), size_of_val(&ROOM) as u32)
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const ROOM).cast(),
+            size_of_val(&ROOM) as u32,
+        )
     };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
 }

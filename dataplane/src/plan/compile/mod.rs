@@ -13,13 +13,13 @@ mod steer;
 mod tier;
 mod tunnel;
 
-use super::contract::{Because, Contract, Outcome, Place, Reason, Takes, Verdict};
+use super::contract::{Because, Contract, Finding, Outcome, Place, Reason, Takes, Verdict};
 use super::lines::Lines;
 use super::site::Site;
 use crate::config::intent::{Demand, Intent};
 use crate::config::policy::{OnLoss, Policy, Rule, Shared, Steer};
 use crate::config::{Index, Source};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,6 +48,8 @@ struct Draft<'a> {
     intent: &'a Intent,
     own: Effect,
     all: Vec<Because>,
+    /// What of it was said about an operator's rule already.
+    said: HashSet<(Reason, usize)>,
     takes: Takes,
     notes: Vec<String>,
     rules: Vec<Rule>,
@@ -61,6 +63,21 @@ struct Draft<'a> {
     encrypted: Option<usize>,
     /// A steering rule leaves all of its flows to the kernel.
     kernel: bool,
+}
+
+/// Each is told once, however often it is found.
+#[derive(Default)]
+struct Findings {
+    list: Vec<Finding>,
+    seen: HashSet<Finding>,
+}
+
+impl Findings {
+    fn add(&mut self, finding: Finding) {
+        if self.seen.insert(finding.clone()) {
+            self.list.push(finding);
+        }
+    }
 }
 
 /// What is compiled.
@@ -120,7 +137,7 @@ pub fn compile(policy: &Policy, source: &Source, intents: &[Intent], site: &Site
         intent_lines: intents.iter().map(|i| (i.source.name.as_str(), Lines::new(&i.source.text))).collect(),
         index,
     };
-    let mut findings = Vec::new();
+    let mut findings = Findings::default();
     let mut drafts: Vec<Draft<'_>> = intents.iter().map(|intent| begin(&given, intent)).collect();
     let budgets = book::book(&given, &mut drafts, &mut findings);
     // Stable: intents of one rank and priority stay in the order of their files.
@@ -141,7 +158,7 @@ pub fn compile(policy: &Policy, source: &Source, intents: &[Intent], site: &Site
         owner: policy.terms.owner.clone(),
         planned_for: site.label.clone(),
         intents: outcomes,
-        findings,
+        findings: findings.list,
         budgets,
         notes: site.notes.clone(),
         compile_us: 0,
@@ -171,6 +188,7 @@ fn begin<'a>(given: &Given<'_>, intent: &'a Intent) -> Draft<'a> {
         intent,
         own,
         all,
+        said: HashSet::new(),
         takes: Takes::default(),
         notes: Vec::new(),
         rules: Vec::new(),

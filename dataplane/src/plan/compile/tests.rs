@@ -280,12 +280,10 @@ fn steering_follows_the_intents() {
 fn mixed_data_is_not_compressed() {
     let policy = compiled(
         POLICY,
-        &[
-            (
-                "web",
-                "compress = \"allow\"\ndata = [\"secrets\", \"attacker-input\"]\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.0.0/16\"]",
-            ),
-        ],
+        &[(
+            "web",
+            "compress = \"allow\"\ndata = [\"secrets\", \"attacker-input\"]\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.0.0/16\"]",
+        )],
     );
     assert_eq!(is(&policy, "web"), (Verdict::Degraded, "mixed_data"));
     assert!(!outcome(&policy, "web").compress);

@@ -44,12 +44,27 @@ fn rule() -> impl Strategy<Value = Rule> {
     let terms = (prefixes(), prefixes(), weighted(0.4, select(&PROTOS[..])), ports(), ports());
     let payload = (some(vec![1u16, 2, 3]), some(hosts), some(vec![1u16, 2]));
     let does = (weighted(0.3, 0u16..3), weighted(0.3, Just(())), 0u8..12);
-    (terms, payload, does).prop_map(|((from, to, protocol, source_ports, ports), (classes, hosts, applications), does)| {
-        let (tunnel, drop, odd) = does;
-        let drop = drop.is_some() && tunnel.is_none();
-        let mirrored = odd == 0;
-        Rule { from, to, protocol, source_ports, ports, classes, hosts, applications, tunnel, drop, mirrored, ..Rule::default() }
-    })
+    (terms, payload, does).prop_map(
+        |((from, to, protocol, source_ports, ports), (classes, hosts, applications), does)| {
+            let (tunnel, drop, odd) = does;
+            let drop = drop.is_some() && tunnel.is_none();
+            let mirrored = odd == 0;
+            Rule {
+                from,
+                to,
+                protocol,
+                source_ports,
+                ports,
+                classes,
+                hosts,
+                applications,
+                tunnel,
+                drop,
+                mirrored,
+                ..Rule::default()
+            }
+        },
+    )
 }
 
 fn packet() -> impl Strategy<Value = Headers> {
@@ -78,7 +93,14 @@ fn agree(rules: &[Rule], index: &Index, headers: &Headers, known: &Known<'static
     let ends = Ends::of(headers);
     for tunnel_in in [None, Some(0), Some(1)] {
         let want = look_up(rules, headers, known, tunnel_in);
-        prop_assert_eq!(index.look_up(rules, &ends, known, tunnel_in), want, "{:?} {:?} {:?}", headers, known, tunnel_in);
+        prop_assert_eq!(
+            index.look_up(rules, &ends, known, tunnel_in),
+            want,
+            "{:?} {:?} {:?}",
+            headers,
+            known,
+            tunnel_in
+        );
     }
     let want: Vec<Onward> = onward(rules, headers, *known, 1).collect();
     prop_assert_eq!(index.onward(rules, &ends, known, 1).collect::<Vec<_>>(), want);
