@@ -35,11 +35,13 @@ mod tests;
 mod tunnel_tests;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub use change::{Change, Changes, changes};
 pub use cover::{covers, overlaps};
 pub use cover_index::Index;
 pub use cover_meet::{meet, meet_rules};
+pub use intent_folder::files as intent_files;
 pub use intent_join::check_intent;
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
@@ -89,15 +91,16 @@ fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<P
         problems: vec![problem],
         intents: Vec::new(),
     })?;
-    load_text_with(&text, &path.display().to_string(), path, keys, site)
+    load_text_with(&text, &path.display().to_string(), path, keys, None, site)
 }
 
-/// A policy text as [`load`] would take it from `path`. `name` stands for it in messages.
+/// A policy text as [`load`] would take it from `path`, with these intents in place of those in its folder. `name` stands for
+/// it in messages.
 ///
 /// # Errors
 /// Everything that is wrong with it, warnings included.
-pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigErrors> {
-    load_text_with(text, name, path, true, |_| Site::default())
+pub fn load_text(text: &str, name: &str, path: &Path, intents: Vec<Arc<Source>>) -> Result<Policy, ConfigErrors> {
+    load_text_with(text, name, path, true, Some(intents), |_| Site::default())
 }
 
 fn load_text_with(
@@ -105,6 +108,7 @@ fn load_text_with(
     name: &str,
     path: &Path,
     keys: bool,
+    given: Option<Vec<Arc<Source>>>,
     site: impl FnOnce(&Policy) -> Site,
 ) -> Result<Policy, ConfigErrors> {
     let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
@@ -117,7 +121,7 @@ fn load_text_with(
         problems.extend(check::applications(&policy.applications));
         let source = Source { name: name.to_owned(), text: text.to_owned() };
         let site = site(policy);
-        intents = intent_join::join(policy, &source, &site, &mut problems);
+        intents = intent_join::join(policy, &source, given, &site, &mut problems);
     }
     finish(policy, problems, intents, text, name)
 }

@@ -2,7 +2,7 @@
 
 use super::build::Blueprint;
 use super::clock;
-use super::history::History;
+use super::history::{History, Texts};
 use super::idle::Waker;
 use super::notices::{Look, WorkerLook};
 use super::reload::Switch;
@@ -102,7 +102,7 @@ impl Instance {
         mut history: History,
     ) -> Self {
         let policy = blueprint.policy.clone();
-        history.begin("start", 0, &policy.source.text);
+        history.begin("start", 0, Texts::new(&policy));
         let switch = Switch {
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             path: options.policy_path.clone(),
@@ -129,7 +129,7 @@ impl Instance {
         }
     }
 
-    fn policy(&self) -> Arc<Policy> {
+    pub fn policy(&self) -> Arc<Policy> {
         self.switch.policy.load_full()
     }
 

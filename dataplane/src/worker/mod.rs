@@ -14,5 +14,6 @@ pub mod replay;
 pub mod runtime;
 pub mod turn;
 pub mod watching;
+mod watch_files;
 
 pub use turn::{Shared, Worker};
