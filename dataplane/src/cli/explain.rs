@@ -71,11 +71,15 @@ fn write(explained: &Explained<'_>, out: &mut impl Write) -> std::io::Result<()>
     }
     match (&flow.rule, &flow.tunnel) {
         (Some(rule), Some(tunnel)) => writeln!(out, "  rule {rule}, in tunnel {tunnel}")?,
+        (Some(rule), None) if flow.drops => writeln!(out, "  rule {rule}, dropped")?,
         (Some(rule), None) => writeln!(out, "  rule {rule}, in clear")?,
         (None, _) => writeln!(out, "  no rule settled: forwarded as it is")?,
     }
     match flow.tier.as_str() {
-        "xdp" => writeln!(out, "  tier xdp: settled by worker {}, then put into the driver's table", flow.worker)?,
+        "xdp" => {
+            let which = if flow.drops { ", which drops it" } else { "" };
+            writeln!(out, "  tier xdp: settled by worker {}, then put into the driver's table{which}", flow.worker)?
+        }
         "nic" => {
             writeln!(out, "  tier nic: settled by worker {}, then put into the device, which drops it", flow.worker)?
         }

@@ -419,8 +419,8 @@ fn wanted(
 
 fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, generation): (&Plan, u32)) -> FlowInfo {
     let rule = crate::nodes::policy::rule_of(flow, plan, generation);
-    let offload_reason = Reason::of(flow.offload_reason);
-    // What a rule drops is proposed to devices only, everything else to drivers only.
+    let offload_reason = Reason::of(flow.offload_reason());
+    // What a rule drops is proposed to devices and drivers alike, everything else to drivers only.
     let drops = rule.is_some_and(|rule| rule.drop);
     let seconds = |ticks: u32| f64::from(ticks) / f64::from(Tick::PER_SECOND);
     FlowInfo {
@@ -439,7 +439,8 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         application: None,
         tier: flow.tier().name().to_owned(),
         id: String::new(),
-        offload_reason: offload_reason.filter(|_| !drops).map(|reason| reason.code().to_owned()),
+        offload_reason: offload_reason.filter(|_| flow.tier() == Tier::Worker).map(|reason| reason.code().to_owned()),
+        drops,
         nic_reason: match flow.tier() {
             Tier::Nic => None,
             _ if drops => offload_reason.map(|reason| reason.code().to_owned()),

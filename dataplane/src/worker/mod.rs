@@ -13,7 +13,7 @@ pub mod reload;
 pub mod replay;
 pub mod runtime;
 pub mod turn;
-pub mod watching;
 mod watch_files;
+pub mod watching;
 
 pub use turn::{Shared, Worker};

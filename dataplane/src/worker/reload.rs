@@ -12,11 +12,8 @@ use crate::config::{self, Policy};
 use crate::control::PlanSource;
 use crate::control::types::{PlanEntry, PlanOutcome, ReloadReport};
 use crate::offload::Gate;
-<<<<<<< HEAD
 use crate::plan::contract::Contract;
-=======
 use crate::plan::shares::Share;
->>>>>>> index
 use crate::plan::{self, Plan};
 use crate::telemetry::journal::{Journal, Kind, Note};
 use crate::tunnel::control::lock;
@@ -124,11 +121,7 @@ impl Switch {
 
     fn change(&self, before: &Arc<Policy>, from: &PlanSource, dry: bool) -> Result<ReloadReport> {
         let started = Instant::now();
-<<<<<<< HEAD
-        let candidate = self.compile(before, from)?;
-=======
-        let candidate = aside(|| self.compile(&before, from))?;
->>>>>>> index
+        let candidate = aside(|| self.compile(before, from))?;
         let mut report = ReloadReport {
             compile_ms: started.elapsed().as_secs_f64() * 1e3,
             changes: candidate.changes.clone(),
@@ -145,15 +138,7 @@ impl Switch {
         }
         let (texts, count) = (Texts::new(&candidate.policy), candidate.changes.len());
         report.switch_ms = self.go_on(candidate)?;
-<<<<<<< HEAD
-        report.plan = lock(&self.history).begin(&asked_by(from), count, &text);
-=======
-        let by = match from {
-            PlanSource::File(by) => (*by).to_owned(),
-            PlanSource::History(plan) => format!("rollback to {plan}"),
-        };
-        report.plan = lock(&self.history).begin(&by, count, texts);
->>>>>>> index
+        report.plan = lock(&self.history).begin(&asked_by(from), count, texts);
         report.applied = true;
         let after = self.policy.load_full();
         if let Err(why) = healthy(&after) {
