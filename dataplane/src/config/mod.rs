@@ -66,15 +66,16 @@ const MAX_FILE: usize = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
-    load_for(path, |_| Site::default())
+    read(path, true, |_| Site::default())
 }
 
-/// The same, with its intents planned for the place that `site` says.
+/// The same, with its intents planned for the place that `site` says, and without looking at key files: whoever plans need not
+/// have the keys.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
-    read(path, true, site)
+    read(path, false, site)
 }
 
 /// The same without looking at key files, for what needs no keys.

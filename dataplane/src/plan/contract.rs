@@ -15,6 +15,9 @@ pub struct Place {
     /// From 1, in characters.
     pub column: usize,
     pub owner: String,
+    /// The line itself. Neither file has secrets: keys are files of their own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub quote: String,
 }
 
 impl std::fmt::Display for Place {

@@ -64,6 +64,7 @@ reasons! {
     PeerNotAllowed = "peer_not_allowed" Refused "A rule of the policy sends these flows into a tunnel that `peers` leaves out: what both allow is nothing. They are dropped. One side changes its tunnel.",
     PolicyDrops = "policy_drops" Refused "A rule of the policy drops these flows, and the stricter side wins. The operator changes the rule.",
     DroppedByIntent = "dropped_by_intent" Refused "Another application's intent claims these flows, must have them encrypted and has no tunnel. Its owner narrows it, or is given a tunnel.",
+    ClaimedByIntent = "claimed_by_intent" Refused "Another application's intent claims all of these flows and does not agree with this one: that one is stricter, or comes first, and is obeyed. This one has no effect. One of the two names other flows.",
     NameUnresolved = "name_unresolved" Refused "A name has no address, so its flows cannot be told from others: no rule is made for them. With the address in DNS or /etc/hosts, a reload.",
     InClear = "in_clear" Degraded "Encryption is preferred and no tunnel can carry it: it goes in clear. The operator defines a tunnel, or the application names one in `peers`.",
     PolicyEncrypts = "policy_encrypts" Degraded "It asks to go in clear, but a rule of the policy encrypts these flows, and the stricter side wins. The operator changes the rule.",
