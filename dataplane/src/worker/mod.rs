@@ -11,6 +11,7 @@ pub mod neighbours;
 pub mod reload;
 pub mod replay;
 pub mod runtime;
+mod tiers;
 pub mod turn;
 
 pub use turn::{Shared, Worker};

@@ -416,6 +416,9 @@ impl Worker {
             for packet in self.held.drain(..) {
                 let reason = Self::waits_for(self.keys.load(), &packet, now);
                 self.counters.drop_packet(reason as usize);
+                if let Some(rule) = self.rules.treated(packet.meta.rule) {
+                    rule.dropped.inc();
+                }
                 self.pool.free(packet.frame);
             }
             self.held_since = 0;
