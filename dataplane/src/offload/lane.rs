@@ -97,7 +97,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(thread: Arc<OnceLock<Thread>>) -> Arc<Self> {
+    pub fn new(thread: Arc<OnceLock<Thread>>) -> Arc<Self> {
         Arc::new(Self { asks: ArrayQueue::new(ASKS), notes: ArrayQueue::new(NOTES), thread })
     }
 

@@ -1,11 +1,12 @@
 //! The contract: what became of each intent under a policy, who decided it and where. What `softdpu plan` and `/v1/plan` say.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::reason::{Reason, Verdict};
 
 /// A line of a file, and who can change it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Place {
     pub file: String,
     /// From 1.
@@ -22,7 +23,7 @@ impl std::fmt::Display for Place {
 }
 
 /// One statement about an intent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Because {
     pub reason: Reason,
     /// In words, with names and figures.
@@ -32,7 +33,7 @@ pub struct Because {
 }
 
 /// Capacity that an intent takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Takes {
     /// Bits per second.
     pub bandwidth: u64,
@@ -42,7 +43,7 @@ pub struct Takes {
 }
 
 /// What became of one intent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     pub name: String,
     pub owner: String,
@@ -75,7 +76,7 @@ pub struct Outcome {
 }
 
 /// Something about two lines.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// "conflict", "shadowed", "stricter_wins" or "overbooked".
     pub kind: String,
@@ -85,7 +86,7 @@ pub struct Finding {
 }
 
 /// How much of something is promised.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Budget {
     /// "bandwidth", "crypto" (bits per second) or "connections".
     pub what: String,
@@ -98,7 +99,7 @@ pub struct Budget {
 }
 
 /// The whole contract.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Contract {
     /// Name of the instance.
     pub name: String,
@@ -118,7 +119,7 @@ pub struct Contract {
 }
 
 /// One difference between two contracts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Difference {
     pub intent: String,
     /// "new", "gone" or "changed".

@@ -4,6 +4,7 @@ pub mod counters;
 pub mod export;
 pub mod figures;
 pub mod intents;
+pub mod journal;
 pub mod log;
 pub mod prometheus;
 pub mod snapshot;

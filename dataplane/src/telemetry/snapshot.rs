@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::counters::{
@@ -10,7 +11,7 @@ use super::counters::{
 use crate::l7::Reason;
 
 /// Packets and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Traffic {
     pub packets: u64,
     pub bytes: u64,
@@ -23,7 +24,7 @@ impl Traffic {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortTraffic {
     pub name: String,
     /// Whole Ethernet frames without FCS.
@@ -52,7 +53,7 @@ pub struct QueueTraffic {
     pub tx_ring_full: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RuleTraffic {
     pub name: String,
     pub packets: u64,
@@ -73,7 +74,7 @@ pub struct RuleTraffic {
     pub opened: Traffic,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TunnelTraffic {
     pub name: String,
     /// Inner packets sent.
@@ -99,7 +100,7 @@ impl TunnelTraffic {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClassTraffic {
     pub name: String,
     pub flows: u64,
@@ -107,7 +108,7 @@ pub struct ClassTraffic {
     pub bytes: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropTraffic {
     pub reason: String,
     pub packets: u64,
@@ -115,7 +116,7 @@ pub struct DropTraffic {
 
 /// Where frames are. `free + fill + tx + graph` equals `total` when no frame is lost; read while workers run, a few may be
 /// between two places.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Frames {
     pub total: u64,
     pub free: u64,
@@ -135,7 +136,7 @@ impl Frames {
 }
 
 /// Where a worker's recognition stopped at a bound, or at the end of what it knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct L7Refusals {
     /// Flows that stay unknown, by reason.
     pub given_up: BTreeMap<String, u64>,
@@ -171,7 +172,7 @@ impl L7Refusals {
 }
 
 /// What a worker did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerLoop {
     pub worker: usize,
     pub batches: u64,
@@ -243,7 +244,7 @@ pub struct WorkerLoop {
 }
 
 /// All counters at one time.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     pub ports: Vec<PortTraffic>,
     pub rules: Vec<RuleTraffic>,

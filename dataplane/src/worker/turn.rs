@@ -22,6 +22,7 @@ use crate::telemetry::counters::{RuleCounters, WorkerCounters};
 use crate::telemetry::export::{EndReason, Sink};
 use crate::tunnel::events::Events;
 use crate::tunnel::keys::Keys;
+use crate::watch::Watch;
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::channel::Receiver;
 use softdpu_ebpf_common::walk::Headers;
@@ -57,6 +58,8 @@ pub struct Worker {
     pub export: Option<Sink>,
     pub offload: Option<Client>,
     treated: Treated,
+    /// Who looks at packets on their way.
+    pub watch: Option<Box<Watch>>,
     pub counters: Arc<WorkerCounters>,
     /// What rules and ways that flows remember were found in, as of the last batch.
     pub generation: u32,
@@ -127,6 +130,7 @@ impl Worker {
             export: parts.export,
             offload: None,
             treated,
+            watch: None,
             counters: parts.counters,
             generation: 0,
             events: parts.events,
@@ -269,6 +273,7 @@ impl Worker {
             scratch: &mut self.scratch,
             counters: &self.counters,
             rules: &self.rules,
+            watch: self.watch.as_deref_mut().filter(|watch| !watch.is_over()),
             seen: Seen::default(),
         };
         self.generation = cx.generation();
@@ -413,14 +418,13 @@ impl Worker {
         let changed = (self.fib.load().generation(), self.keys.load().generation) != self.held_generation;
         let too_late = now > self.held_since + PATIENCE;
         if too_late {
-            for packet in self.held.drain(..) {
-                let reason = Self::waits_for(self.keys.load(), &packet, now);
-                self.counters.drop_packet(reason as usize);
-                if let Some(rule) = self.rules.treated(packet.meta.rule) {
-                    rule.dropped.inc();
+            self.batch.packets.append(&mut self.held);
+            self.on_graph(now, |_, cx, batch| {
+                for packet in batch.packets.drain(..) {
+                    let reason = Self::waits_for(cx.keys, &packet, now);
+                    cx.drop_packet(packet, reason);
                 }
-                self.pool.free(packet.frame);
-            }
+            });
             self.held_since = 0;
         } else if changed {
             let since = std::mem::take(&mut self.held_since);
