@@ -20,6 +20,7 @@ pub mod modelled;
 pub mod offload;
 pub mod page;
 pub mod report;
+pub mod rules;
 pub mod session;
 pub mod stats;
 pub mod steer;

@@ -15,8 +15,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, page, session, steer,
-    stop, tunnels, veth, wg, wg_many,
+    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, page, rules, session,
+    steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -84,6 +84,10 @@ enum What {
     Flows,
     /// The operator's applications: compiling 100,000 patterns, finding one, and what packets notice of them.
     Applications,
+    /// Packets of old and of new flows under 10,000 rules against 10.
+    Rules,
+    /// Making the plan of 10,000 rules and 1,000 intents, part by part.
+    Plan,
     /// What strangers can send to a recogniser, in turn with packets of old flows.
     Hostile,
     /// CPU of an instance without traffic (root).
@@ -217,6 +221,14 @@ fn run(arguments: &Arguments) -> Result<()> {
     if wanted(What::Applications) && !stop::asked() {
         let (sections, targets) = applications::run(effort)?;
         report.add(sections, targets);
+    }
+    if wanted(What::Rules) && !stop::asked() {
+        let (section, targets) = rules::packets(effort)?;
+        report.add([section], targets);
+    }
+    if wanted(What::Plan) && !stop::asked() {
+        let (section, targets) = rules::plan(rounds)?;
+        report.add([section], targets);
     }
     if wanted(What::Hostile) && !stop::asked() {
         let (section, targets) = hostile::run(effort, if quick { 20_000 } else { 200_000 })?;

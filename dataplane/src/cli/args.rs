@@ -128,12 +128,15 @@ pub(super) enum Verb {
     )]
     Events(EventsArgs),
 
-    /// Say which tier a flow is on, and why not on a higher one
+    /// Say which tier a flow is on and why not on a higher one, or why an application is served as it is
     #[command(
         long_about = "Says of one flow which tier handles it (nic, xdp, worker, kernel), why each higher one does not, and what would \
-                      change that. The reason codes are in docs/offload-reasons.md.",
-        after_long_help = "EXAMPLES:\n  softdpu explain 0:17\n  softdpu explain 10.1.0.2:40000 10.2.0.2:443\n  softdpu explain tcp \
-                           10.2.0.2:443 --json\n\nEXIT CODES:\n  0  answered\n  1  no such flow, or the instance could not be asked\n\n\
+                      change that. The reason codes are in docs/offload-reasons.md.\n\n\
+                      Of an application's intent it says whether it is encrypted, offloaded and slow, and why: what the plan decided, \
+                      the line that decides and whose it is, and what its flows, rules and tunnel have counted meanwhile. A word that \
+                      can be no flow is taken for an intent's name.",
+        after_long_help = "EXAMPLES:\n  softdpu explain --intent payments\n  softdpu explain payments --watch 5 --json\n  softdpu explain 0:17\n  softdpu explain 10.1.0.2:40000 10.2.0.2:443\n  softdpu explain tcp \
+                           10.2.0.2:443 --json\n\nEXIT CODES:\n  0  answered\n  1  no such flow or intent, or the instance could not be asked\n\n\
                            FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Explain(ExplainArgs),
@@ -631,9 +634,15 @@ pub(super) enum FlowSort {
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
-    /// The flow: its id, or one or both ends: 10.0.0.1:5000 10.0.0.2:443
-    #[arg(required = true, value_name = "FLOW")]
+    /// The flow: its id, or one or both ends: 10.0.0.1:5000 10.0.0.2:443; or an application's intent, by its name
+    #[arg(required_unless_present = "intent", conflicts_with = "intent", value_name = "FLOW")]
     pub(super) flow: Vec<String>,
+    /// Explain an application's intent
+    #[arg(long, value_name = "NAME")]
+    pub(super) intent: Option<String>,
+    /// Of an intent: how long to look at its counters, for rates. 0: once
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub(super) watch: f64,
     /// JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -219,7 +219,7 @@ pub struct SteerStatus {
 }
 
 /// What one tier handled.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TierStatus {
     /// "nic", "xdp", "worker" or "kernel".
     pub tier: String,
@@ -310,6 +310,9 @@ pub struct FlowInfo {
     /// Seconds since its last packet.
     pub idle_s: f64,
     pub rule: Option<String>,
+    /// The rule drops it.
+    #[serde(default)]
+    pub drops: bool,
     pub tunnel: Option<String>,
     /// State of the transport: "established".
     pub state: String,

@@ -2,7 +2,7 @@
 
 use super::build::Blueprint;
 use super::clock;
-use super::history::History;
+use super::history::{History, Texts};
 use super::idle::Waker;
 use super::notices::{Look, WorkerLook};
 use super::reload::Switch;
@@ -101,7 +101,7 @@ impl Instance {
         mut history: History,
     ) -> Self {
         let policy = blueprint.policy.clone();
-        history.begin("start", 0, &policy.source.text);
+        history.begin("start", 0, Texts::new(&policy));
         let switch = Switch {
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             path: options.policy_path.clone(),
@@ -128,7 +128,7 @@ impl Instance {
         }
     }
 
-    fn policy(&self) -> Arc<Policy> {
+    pub fn policy(&self) -> Arc<Policy> {
         self.switch.policy.load_full()
     }
 
@@ -386,8 +386,8 @@ fn wanted(
 
 fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, generation): (&Plan, u32)) -> FlowInfo {
     let rule = crate::nodes::policy::rule_of(flow, plan, generation);
-    let offload_reason = Reason::of(flow.offload_reason);
-    // What a rule drops is proposed to devices only, everything else to drivers only.
+    let offload_reason = Reason::of(flow.offload_reason());
+    // What a rule drops is proposed to devices and drivers alike, everything else to drivers only.
     let drops = rule.is_some_and(|rule| rule.drop);
     let seconds = |ticks: u32| f64::from(ticks) / f64::from(Tick::PER_SECOND);
     FlowInfo {
@@ -406,7 +406,8 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         application: None,
         tier: flow.tier().name().to_owned(),
         id: String::new(),
-        offload_reason: offload_reason.filter(|_| !drops).map(|reason| reason.code().to_owned()),
+        offload_reason: offload_reason.filter(|_| flow.tier() == Tier::Worker).map(|reason| reason.code().to_owned()),
+        drops,
         nic_reason: match flow.tier() {
             Tier::Nic => None,
             _ if drops => offload_reason.map(|reason| reason.code().to_owned()),

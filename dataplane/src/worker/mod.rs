@@ -14,6 +14,7 @@ pub mod replay;
 pub mod runtime;
 mod tiers;
 pub mod turn;
+mod watch_files;
 pub mod watching;
 
 pub use turn::{Shared, Worker};

@@ -120,7 +120,7 @@ impl Worker {
         let rules = parts.counters.rules.begin(plan.rule_names.clone());
         parts.counters.set_queues(parts.ports.iter().map(|port| (port.id.into(), port.io.queue())));
         parts.counters.plan.set(plan.generation.into());
-        let treated = Treated::new(&plan.rules, parts.flows.capacity());
+        let treated = Treated::new(&plan, parts.flows.capacity());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -226,7 +226,7 @@ impl Worker {
         // What was said of the old plan's rules is counted to them.
         self.read_notes();
         self.rules = self.counters.rules.begin(newest.rule_names.clone());
-        self.treated.follow(&newest.rules, self.flows.capacity());
+        self.treated.follow(&newest, self.flows.capacity());
         self.plan = newest;
         self.counters.plan.set(self.plan.generation.into());
     }
