@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a developer does with this repository, one verb each.
 
 mod demo;
+mod docs;
 mod ebpf;
 mod interop;
 mod run;
@@ -28,6 +29,8 @@ enum Verb {
     Ebpf,
     /// Show the dataplane at work on real applications, beside plain kernel forwarding
     Demo(demo::Arguments),
+    /// Write everything anew that is generated: pages of docs/, expected errors, manual pages, completions
+    Docs(docs::Arguments),
     /// Check everything: format, lints, all tests, a short fuzz run
     Test(test::Arguments),
     /// Run the tests that need a kernel of their own, in a virtual machine
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
             true
         }),
         Verb::Demo(arguments) => demo::main(&arguments),
+        Verb::Docs(arguments) => docs::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Interop(arguments) => interop::main(&arguments),

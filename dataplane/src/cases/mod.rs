@@ -14,6 +14,7 @@ mod keys;
 mod peer;
 mod read;
 pub mod report;
+mod talk;
 #[cfg(test)]
 mod tests;
 
