@@ -336,9 +336,9 @@ impl Device {
         let all = FlowFilter { limit: usize::MAX, ..FlowFilter::default() };
         let flows = instance::flows(&self.harness.worker, 0, &all, &plan, self.harness.now);
         let (from, to) = (from.to_string(), to.to_string());
-        flows.into_iter().find(|flow| {
-            (flow.a == from && flow.b == to || flow.a == to && flow.b == from) && flow.within.is_none()
-        })
+        flows
+            .into_iter()
+            .find(|flow| (flow.a == from && flow.b == to || flow.a == to && flow.b == from) && flow.within.is_none())
     }
 
     /// The sum of a counter over all its series that have these labels: `name{label="value"}`. `None`: there is none.
@@ -348,12 +348,14 @@ impl Device {
         let facts = prometheus::Facts { instance: self.policy.name.clone(), ..prometheus::Facts::default() };
         let text = prometheus::text(facts, counters).ok()?;
         let (metric, labels) = name.split_once('{').unwrap_or((name, ""));
-        let labels: Vec<&str> = labels.trim_end_matches('}').split(',').map(str::trim).filter(|l| !l.is_empty()).collect();
+        let labels: Vec<&str> =
+            labels.trim_end_matches('}').split(',').map(str::trim).filter(|l| !l.is_empty()).collect();
         let values = text.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (of, has) = series.split_once('{').unwrap_or((series, ""));
             let has: Vec<&str> = has.trim_end_matches('}').split(',').collect();
-            (of == metric.trim() && labels.iter().all(|label| has.contains(label))).then(|| value.parse::<f64>().ok())?
+            (of == metric.trim() && labels.iter().all(|label| has.contains(label)))
+                .then(|| value.parse::<f64>().ok())?
         });
         let values: Vec<f64> = values.collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() as u64)

@@ -141,7 +141,12 @@ pub fn typed(reader: &mut Reader<'_>, expect: &At<Expect>) -> Option<Expected> {
     }
     out.statements.sort_by_key(|statement| statement.span.start);
     if out.statements.is_empty() && reader.problems.len() == before {
-        reader.bad(Code::MissingKey, expect.span(), "nothing is expected", "write for example: verdict = \"forwarded\"");
+        reader.bad(
+            Code::MissingKey,
+            expect.span(),
+            "nothing is expected",
+            "write for example: verdict = \"forwarded\"",
+        );
     }
     (reader.problems.len() == before).then_some(out)
 }
@@ -280,7 +285,8 @@ fn difference(want: &[Option<u8>], got: Option<&[u8]>) -> Option<(String, String
         None if want.len() == got.len() => None,
         None => Some((format!("{} bytes", want.len()), format!("{} bytes", got.len()))),
         Some(at) => {
-            let want: Vec<String> = want[at..].iter().take(8).map(|b| b.map_or("??".into(), |b| format!("{b:02x}"))).collect();
+            let want: Vec<String> =
+                want[at..].iter().take(8).map(|b| b.map_or("??".into(), |b| format!("{b:02x}"))).collect();
             let got: Vec<String> = got[at..].iter().take(8).map(|b| format!("{b:02x}")).collect();
             Some((format!("{} from byte {at}", want.join(" ")), got.join(" ")))
         }

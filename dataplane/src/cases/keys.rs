@@ -93,8 +93,11 @@ pub fn wireguard(tunnel: &WireGuardTunnel, now: u64) -> Result<Vec<WgPair>> {
     }
     let pairs = peers.into_iter().enumerate().map(|(at, (allowed, endpoint))| {
         let v6 = tunnel.local.is_some_and(|local| local.is_ipv6());
-        let made_up: IpAddr =
-            if v6 { [0x2001, 0xdb8, 0, 0xffff, 0, 0, 0, at as u16 + 1].into() } else { [198, 51, 100, at as u8 + 1].into() };
+        let made_up: IpAddr = if v6 {
+            [0x2001, 0xdb8, 0, 0xffff, 0, 0, 0, at as u16 + 1].into()
+        } else {
+            [198, 51, 100, at as u8 + 1].into()
+        };
         let remote = endpoint.unwrap_or(SocketAddr::new(made_up, WG_PORT));
         let own: IpAddr =
             if remote.is_ipv4() { [192, 0, 2, 254].into() } else { [0x2001, 0xdb8, 0, 0xffff, 0, 0, 0, 0xfffe].into() };

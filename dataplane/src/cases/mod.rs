@@ -115,11 +115,7 @@ impl Suite {
     ///
     /// # Errors
     /// A policy that cannot be run.
-    pub fn run(
-        &self,
-        wanted: impl Fn(&str, &str) -> bool,
-        mut done: impl FnMut(&Outcome),
-    ) -> Result<Vec<Outcome>> {
+    pub fn run(&self, wanted: impl Fn(&str, &str) -> bool, mut done: impl FnMut(&Outcome)) -> Result<Vec<Outcome>> {
         let mut out = Vec::new();
         for (loaded, policy) in &self.files {
             let keys = keys::ThrowAway::new(policy)?;
@@ -163,7 +159,10 @@ fn read_file(
     wrong: &mut Vec<Unusable>,
 ) -> Read {
     let name = path.display().to_string();
-    let text = config::text::read(path, MAX_FILE, "a case file").map_err(|(source, problem)| (source, vec![problem]))?;
+    let text = config::text::read(path, MAX_FILE, "a case file").map_err(|wrong| {
+        let (source, problem) = *wrong;
+        (source, vec![problem])
+    })?;
     let source = Arc::new(Source { name, text });
     let mut problems = Vec::new();
     let file: Option<File> = config::shaped::read(&source, &mut problems);

@@ -142,4 +142,3 @@ fn with_ttl(ip: &[u8], more: u8) -> Vec<u8> {
     }
     ip
 }
-

@@ -116,7 +116,8 @@ expect = { tier = "worker", offload = "not_proven" }
 
 #[test]
 fn senders_that_leave_checksums_keep_flows_at_the_worker() {
-    let case = "[[case]]\nname = \"veth\"\nconnection = { port = \"apps\", from = \"10.1.0.1\", to = \"10.9.0.2:9\" }\n";
+    let case =
+        "[[case]]\nname = \"veth\"\nconnection = { port = \"apps\", from = \"10.1.0.1\", to = \"10.9.0.2:9\" }\n";
     all_ok(&format!("veth = [\"apps\"]\n{case}expect = {{ tier = \"worker\", offload = \"checksums\" }}"));
 }
 
@@ -144,16 +145,23 @@ fn a_failure_names_its_line_and_what_was_seen() {
         "[[case]]\nname = \"wrong\"\n[[case.packet]]\nport = \"apps\"\nfrom = \"10.1.0.1\"\nto = \"10.2.0.2:9\"\n[case.packet.expect]\nverdict = \"forwarded\"\nencrypted = false\nbytes = \"00 ??\"\n[[case.counter]]\nname = \"softdpu_nothing\"\nis = 1\n",
     );
     let outcomes = folder.run();
-    let said: Vec<_> = outcomes[0].failures.iter().map(|f| (f.line, f.column, f.expected.as_str(), f.seen.as_str())).collect();
+    let said: Vec<_> =
+        outcomes[0].failures.iter().map(|f| (f.line, f.column, f.expected.as_str(), f.seen.as_str())).collect();
     assert_eq!(said[0], (10, 13, "false", "true"));
     assert_eq!((said[1].0, said[1].1, said[1].2), (11, 9, "00 ?? from byte 0"));
     assert_eq!(said[2], (13, 8, "1", "no such counter"));
     let mut text = Vec::new();
     report::case(&outcomes[0], false, false, &mut text).unwrap();
     let text = String::from_utf8(text).unwrap();
-    assert!(text.starts_with("FAIL") && text.contains("a.case.toml:10:13: encrypted: expected false, seen true"), "{text}");
+    assert!(
+        text.starts_with("FAIL") && text.contains("a.case.toml:10:13: encrypted: expected false, seen true"),
+        "{text}"
+    );
     let xml = report::junit(&outcomes);
-    assert!(xml.contains("tests=\"1\" failures=\"1\"") && xml.contains("encrypted: expected false, seen true"), "{xml}");
+    assert!(
+        xml.contains("tests=\"1\" failures=\"1\"") && xml.contains("encrypted: expected false, seen true"),
+        "{xml}"
+    );
     let mut json = Vec::new();
     report::json(&outcomes, &mut json).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();

@@ -196,7 +196,8 @@ fn shells_take_the_completions() {
 fn a_config_test_without_cases_is_exit_code_2() {
     let (result, _) = run_line("softdpu test /nonexistent");
     assert!(result.unwrap_err().is::<Unusable>());
-    let (result, out) = run_line(concat!("softdpu test ", env!("CARGO_MANIFEST_DIR"), "/../configs/tests --filter video"));
+    let (result, out) =
+        run_line(concat!("softdpu test ", env!("CARGO_MANIFEST_DIR"), "/../configs/tests --filter video"));
     assert!(result.unwrap(), "{out}");
     assert!(out.contains("2 cases, 2 ok, 0 failed"), "{out}");
 }

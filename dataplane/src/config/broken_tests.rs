@@ -71,7 +71,8 @@ fn of_file(path: &Path) -> Broken {
 
 type Make = fn(&Path);
 
-const INTENT: &str = "name = \"payments\"\nowner = \"payments team\"\n[[flow]]\nfrom = [\"10.1.0.0/24\"]\nports = [443]\n";
+const INTENT: &str =
+    "name = \"payments\"\nowner = \"payments team\"\n[[flow]]\nfrom = [\"10.1.0.0/24\"]\nports = [443]\n";
 
 const MADE: &[(&str, Make)] = &[
     ("made-absent", |_| {}),
@@ -152,7 +153,8 @@ fn every_broken_file_is_answered_as_expected() {
         };
         // File, and line and column where there is a text; the remedy.
         let place = said.contains(&format!("{stem}.toml:")) || said.contains(&format!("{stem}.intent.toml:"));
-        let whole = said.contains(&format!("{stem}.toml is longer")) || said.contains(&format!("{stem}.intent.toml is longer"));
+        let whole =
+            said.contains(&format!("{stem}.toml is longer")) || said.contains(&format!("{stem}.intent.toml is longer"));
         if !(place || whole) || !said.contains("help:") {
             wrong.push(format!("{}: no place, or no remedy:\n{said}", broken.name));
         }

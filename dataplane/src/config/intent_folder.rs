@@ -49,7 +49,8 @@ pub fn read(folder: &Path, terms: &Terms) -> std::io::Result<Folder> {
         let name = path.display().to_string();
         let text = match text::read(&path, MAX_FILE, "an intent") {
             Ok(text) => text,
-            Err((source, problem)) => {
+            Err(wrong) => {
+                let (source, problem) = *wrong;
                 out.problems.push((source, vec![problem]));
                 continue;
             }

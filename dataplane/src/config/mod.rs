@@ -24,8 +24,8 @@ mod shape;
 pub(crate) mod shaped;
 mod suggest;
 mod syntax;
-pub(crate) mod text;
 pub mod terms;
+pub(crate) mod text;
 pub mod values;
 
 #[cfg(test)]
@@ -85,10 +85,9 @@ pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
 }
 
 fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
-    let text = text::read(path, MAX_FILE, "a policy").map_err(|(source, problem)| ConfigErrors {
-        source,
-        problems: vec![problem],
-        intents: Vec::new(),
+    let text = text::read(path, MAX_FILE, "a policy").map_err(|wrong| {
+        let (source, problem) = *wrong;
+        ConfigErrors { source, problems: vec![problem], intents: Vec::new() }
     })?;
     load_text_with(&text, &path.display().to_string(), path, keys, site)
 }

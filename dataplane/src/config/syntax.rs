@@ -46,7 +46,11 @@ pub fn problem(error: &Error) -> Problem {
 /// What the parser says; what to say instead, where that is hard to understand, and the remedy.
 const TELL: &[(&str, Option<&str>, &str)] = &[
     ("duplicate key", None, "give each key once per table; a list of tables has two brackets, as in [[port]]"),
-    ("leading zero", Some("a number does not begin with a zero"), "leave it out; octal digits are a string, as in \"0660\""),
+    (
+        "leading zero",
+        Some("a number does not begin with a zero"),
+        "leave it out; octal digits are a string, as in \"0660\"",
+    ),
     (
         "invalid float",
         Some("neither a string nor a number: words are in quotes"),
@@ -67,7 +71,11 @@ const TELL: &[(&str, Option<&str>, &str)] = &[
     ("string values must be quoted", None, "write key = value, with strings in quotes: name = \"edge-a\""),
     ("basic string", None, "a string ends with the quote it began with, on the same line"),
     ("literal string", None, "a string ends with the quote it began with, on the same line"),
-    ("recursion", Some("nested too deep"), "lists and tables within each other are at most 80 deep: close the brackets"),
+    (
+        "recursion",
+        Some("nested too deep"),
+        "lists and tables within each other are at most 80 deep: close the brackets",
+    ),
     ("number", None, "write digits: 0x and hexadecimal ones, 1_000_000, 8000"),
     ("date", Some("neither a number nor a date"), "put it in quotes if it is text: \"2026-01-31\""),
     (

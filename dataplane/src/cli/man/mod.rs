@@ -14,7 +14,18 @@ use super::Cli;
 
 /// Verbs that need no rights over the host; the others are in section 8.
 const FOR_USERS: &[&str] = &[
-    "check", "classify", "completions", "explain", "flows", "history", "inventory", "man", "plan", "replay", "schema", "status",
+    "check",
+    "classify",
+    "completions",
+    "explain",
+    "flows",
+    "history",
+    "inventory",
+    "man",
+    "plan",
+    "replay",
+    "schema",
+    "status",
     "test",
 ];
 const MANUAL: &str = "softdpu manual";
@@ -91,14 +102,19 @@ mod tests {
     #[test]
     fn every_verb_and_every_kind_of_file_has_a_page() {
         let pages = pages().unwrap();
-        for name in ["softdpu.8", "softdpu-run.8", "softdpu-check.1", "softdpu-test.1", "softdpu-policy.5", "softdpu-intent.5"] {
+        for name in
+            ["softdpu.8", "softdpu-run.8", "softdpu-check.1", "softdpu-test.1", "softdpu-policy.5", "softdpu-intent.5"]
+        {
             assert!(pages.iter().any(|(page, _)| page == name), "{name}");
         }
         for (name, page) in &pages {
             assert!(page.contains(".TH ") && page.contains(".SH NAME") && page.contains(".SH \"SEE ALSO\""), "{name}");
             if !name.ends_with(".5") {
                 for head in ["SYNOPSIS", "DESCRIPTION", "EXAMPLES", "EXIT CODES", "FILES"] {
-                    assert!(page.contains(&format!(".SH {head}")) || page.contains(&format!(".SH \"{head}\"")), "{name}: {head}");
+                    assert!(
+                        page.contains(&format!(".SH {head}")) || page.contains(&format!(".SH \"{head}\"")),
+                        "{name}: {head}"
+                    );
                 }
             }
         }
@@ -114,10 +130,9 @@ mod tests {
         let mut tried = false;
         for (name, _) in pages().unwrap() {
             let path = folder.path().join(format!("man{}", name.rsplit('.').next().unwrap())).join(name);
-            for (program, arguments) in [
-                ("groff", &["-man", "-ww", "-Tutf8", "-z"][..]),
-                ("mandoc", &["-Tlint", "-Wwarning"][..]),
-            ] {
+            for (program, arguments) in
+                [("groff", &["-man", "-ww", "-Tutf8", "-z"][..]), ("mandoc", &["-Tlint", "-Wwarning"][..])]
+            {
                 let Ok(said) = Process::new(program).args(arguments).arg(&path).output() else { continue };
                 tried = true;
                 let words = String::from_utf8_lossy(&said.stderr).into_owned() + &String::from_utf8_lossy(&said.stdout);

@@ -3,7 +3,10 @@
 /// The heading.
 pub fn title(name: &str, section: u8, source: &str, manual: &str) -> String {
     // The apostrophe and the grave accent as such, not as quotes.
-    format!(".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n.TH \"{}\" {section} \"\" \"{source}\" \"{manual}\"\n", escaped(name))
+    format!(
+        ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n.TH \"{}\" {section} \"\" \"{source}\" \"{manual}\"\n",
+        escaped(name)
+    )
 }
 
 /// Text as it is: no escapes, no hyphenation, no line that is a macro.
@@ -56,7 +59,9 @@ pub fn sections(help: &str) -> String {
     let mut out = String::new();
     let mut open = false;
     for line in help.lines() {
-        let name = line.strip_suffix(':').filter(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == ' '));
+        let name = line
+            .strip_suffix(':')
+            .filter(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == ' '));
         if let Some(name) = name {
             if open {
                 out.push_str(".fi\n");
