@@ -19,5 +19,6 @@ pub mod rig;
 pub mod telemetry;
 pub mod tune;
 pub mod tunnel;
+pub mod watch;
 pub mod wire;
 pub mod worker;

@@ -3,6 +3,7 @@
 mod demo;
 mod docs;
 mod ebpf;
+mod example;
 mod interop;
 mod run;
 mod setup;
@@ -31,6 +32,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Write everything anew that is generated: pages of docs/, expected errors, manual pages, completions
     Docs(docs::Arguments),
+    /// Tell the worked example of docs/example.md: three applications, one policy, two sites
+    Example(example::Arguments),
     /// Check everything: format, lints, all tests, a short fuzz run
     Test(test::Arguments),
     /// Run the tests that need a kernel of their own, in a virtual machine
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         }),
         Verb::Demo(arguments) => demo::main(&arguments),
         Verb::Docs(arguments) => docs::main(&arguments),
+        Verb::Example(arguments) => example::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Interop(arguments) => interop::main(&arguments),

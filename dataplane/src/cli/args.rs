@@ -1,9 +1,12 @@
 //! What can be typed, and the help for it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+
+use crate::telemetry::top::Tab;
 
 /// A DPU in software: takes flows off the NIC, encrypts, compresses and classifies them.
 #[derive(Debug, Parser)]
@@ -13,7 +16,7 @@ use clap_complete::Shell;
     max_term_width = 100,
     long_about = "softdpu takes the flows that a policy names off the network interface with XDP and AF_XDP, does to them what a \
                   DPU would do (encrypt, compress, classify) and hands them back.\n\n\
-                  `softdpu run` is the dataplane. `softdpu status` and `softdpu flows` ask a running one. `softdpu check` says what \
+                  `softdpu run` is the dataplane. `softdpu status`, `softdpu top` and `softdpu flows` ask a running one. `softdpu check` says what \
                   is wrong with a policy, `softdpu doctor` what is wrong with the host for it, and `softdpu replay` runs the same graph over capture files, without privileges.",
     after_long_help = "EXAMPLES:\n  softdpu check /etc/softdpu/edge.toml && softdpu run -c /etc/softdpu/edge.toml\n  softdpu status\n  softdpu help \
                        plan\n\nEXIT CODES:\n  0  done\n  1  failed, or something wrong was found\n  2  wrong usage\n\n\
@@ -90,6 +93,19 @@ pub(super) enum Verb {
     )]
     Status(StatusArgs),
 
+    /// Watch a running instance: rates of ports, workers, tiers, intents, tunnels, drops and flows
+    #[command(
+        long_about = "Shows a running instance as it goes, with histories: ports and queues, workers and how busy they are, tiers, intents and \
+                      applications (verdict, rate, how much of it is encrypted), tunnels and peers, drops by reason, the largest \
+                      flows. `?` lists the keys. Rates are differences between two looks. While the instance is away it says so \
+                      and waits.\n\n\
+                      With --once it prints one page of text after two looks and ends.",
+        after_long_help = "EXAMPLES:\n  softdpu top\n  softdpu top -n edge-a --interval 500ms --tab apps\n  softdpu top --once\n  softdpu top \
+                           --once --tab drops\n  softdpu top --tab flows --filter payments\n\nEXIT CODES:\n  0  done\n  1  no terminal; with \
+                           --once: no instance, or it could not be asked"
+    )]
+    Top(TopArgs),
+
     /// List the flows of a running instance
     #[command(
         long_about = "Lists the flows in the tables of a running instance, the biggest first: who with whom, class and host name, the tier \
@@ -101,12 +117,27 @@ pub(super) enum Verb {
     )]
     Flows(FlowsArgs),
 
-    /// Say which tier a flow is on, and why not on a higher one
+    /// Follow what happens to a running instance
+    #[command(
+        long_about = "Prints what happens to a running instance, as it happens, one line each: policies taken up, refused and taken \
+                      back, intents whose verdict changed, peers and tunnels that come, go, move and get new keys, ports and \
+                      neighbours that change, workers in trouble, drops that rise. Goes on when the instance is restarted, from where \
+                      it was. docs/api.md lists the kinds.",
+        after_long_help = "EXAMPLES:\n  softdpu events\n  softdpu events --since 10m --kind plan,intent\n  softdpu events --kind flow\n  \
+                           softdpu events --json --since 0 | jq -c 'select(.level == \"error\")'\n\n\
+                           EXIT CODES:\n  0  ended by SIGINT\n  1  no instance, or it could not be asked"
+    )]
+    Events(EventsArgs),
+
+    /// Say which tier a flow is on and why not on a higher one, or why an application is served as it is
     #[command(
         long_about = "Says of one flow which tier handles it (nic, xdp, worker, kernel), why each higher one does not, and what would \
-                      change that. The reason codes are in docs/offload-reasons.md.",
-        after_long_help = "EXAMPLES:\n  softdpu explain 0:17\n  softdpu explain 10.1.0.2:40000 10.2.0.2:443\n  softdpu explain tcp \
-                           10.2.0.2:443 --json\n\nEXIT CODES:\n  0  answered\n  1  no such flow, or the instance could not be asked\n\n\
+                      change that. The reason codes are in docs/offload-reasons.md.\n\n\
+                      Of an application's intent it says whether it is encrypted, offloaded and slow, and why: what the plan decided, \
+                      the line that decides and whose it is, and what its flows, rules and tunnel have counted meanwhile. A word that \
+                      can be no flow is taken for an intent's name.",
+        after_long_help = "EXAMPLES:\n  softdpu explain --intent payments\n  softdpu explain payments --watch 5 --json\n  softdpu explain 0:17\n  softdpu explain 10.1.0.2:40000 10.2.0.2:443\n  softdpu explain tcp \
+                           10.2.0.2:443 --json\n\nEXIT CODES:\n  0  answered\n  1  no such flow or intent, or the instance could not be asked\n\n\
                            FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Explain(ExplainArgs),
@@ -259,6 +290,35 @@ pub(super) enum Verb {
                            FILES:\n  configs/policies/full.toml  every key, with its default"
     )]
     Tune(TuneArgs),
+
+    /// Show packets' ways: what each node decided and wrote
+    #[command(
+        long_about = "Shows the way of packets through a running instance: what the XDP program decided, then every node that the \
+                      packet met, what it decided (rule, tunnel, flow, class, next hop, drop reason) and which bytes it wrote. A packet \
+                      is one that the filter (in tcpdump's syntax) matches as received, or as opened from its tunnel. \
+                      The first 128 bytes are looked at. While nobody traces it costs nothing; one trace or capture at a time.\n\n\
+                      With -c and --in, the same over capture files, without an instance and without privileges.\n\n\
+                      It shows what flows carry that are sealed on the wire: only root and the user of the instance may.",
+        after_long_help = "EXAMPLES:\n  softdpu trace\n  softdpu trace -n 5 host 10.2.0.2 and tcp port 443\n  softdpu trace --json esp | jq \
+                           '.steps[].node'\n  softdpu trace -c edge-a.toml --in apps=clear.pcap udp\n\n\
+                           EXIT CODES:\n  0  a packet was seen\n  1  none was, or the instance could not be asked"
+    )]
+    Trace(TraceArgs),
+
+    /// Write packets to a pcapng file, also as they are within tunnels
+    #[command(
+        long_about = "Captures packets of a running instance: as received (rx), as opened from a tunnel (open), as they are before they are \
+                      sealed (seal), and as sent (tx). Each port has an interface per point in the file. Each packet has as its comment what became of \
+                      it: rule, tunnels, class, flow, verdict, drop reason and node; the same packet has the same epb_packetid at all \
+                      points. The filter is in tcpdump's syntax, and a packet that matches at one point is written at all that are \
+                      asked for. What the instance could not keep is lost for the capture only, and counted.\n\n\
+                      WARNING: open and seal are the clear text of flows that are sealed on the wire. The file (mode 0600) is as sensitive as \
+                      those. Only root and the user of the instance may capture; that it began and ended is logged.",
+        after_long_help = "EXAMPLES:\n  softdpu capture -w all.pcapng\n  softdpu capture -w clear.pcapng --at open,seal tcp port 80\n  softdpu \
+                           capture -w - host 10.2.0.2 | tshark -r - -T fields -e frame.comment\n  softdpu capture -w ring.pcapng -C 100 -W 10\n\n\
+                           EXIT CODES:\n  0  done\n  1  no instance, or it could not be asked, or the file not written"
+    )]
+    Capture(CaptureArgs),
 
     /// Print the JSON Schema of a policy
     #[command(
@@ -452,6 +512,42 @@ pub(super) struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct TopArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Time between two looks: 100ms to 60s
+    #[arg(short, long, default_value = "1s", value_name = "TIME", value_parser = super::top::interval)]
+    pub(super) interval: Duration,
+    /// What to show first: ports, workers, tiers, apps, tunnels, drops, flows. With --once: only that
+    #[arg(short, long, value_name = "TAB")]
+    pub(super) tab: Option<Tab>,
+    /// Only rows with this text somewhere
+    #[arg(short, long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub(super) filter: String,
+    /// Most flows to ask for; of these the largest are shown
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    pub(super) flows: usize,
+    /// Print one page of text and end
+    #[arg(long)]
+    pub(super) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Only this kind, or all whose name begins so: plan, peer_up, flow; may be given several times. Flows are told of on wish only
+    #[arg(short, long, value_name = "KIND", value_delimiter = ',')]
+    pub(super) kind: Vec<String>,
+    /// Begin with what happened so long ago (30s, 5m, 2h), or behind the event of this number; 0: all that is kept
+    #[arg(long, value_name = "N")]
+    pub(super) since: Option<super::events::Since>,
+    /// One JSON object per event and line
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct RekeyArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
@@ -539,9 +635,15 @@ pub(super) enum FlowSort {
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
-    /// The flow: its id, or one or both ends: 10.0.0.1:5000 10.0.0.2:443
-    #[arg(required = true, value_name = "FLOW")]
+    /// The flow: its id, or one or both ends: 10.0.0.1:5000 10.0.0.2:443; or an application's intent, by its name
+    #[arg(required_unless_present = "intent", conflicts_with = "intent", value_name = "FLOW")]
     pub(super) flow: Vec<String>,
+    /// Explain an application's intent
+    #[arg(long, value_name = "NAME")]
+    pub(super) intent: Option<String>,
+    /// Of an intent: how long to look at its counters, for rates. 0: once
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub(super) watch: f64,
     /// JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -576,6 +678,70 @@ pub(super) struct ReplayArgs {
     /// The report as JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TraceArgs {
+    /// The instance, where several run
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub(super) name: Option<String>,
+    /// Its control socket
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["name", "config"])]
+    pub(super) socket: Option<PathBuf>,
+    /// How many packets; 0: until it is stopped
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
+    pub(super) count: u64,
+    /// How long at most; 0: until there are enough
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=crate::watch::request::MAX_SECONDS))]
+    pub(super) seconds: u64,
+    /// Trace over capture files, with this policy
+    #[arg(short, long, value_name = "FILE", requires = "inputs")]
+    pub(super) config: Option<PathBuf>,
+    /// Capture file to receive on a port; may be given for several ports
+    #[arg(long = "in", value_name = "PORT=FILE", value_parser = port_file, requires = "config")]
+    pub(super) inputs: Vec<(String, PathBuf)>,
+    /// One JSON object per packet and line
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Which packets, in tcpdump's syntax
+    #[arg(value_name = "FILTER", trailing_var_arg = true)]
+    pub(super) filter: Vec<String>,
+}
+
+impl TraceArgs {
+    pub(super) fn instance(&self) -> Instance {
+        Instance { name: self.name.clone(), socket: self.socket.clone() }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CaptureArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// The file; -: standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) write: PathBuf,
+    /// Where to look: rx, open, seal, tx. All, unless said otherwise
+    #[arg(long, value_name = "POINT", value_delimiter = ',', value_parser = ["rx", "open", "seal", "tx"])]
+    pub(super) at: Vec<String>,
+    /// Bytes kept of each packet; 0: all
+    #[arg(short = 's', long, value_name = "BYTES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(crate::watch::request::MAX_SNAP)))]
+    pub(super) snaplen: u32,
+    /// How many packets, each at all its points; 0: until it is stopped
+    #[arg(short, long, value_name = "COUNT", default_value_t = 0)]
+    pub(super) count: u64,
+    /// How long; 0: until it is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=crate::watch::request::MAX_SECONDS))]
+    pub(super) seconds: u64,
+    /// Begin another file (FILE1, FILE2, …) before one grows beyond this many millions of bytes
+    #[arg(short = 'C', long, value_name = "MILLIONS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) size: Option<u64>,
+    /// With -C: at most so many files, then the oldest is written over
+    #[arg(short = 'W', long, value_name = "COUNT", requires = "size", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) files: Option<u32>,
+    /// Which packets, in tcpdump's syntax
+    #[arg(value_name = "FILTER", trailing_var_arg = true)]
+    pub(super) filter: Vec<String>,
 }
 
 fn port_file(text: &str) -> Result<(String, PathBuf), String> {

@@ -2,10 +2,13 @@
 
 mod args;
 mod ask;
+mod capture;
 mod check;
 pub mod classify;
 mod doctor;
+mod events;
 mod explain;
+mod filter;
 mod flows;
 mod inventory;
 mod man;
@@ -19,6 +22,8 @@ mod status;
 mod test;
 #[cfg(test)]
 mod tests;
+mod top;
+mod trace;
 mod tune;
 
 use std::io::{ErrorKind, Write};
@@ -84,6 +89,8 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Check(args) => check::run(args, out),
         Verb::Plan(args) => plan::run(args, out),
         Verb::Status(args) => status::run(args, out),
+        Verb::Top(args) => top::run(args, out),
+        Verb::Events(args) => events::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
         Verb::Demote(args) => explain::demote(args, out),
@@ -100,6 +107,8 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Inventory(args) => inventory::run(args, out),
         Verb::Test(args) => test::run(args, out),
         Verb::Tune(args) => tune::run(args, out),
+        Verb::Trace(args) => trace::run(args, &cli.log_level, out),
+        Verb::Capture(args) => capture::run(args, out),
         Verb::Schema => {
             writeln!(out, "{:#}", crate::config::json_schema())?;
             Ok(true)

@@ -36,11 +36,13 @@ mod tests;
 mod tunnel_tests;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub use change::{Change, Changes, changes};
 pub use cover::{covers, overlaps};
 pub use cover_index::Index;
 pub use cover_meet::{meet, meet_rules};
+pub use intent_folder::files as intent_files;
 pub use intent_join::check_intent;
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
@@ -65,15 +67,16 @@ const MAX_FILE: usize = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
-    load_for(path, |_| Site::default())
+    read(path, true, |_| Site::default())
 }
 
-/// The same, with its intents planned for the place that `site` says.
+/// The same, with its intents planned for the place that `site` says, and without looking at key files: whoever plans need not
+/// have the keys.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
-    read(path, true, site)
+    read(path, false, site)
 }
 
 /// The same without looking at key files, for what needs no keys.
@@ -89,15 +92,16 @@ fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<P
         let (source, problem) = *wrong;
         ConfigErrors { source, problems: vec![problem], intents: Vec::new() }
     })?;
-    load_text_with(&text, &path.display().to_string(), path, keys, site)
+    load_text_with(&text, &path.display().to_string(), path, keys, None, site)
 }
 
-/// A policy text as [`load`] would take it from `path`. `name` stands for it in messages.
+/// A policy text as [`load`] would take it from `path`, with these intents in place of those in its folder. `name` stands for
+/// it in messages.
 ///
 /// # Errors
 /// Everything that is wrong with it, warnings included.
-pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigErrors> {
-    load_text_with(text, name, path, true, |_| Site::default())
+pub fn load_text(text: &str, name: &str, path: &Path, intents: Vec<Arc<Source>>) -> Result<Policy, ConfigErrors> {
+    load_text_with(text, name, path, true, Some(intents), |_| Site::default())
 }
 
 fn load_text_with(
@@ -105,6 +109,7 @@ fn load_text_with(
     name: &str,
     path: &Path,
     keys: bool,
+    given: Option<Vec<Arc<Source>>>,
     site: impl FnOnce(&Policy) -> Site,
 ) -> Result<Policy, ConfigErrors> {
     let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
@@ -117,7 +122,7 @@ fn load_text_with(
         problems.extend(check::applications(&policy.applications));
         let source = Source { name: name.to_owned(), text: text.to_owned() };
         let site = site(policy);
-        intents = intent_join::join(policy, &source, &site, &mut problems);
+        intents = intent_join::join(policy, &source, given, &site, &mut problems);
     }
     finish(policy, problems, intents, text, name)
 }

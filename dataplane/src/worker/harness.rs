@@ -56,12 +56,25 @@ impl Harness {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_checksums(policy: Policy, fib: Fib, checksums: impl Fn(usize, &Port) -> bool) -> Result<Self> {
+        Self::with_all(policy, fib, checksums, WIRE)
+    }
+
+    /// The same with wires of so many packets. What is measured wants few: their buffers go round, and those of 4,096 large
+    /// packets leave no cache to the worker.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_wires(policy: Policy, fib: Fib, packets: usize) -> Result<Self> {
+        Self::with_all(policy, fib, |_, _| true, packets)
+    }
+
+    fn with_all(policy: Policy, fib: Fib, checksums: impl Fn(usize, &Port) -> bool, packets: usize) -> Result<Self> {
         let blueprint = Blueprint::new(policy, fib, checksums)?;
         let pool = FramePool::new(Umem::heap(blueprint.policy.workers.frames.max(256), 4096)?);
         let mut ports = Vec::new();
         let mut wires = Vec::new();
         for id in 0..blueprint.policy.ports.len() {
-            let (inward, outward) = (Wire::new(WIRE), Wire::new(WIRE));
+            let (inward, outward) = (Wire::new(packets), Wire::new(packets));
             let io = PortIo::Loopback(LoopbackPort::new(inward.clone(), outward.clone()));
             ports.push(WorkerPort { id: id as u8, io });
             wires.push((inward, outward));
