@@ -99,7 +99,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(thread: Arc<OnceLock<Thread>>) -> Arc<Self> {
+    pub fn new(thread: Arc<OnceLock<Thread>>) -> Arc<Self> {
         Arc::new(Self { asks: ArrayQueue::new(ASKS), notes: ArrayQueue::new(NOTES), thread })
     }
 
@@ -170,6 +170,8 @@ impl Client {
             }
             return;
         };
+        // Only what its rule drops is in a device.
+        let dropped_there = flow.tier() == Tier::Nic;
         let counts = match note.what {
             What::Placed => {
                 flow.set_tier(Tier::Xdp);
@@ -208,6 +210,8 @@ impl Client {
         };
         let (rule, class) = (last_rule(flow), Class::place(flow.class));
         if let Some(counter) = rule.and_then(|rule| rules.treated(rule)) {
+            let dropped: u64 = counts.traffic.iter().map(|count| count.packets).sum();
+            counter.dropped.add(if dropped_there { dropped } else { counts.metered });
             counter.metered.add(counts.metered);
             counter.sampled.add(counts.sampled);
         }

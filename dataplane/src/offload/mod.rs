@@ -24,6 +24,7 @@ pub mod reason;
 mod reason_docs;
 mod table;
 pub mod thread;
+mod told;
 
 pub use flow_name::FlowName;
 pub use lane::{Ask, Back, Client, Counts, FlowRef, Lane, Note, What};

@@ -62,6 +62,7 @@ reasons! {
     NicRefused = 31 "nic_refused" "Tier `nic`: the device was asked and refused the table or the program. `softdpu status` has the kernel's error and the verifier's words.",
     NicOnlyDrops = 32 "nic_only_drops" "Tier `nic`: of what flows need, a device only drops; this one is to be forwarded.",
     NicFull = 33 "nic_full" "Tier `nic`: the device has no room for more flows. `softdpu status` says how many it took.",
+    Ceiling = 34 "ceiling" "Its application has a ceiling, which all of its flows share: only workers count them together.",
 }
 
 impl Reason {

@@ -7,12 +7,14 @@ use super::candidate::Candidate;
 use super::lane::{Back, Counts, FlowRef, Lane, Note, What};
 use super::nic::Nics;
 use super::reason::Reason;
+use super::told;
 use crate::flow::tcp::Segment;
 use crate::flow::{Direction, Tick};
 use crate::host::fib::{Adjacency, Fib, Hop, PortId};
 use crate::host::xdp_features;
 use crate::io::steer::{EntryId, FlowCount, FlowKey, FlowRule, FlowVerdict, Last, Progress, Steer, SteerError};
 use crate::plan::Plan;
+use crate::telemetry::journal::Journal;
 use crate::tunnel::keys::Keys;
 use crate::tunnel::steering::Steering;
 use crate::worker::clock;
@@ -90,6 +92,7 @@ pub struct Gate {
     interfaces: Arc<[u32]>,
     pub(super) lanes: Vec<Arc<Lane>>,
     pub(super) wakers: Vec<Waker>,
+    journal: Arc<Journal>,
 }
 
 impl Gate {
@@ -99,6 +102,7 @@ impl Gate {
         interfaces: Arc<[u32]>,
         (lanes, wakers): (Vec<Arc<Lane>>, Vec<Waker>),
         nics: Nics,
+        journal: Arc<Journal>,
     ) -> Self {
         let table = Table {
             records: HashMap::new(),
@@ -121,6 +125,7 @@ impl Gate {
             interfaces,
             lanes,
             wakers,
+            journal,
         }
     }
 
@@ -132,6 +137,12 @@ impl Gate {
     pub fn len(&self) -> usize {
         let table = self.table();
         table.records.len() + table.nics.len()
+    }
+
+    /// Flows in the driver, and in devices.
+    pub fn below(&self) -> (u64, u64) {
+        let table = self.table();
+        (table.records.len() as u64, table.nics.len() as u64)
     }
 
     /// Flows that a port's device has, and `None` where it has none or is gone.
@@ -519,7 +530,11 @@ impl Gate {
 
     fn tell(&self, worker: usize, flow: FlowRef, what: What) -> bool {
         let note = Note { flow, what, seen: Tick::from_nanos(clock::now()) };
-        self.lanes.get(worker).is_some_and(|lane| lane.notes.push(note).is_ok())
+        let told = self.lanes.get(worker).is_some_and(|lane| lane.notes.push(note).is_ok());
+        if told && self.journal.is_wished() {
+            told::tell(&self.journal, worker, &flow, &what);
+        }
+        told
     }
 }
 
