@@ -15,7 +15,7 @@ use super::problem::{Code, Problem, Source};
 use super::schema::{OnLoss, intent_json_schema};
 use super::terms::{Terms, Written};
 use super::values::Prefix;
-use super::{shape, syntax_problem};
+use super::{shape, syntax_problem, text};
 
 /// Longest intent file that is read, in bytes.
 const MAX_FILE: usize = 1 << 20;
@@ -53,16 +53,10 @@ pub fn read(folder: &Path, terms: &Terms) -> std::io::Result<Folder> {
     let (mut texts, mut problems) = (Vec::new(), Vec::new());
     for path in files(folder)? {
         let name = path.display().to_string();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match text::read(&path, MAX_FILE, "an intent") {
             Ok(text) => text,
-            Err(e) => {
-                let problem = Problem::error(
-                    Code::Unreadable,
-                    0..0,
-                    format!("cannot read {name}: {e}"),
-                    "an intent is UTF-8 text that softdpu may read",
-                );
-                problems.push((Source { name, text: String::new() }, vec![problem]));
+            Err((source, problem)) => {
+                problems.push((source, vec![problem]));
                 continue;
             }
         };

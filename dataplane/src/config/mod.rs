@@ -1,7 +1,7 @@
 //! The operator's policy: read, checked as a whole, and handed on typed. Everything that is wrong with a file is reported at
 //! once, each with file, line, column and remedy; nothing is used unless everything is valid.
 
-mod at;
+pub(crate) mod at;
 pub mod change;
 mod check;
 mod cover;
@@ -14,19 +14,21 @@ pub mod intent;
 mod intent_folder;
 mod intent_join;
 mod keyfiles;
-mod places;
+pub(crate) mod places;
 pub mod policy;
 mod problem;
 pub mod rates;
-mod reference;
+pub(crate) mod reference;
 mod schema;
 mod shape;
+pub(crate) mod shaped;
 mod suggest;
 pub mod terms;
+pub(crate) mod text;
 pub mod values;
 
 #[cfg(test)]
-mod broken_tests;
+pub(crate) mod broken_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -44,7 +46,7 @@ pub use intent_join::check_intent;
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
 pub use reference::markdown;
-pub use schema::{intent_json_schema, json_schema};
+pub use schema::{intent_json_schema, json_schema, json_schema_of};
 pub use suggest::nearest;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
@@ -64,15 +66,16 @@ const MAX_FILE: usize = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
-    load_for(path, |_| Site::default())
+    read(path, true, |_| Site::default())
 }
 
-/// The same, with its intents planned for the place that `site` says.
+/// The same, with its intents planned for the place that `site` says, and without looking at key files: whoever plans need not
+/// have the keys.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
-    read(path, true, site)
+    read(path, false, site)
 }
 
 /// The same without looking at key files, for what needs no keys.
@@ -84,7 +87,11 @@ pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
 }
 
 fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
+    let text = text::read(path, MAX_FILE, "a policy").map_err(|(source, problem)| ConfigErrors {
+        source,
+        problems: vec![problem],
+        intents: Vec::new(),
+    })?;
     load_text_with(&text, &path.display().to_string(), path, keys, None, site)
 }
 

@@ -60,6 +60,8 @@ pub struct Control {
     pub socket: PathBuf,
     /// Permission bits of the socket.
     pub socket_mode: u32,
+    /// Group of the socket: a name of the host's, or a number.
+    pub socket_group: Option<String>,
     /// A loopback address, or none.
     pub metrics: Option<SocketAddr>,
 }

@@ -153,7 +153,7 @@ pub async fn rekey(socket: &Path, tunnel: &str, peer: Option<&str>) -> Result<Re
 }
 
 /// Percent-encoding of a query value (RFC 3986 section 2).
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
@@ -203,7 +203,7 @@ async fn ask(socket: &Path, method: Method, path: &str) -> Result<(hyper::Status
 }
 
 /// Says what a failed connect means.
-fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {
+pub(super) fn explain(socket: &Path, error: &std::io::Error) -> anyhow::Error {
     let path = socket.display();
     match error.kind() {
         ErrorKind::NotFound => anyhow!("no socket {path}: is the instance running? (`softdpu run -c FILE`)"),

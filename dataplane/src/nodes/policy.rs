@@ -81,6 +81,9 @@ fn service(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, side: Side, act: Act
         if tunnel == NONE {
             return Ok(());
         }
+        if let Some(counters) = cx.rules.treated(rule) {
+            counters.opened.add(1, packet.frame.total_len() as u64);
+        }
         let comes_in = side == Side::In || cx.plan.rules[usize::from(rule)].lets_in(&with_ports(cx, packet));
         if comes_in && packet.meta.esp_in != NO_WAY {
             xfrm::admit(cx, packet, side)?;

@@ -1,12 +1,13 @@
 //! The contract: what became of each intent under a policy, who decided it and where. What `softdpu plan` and `/v1/plan` say.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 pub use super::reason::{Reason, Verdict};
 
 /// A line of a file, and who can change it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Place {
     pub file: String,
     /// From 1.
@@ -14,6 +15,9 @@ pub struct Place {
     /// From 1, in characters.
     pub column: usize,
     pub owner: String,
+    /// The line itself. Neither file has secrets: keys are files of their own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub quote: String,
 }
 
 impl std::fmt::Display for Place {
@@ -23,7 +27,7 @@ impl std::fmt::Display for Place {
 }
 
 /// One statement about an intent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Because {
     pub reason: Reason,
     /// In words, with names and figures.
@@ -33,7 +37,7 @@ pub struct Because {
 }
 
 /// Capacity that an intent takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Takes {
     /// Bits per second.
     pub bandwidth: u64,
@@ -43,7 +47,7 @@ pub struct Takes {
 }
 
 /// What became of one intent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     pub name: String,
     pub owner: String,
@@ -66,6 +70,9 @@ pub struct Outcome {
     /// Of packets when no worker is there: "pass" or "drop".
     pub on_loss: String,
     pub takes: Takes,
+    /// Microseconds that 99 of 100 packets are wished to take at most. A wish: nothing is booked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_p99_us: Option<u64>,
     /// Names of the rules it became, in their order.
     pub rules: Vec<String>,
     /// What is not known, and other asides.
@@ -73,7 +80,7 @@ pub struct Outcome {
 }
 
 /// Something about two lines.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// "conflict", "shadowed", "stricter_wins" or "overbooked".
     pub kind: String,
@@ -83,7 +90,7 @@ pub struct Finding {
 }
 
 /// How much of something is promised.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Budget {
     /// "bandwidth", "crypto" (bits per second) or "connections".
     pub what: String,
@@ -96,7 +103,7 @@ pub struct Budget {
 }
 
 /// The whole contract.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Contract {
     /// Name of the instance.
     pub name: String,
@@ -116,7 +123,7 @@ pub struct Contract {
 }
 
 /// One difference between two contracts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Difference {
     pub intent: String,
     /// "new", "gone" or "changed".

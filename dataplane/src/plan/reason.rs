@@ -1,9 +1,10 @@
 //! Why an intent is met, degraded or refused. Codes are stable; each says what would change it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What became of an intent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// It has what it asks for.
@@ -27,7 +28,7 @@ impl Verdict {
 
 macro_rules! reasons {
     ($($(#[$default:meta])? $name:ident = $code:literal $verdict:ident $help:literal,)*) => {
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "snake_case")]
         pub enum Reason { $($(#[$default])? $name,)* }
 
@@ -63,6 +64,7 @@ reasons! {
     PeerNotAllowed = "peer_not_allowed" Refused "A rule of the policy sends these flows into a tunnel that `peers` leaves out: what both allow is nothing. They are dropped. One side changes its tunnel.",
     PolicyDrops = "policy_drops" Refused "A rule of the policy drops these flows, and the stricter side wins. The operator changes the rule.",
     DroppedByIntent = "dropped_by_intent" Refused "Another application's intent claims these flows, must have them encrypted and has no tunnel. Its owner narrows it, or is given a tunnel.",
+    ClaimedByIntent = "claimed_by_intent" Refused "Another application's intent claims all of these flows and does not agree with this one: that one is stricter, or comes first, and is obeyed. This one has no effect. One of the two names other flows.",
     NameUnresolved = "name_unresolved" Refused "A name has no address, so its flows cannot be told from others: no rule is made for them. With the address in DNS or /etc/hosts, a reload.",
     InClear = "in_clear" Degraded "Encryption is preferred and no tunnel can carry it: it goes in clear. The operator defines a tunnel, or the application names one in `peers`.",
     PolicyEncrypts = "policy_encrypts" Degraded "It asks to go in clear, but a rule of the policy encrypts these flows, and the stricter side wins. The operator changes the rule.",

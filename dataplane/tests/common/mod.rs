@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used)]
 
+pub mod plain;
 pub mod stream;
 pub mod traffic;
 

@@ -38,16 +38,23 @@ pub(super) fn emit(given: &Given<'_>, draft: &mut Draft<'_>, claims: &mut Claims
             if several { format!("intent:{}.{}", intent.name, at + 1) } else { format!("intent:{}", intent.name) };
         let base = Rule { ceiling: draft.ceiling.clone(), ..base(intent, flow, name) };
         draft.flows += 1;
-        others(given, draft, &base, claims, findings);
+        draft.claimed += usize::from(others(given, draft, &base, claims, findings));
         one(given, draft, &base, findings);
         claims.index.add(&base.matches, &base.hosts);
         claims.list.push(Claim {
             rule: base,
             own: draft.own,
             name: intent.name.clone(),
-            at: given.in_intent(intent, &intent.name_span),
+            at: given.demand_place(intent),
             priority: intent.priority,
         });
+    }
+    if draft.flows > 0 && draft.claimed >= draft.flows {
+        let not_obeyed =
+            |because: &&mut Because| matches!(because.reason, Reason::StricterIntent | Reason::EarlierIntent);
+        for because in draft.all.iter_mut().filter(not_obeyed) {
+            because.reason = Reason::ClaimedByIntent;
+        }
     }
     if draft.flows > 0 && draft.dropped == draft.flows {
         for because in draft.all.iter_mut().filter(|because| because.reason == Reason::PolicyPart) {
@@ -222,16 +229,17 @@ fn stricter(given: &Given<'_>, draft: &mut Draft<'_>, at: usize, own: Held, find
     Held { effect, compress, keep }
 }
 
-/// What intents before this one claim of the same flows.
-fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims, findings: &mut Findings) {
+/// What intents before this one claim of the same flows. Whether one that does not agree claims all of them.
+fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims, findings: &mut Findings) -> bool {
     let intent = draft.intent;
+    let mut claimed = false;
     for at in claims.index.near(&base.matches, &base.hosts) {
         let claim = &claims.list[at];
         if claim.name == intent.name || meet_rules(&claim.rule, base).is_none() {
             continue;
         }
         let whole = holds_all(&claim.rule, base);
-        let here = given.in_intent(intent, &intent.name_span);
+        let here = given.demand_place(intent);
         let which = if whole { "all" } else { "some" };
         let mut finding = |kind: &str, text: String| {
             findings.add(Finding { kind: kind.into(), text, here: here.clone(), other: Some(claim.at.clone()) });
@@ -244,7 +252,8 @@ fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims
         };
         match reason {
             Some(reason) => {
-                let text = format!("intent `{}` claims {which} of these flows", claim.name);
+                claimed |= whole;
+                let text = format!("intent `{}` claims {which} of these flows and is obeyed", claim.name);
                 draft.all.push(Because { reason, text, by: claim.at.clone() });
                 finding(
                     "conflict",
@@ -263,6 +272,7 @@ fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims
             None => {}
         }
     }
+    claimed
 }
 
 /// Whether a match is about nothing but ports of TCP or UDP.

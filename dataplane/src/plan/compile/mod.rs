@@ -61,6 +61,8 @@ struct Draft<'a> {
     dropped: usize,
     /// Of these, those that a rule of the policy encrypts, with the tunnel.
     encrypted: Option<usize>,
+    /// Of these, those that another intent claims whole, and is obeyed.
+    claimed: usize,
     /// A steering rule leaves all of its flows to the kernel.
     kernel: bool,
 }
@@ -106,13 +108,26 @@ impl<'a> Given<'a> {
     /// A place in the policy.
     fn in_policy(&self, span: Option<&Range<usize>>) -> Place {
         let (line, column) = self.lines.position(span.map_or(0, |span| span.start));
-        Place { file: self.policy_name.to_owned(), line, column, owner: self.policy.terms.owner.clone() }
+        Place {
+            file: self.policy_name.to_owned(),
+            line,
+            column,
+            owner: self.policy.terms.owner.clone(),
+            // Without a line of its own it is about the policy as a whole.
+            quote: span.map_or_else(String::new, |_| self.lines.quote(line)),
+        }
     }
 
     fn in_intent(&self, intent: &Intent, span: &Range<usize>) -> Place {
         let lines = self.intent_lines.get(intent.source.name.as_str());
         let (line, column) = lines.map_or((1, 1), |lines| lines.position(span.start));
-        Place { file: intent.source.name.clone(), line, column, owner: intent.owner.clone() }
+        let quote = lines.map_or_else(String::new, |lines| lines.quote(line));
+        Place { file: intent.source.name.clone(), line, column, owner: intent.owner.clone(), quote }
+    }
+
+    /// What the intent says of encryption; where it leaves that to the policy, its name.
+    fn demand_place(&self, intent: &Intent) -> Place {
+        self.in_intent(intent, intent.encrypt_span.as_ref().unwrap_or(&intent.name_span))
     }
 
     fn rule_place(&self, rule: usize) -> Place {
@@ -196,6 +211,7 @@ fn begin<'a>(given: &Given<'_>, intent: &'a Intent) -> Draft<'a> {
         flows: 0,
         dropped: 0,
         encrypted: None,
+        claimed: 0,
         kernel: false,
     };
     ceiling::set(given, &mut draft);
@@ -287,6 +303,7 @@ fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
             "pass".into()
         },
         takes: if verdict == Verdict::Refused { Takes::default() } else { draft.takes },
+        latency_p99_us: intent.latency_p99.as_ref().map(|wish| wish.value),
         rules: draft.rules.iter().map(|rule| rule.name.clone()).collect(),
         notes: draft.notes,
         all: draft.all,

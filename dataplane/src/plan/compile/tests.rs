@@ -160,7 +160,13 @@ fn preferred_and_never_go_in_clear_where_nobody_is_stricter() {
     assert_eq!(outcome(&policy, "secret").tunnel.as_deref(), Some("wg1"));
     assert_eq!(
         outcome(&policy, "secret").because.by,
-        Place { file: policy.source.name.clone(), line: 41, column: 8, owner: "netops".into() }
+        Place {
+            file: policy.source.name.clone(),
+            line: 41,
+            column: 8,
+            owner: "netops".into(),
+            quote: "name = \"vault\"".into()
+        }
     );
     assert_eq!(fate(&policy, [10, 3, 9, 1], 443), "wg1");
     assert_eq!(fate(&policy, [10, 8, 0, 1], 23), "drop", "the policy's own rule holds within the intent");
@@ -217,6 +223,28 @@ fn between_intents_the_stricter_is_obeyed_and_both_are_named() {
     let files: Vec<&str> =
         [&conflict.here, conflict.other.as_ref().unwrap()].map(|p| p.file.rsplit('/').next().unwrap()).to_vec();
     assert_eq!(files, ["lax.intent.toml", "strict.intent.toml"]);
+}
+
+#[test]
+fn an_intent_whose_flows_are_all_anothers_is_refused_with_both_lines() {
+    let flows = "[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.5.0/24\"]\nprotocol = \"tcp\"\nports = [443]\n";
+    let more = "[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.6.0.0/24\"]\n";
+    let policy = compiled(
+        POLICY,
+        &[
+            ("pay", &format!("encrypt = \"required\"\n{flows}")),
+            ("spy", &format!("encrypt = \"never\"\npriority = 1000\n{flows}")),
+            ("both", &format!("encrypt = \"never\"\n{flows}{more}")),
+        ],
+    );
+    assert_eq!(is(&policy, "pay"), (Verdict::Met, "as_asked"));
+    assert_eq!(is(&policy, "spy"), (Verdict::Refused, "claimed_by_intent"));
+    assert_eq!(is(&policy, "both"), (Verdict::Degraded, "stricter_intent"), "it has flows of its own");
+    assert_eq!(fate(&policy, [10, 2, 5, 1], 443), "wg0");
+    let conflict = policy.contract.findings.iter().find(|f| f.here.file.ends_with("spy.intent.toml")).unwrap();
+    let other = conflict.other.as_ref().unwrap();
+    assert_eq!((conflict.here.quote.as_str(), other.quote.as_str()), ("encrypt = \"never\"", "encrypt = \"required\""));
+    assert_eq!((conflict.here.line, other.owner.as_str()), (3, "pay team"));
 }
 
 #[test]
