@@ -143,7 +143,7 @@ fn schemathesis_finds_nothing() {
     let mut command = Command::new(program);
     command.arg("--config-file").arg(folder.join("schemathesis.toml")).arg("run");
     command.arg(format!("http://127.0.0.1:{port}/v1/openapi.json"));
-    command.args(["--max-examples", "20", "--seed", "1", "--request-timeout", "15", "--no-color"]);
+    command.args(["--max-examples", "50", "--seed", "1", "--request-timeout", "15", "--no-color"]);
     command.args(["--phases", "examples,coverage,fuzzing", "--continue-on-failure"]);
     // A connection for each: one that is kept is closed after 5 s of silence.
     command.args(["-H", "connection: close", "--report", "ndjson", "--report-dir"]).arg(work.join("report"));
