@@ -1,5 +1,6 @@
 //! softdpu: a DPU in software. The modules stand in the order a packet meets them; ARCHITECTURE.md walks one packet.
 
+pub mod cases;
 pub mod cli;
 pub mod compress;
 pub mod config;
@@ -18,5 +19,6 @@ pub mod rig;
 pub mod telemetry;
 pub mod tune;
 pub mod tunnel;
+pub mod watch;
 pub mod wire;
 pub mod worker;

@@ -187,6 +187,10 @@ fn rule_keys(a: &Rule, b: &Rule) -> Vec<&'static str> {
         ("compress", a.compress != b.compress),
         ("action", a.action != b.action),
         ("offload", a.offload != b.offload),
+        ("meter_rate or meter_burst", a.meter != b.meter),
+        ("bandwidth.ceiling", a.ceiling != b.ceiling),
+        ("dscp", a.dscp != b.dscp),
+        ("sample", a.sample != b.sample),
     ];
     differing(match_keys(&a.matches, &b.matches).into_iter().chain(own))
 }

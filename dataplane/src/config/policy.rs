@@ -373,9 +373,19 @@ pub struct Rule {
     pub action: RuleAction,
     pub offload: RuleOffload,
     pub meter: Option<Meter>,
+    /// Of all flows of rules that name the same.
+    pub ceiling: Option<Shared>,
     pub dscp: Option<u8>,
     /// 0: none.
     pub sample: u32,
+}
+
+/// What flows of several rules may take together, both directions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// The application.
+    pub of: Arc<str>,
+    pub meter: Meter,
 }
 
 /// The operator's name for some flows. Of each kind of terms an empty list means any.

@@ -658,16 +658,18 @@ pub struct Rule {
 
 /// The JSON Schema (draft 2020-12) of a policy file, references resolved in place.
 pub fn json_schema() -> Value {
-    let settings = SchemaSettings::draft2020_12().for_deserialize().with(|s| s.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<File>().to_value();
-    strip_null(&mut schema);
-    schema
+    json_schema_of::<File>()
 }
 
 /// The same of an intent file.
 pub fn intent_json_schema() -> Value {
+    json_schema_of::<super::intent::File>()
+}
+
+/// The same of any kind of file.
+pub fn json_schema_of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().for_deserialize().with(|s| s.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<super::intent::File>().to_value();
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     strip_null(&mut schema);
     schema
 }

@@ -19,13 +19,13 @@ use super::types::{ApiError, Demoted, FlowFilter, MAX_FLOWS, Rekeyed};
 use super::{ControlSource, PlanSource};
 use crate::config::{HostPattern, known_classes, nearest};
 use crate::offload::FlowName;
-use crate::telemetry::prometheus::{self, Facts};
+use crate::telemetry::prometheus::{self, Scrape};
 use crate::wire::prefix::Prefix;
 
 /// How long workers may take to list their flows.
 const FLOWS_TIMEOUT: Duration = Duration::from_secs(2);
 
-type Source = State<Arc<dyn ControlSource>>;
+pub(super) type Source = State<Arc<dyn ControlSource>>;
 
 /// All routes: for the Unix socket. Each has its entry in [`super::openapi`]; a test finds those that have none.
 pub fn all(source: Arc<dyn ControlSource>) -> Router {
@@ -43,6 +43,7 @@ pub fn all(source: Arc<dyn ControlSource>) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/healthz", get(healthz))
         .route("/metrics", get(metrics))
+        .merge(super::watch::routes())
         .layer(axum::middleware::from_fn(only_owners_change))
         .layer(Extension(Turn(Arc::new(Semaphore::new(1)))))
         .fallback(unknown)
@@ -59,7 +60,7 @@ pub fn metrics_only(source: Arc<dyn ControlSource>) -> Router {
         .with_state(source)
 }
 
-pub fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Response {
+pub(super) fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Response {
     (code, Json(ApiError { error: error.into(), help: help.into() })).into_response()
 }
 
@@ -227,9 +228,8 @@ async fn healthz(State(source): Source) -> Response {
 }
 
 async fn metrics(State(source): Source) -> Response {
-    let status = source.status().await;
-    let facts = Facts { version: status.version, instance: status.name, uptime_s: status.uptime_s };
-    match prometheus::text(facts, source.counters()) {
+    let scrape = Scrape::new(source.status().await, source.counters(), source.plan());
+    match prometheus::text(scrape) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response(),
         Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written", "please report this"),
     }

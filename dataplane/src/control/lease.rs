@@ -1,4 +1,5 @@
-//! How long a connection may last: a minute with all its requests; one that follows events for as long as it reads them.
+//! How long a connection may last: a minute with all its requests; one that follows events for as long as it reads them, one
+//! that watches packets for as long as it asked to.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,11 +23,13 @@ struct State {
     /// The start, or the end of the last stream of events.
     since: Instant,
     following: Option<(Instant, Arc<Journal>)>,
+    /// Its answer has an end of its own.
+    lasts: bool,
 }
 
 impl Default for Lease {
     fn default() -> Self {
-        Self { state: Mutex::new(State { since: Instant::now(), following: None }) }
+        Self { state: Mutex::new(State { since: Instant::now(), following: None, lasts: false }) }
     }
 }
 
@@ -42,7 +45,12 @@ impl Lease {
 
     /// The stream is over.
     pub fn stops(&self) {
-        self.change(|state| *state = State { since: Instant::now(), following: None });
+        self.change(|state| *state = State { since: Instant::now(), following: None, lasts: false });
+    }
+
+    /// An answer was begun that ends by itself.
+    pub fn lasts(&self) {
+        self.change(|state| state.lasts = true);
     }
 
     /// Returns when the connection has lasted long enough. `plain`: without events.
@@ -55,6 +63,7 @@ impl Lease {
                     until = *taken + STALLED;
                     stalled = Some(journal.clone());
                 }
+                None if state.lasts => until += plain,
                 None => until = state.since + plain,
             });
             if until <= Instant::now() {

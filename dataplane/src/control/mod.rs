@@ -17,17 +17,22 @@ pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
 pub mod types;
+pub(crate) mod watch;
+pub mod watch_client;
 
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanOutcome,
-    PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PeerStatus, PlanEntry,
+    PlanOutcome, PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus,
+    WorkerStatus, XdpVerdict,
 };
 
 use crate::plan::contract::Contract;
 use crate::telemetry::journal::Journal;
 use crate::telemetry::snapshot::Snapshot;
+use crate::watch::{Feed, WatchRequest};
+pub use watch::WatchRefused;
 
 /// Where the next policy comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +50,17 @@ pub trait ControlSource: Send + Sync + 'static {
 
     /// Makes new session keys in a tunnel, with one peer or with all; answers how many handshakes were begun.
     fn rekey<'a>(&'a self, tunnel: &'a str, peer: Option<&'a str>) -> BoxFuture<'a, anyhow::Result<usize>>;
+
+    /// Begins to look at packets on their way: all nodes (`trace`), or some points. One at a time. `by`: the user who asks.
+    fn watch(&self, request: &WatchRequest, trace: bool, by: u32) -> Result<Feed, WatchRefused> {
+        let _ = (request, trace, by);
+        Err(WatchRefused::Unable("this instance has no packets".to_owned()))
+    }
+
+    /// Ends what [`Self::watch`] began. `false`: there was nothing.
+    fn stop_watch(&self) -> bool {
+        false
+    }
 
     /// Takes flows back to their workers: one, or all.
     fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> anyhow::Result<usize>;

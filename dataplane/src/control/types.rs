@@ -31,6 +31,9 @@ pub struct Status {
     /// What the XDP program did with the packets it saw, each under one verdict. Empty without ports of kind xdp.
     #[serde(default)]
     pub xdp: Vec<XdpVerdict>,
+    /// Who handled packets, the highest tier first. Empty without ports of kind xdp.
+    #[serde(default)]
+    pub tiers: Vec<TierStatus>,
     pub rules: Vec<RuleStatus>,
     pub classes: Vec<ClassTraffic>,
     /// The operator's applications that have had flows.
@@ -215,6 +218,18 @@ pub struct SteerStatus {
     pub bytes: u64,
 }
 
+/// What one tier handled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierStatus {
+    /// "nic", "xdp", "worker" or "kernel".
+    pub tier: String,
+    pub packets: u64,
+    /// Of tier nic without link headers, of the others with them.
+    pub bytes: u64,
+    /// Flows that it has now. `None`: it keeps none, or the kernel knows.
+    pub flows: Option<u64>,
+}
+
 /// Packets that the XDP program counted under one verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct XdpVerdict {
@@ -295,6 +310,9 @@ pub struct FlowInfo {
     /// Seconds since its last packet.
     pub idle_s: f64,
     pub rule: Option<String>,
+    /// The rule drops it.
+    #[serde(default)]
+    pub drops: bool,
     pub tunnel: Option<String>,
     /// State of the transport: "established".
     pub state: String,

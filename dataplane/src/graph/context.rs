@@ -12,6 +12,7 @@ use crate::telemetry::counters::{RuleCounters, WorkerCounters};
 use crate::telemetry::export::Sink;
 use crate::tunnel::events::Events;
 use crate::tunnel::keys::{Keys, Seal, Way};
+use crate::watch::{End, Watch};
 use crate::wire::ip::{V4_HEADER, V6_HEADER, V6_MIN_MTU};
 use crate::worker::neighbours::Asks;
 use softdpu_ebpf_common::walk::L3;
@@ -67,6 +68,8 @@ pub struct Cx<'a> {
     pub counters: &'a WorkerCounters,
     /// Those of the plan's rules.
     pub rules: &'a RuleCounters,
+    /// Who looks at packets on their way; `None` most of the time.
+    pub watch: Option<&'a mut Watch>,
     pub seen: Seen,
 }
 
@@ -84,9 +87,16 @@ impl<'a> Cx<'a> {
         self.keys.way(packet.meta.tunnel_out, packet.meta.way)
     }
 
-    /// Counts the packet under `reason` and frees its frame.
+    /// Counts the packet under `reason`, and to its rule if it has one yet, and frees its frame. One that was held while the
+    /// plan changed counts to the rule that has the number now.
     pub fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
+        if self.watch.is_some() {
+            self.watched_ends(&packet, End::Dropped(reason));
+        }
         self.counters.drop_packet(reason as usize);
+        if let Some(rule) = self.rules.treated(packet.meta.rule) {
+            rule.dropped.inc();
+        }
         self.pool.free(packet.frame);
     }
 
@@ -97,9 +107,20 @@ impl<'a> Cx<'a> {
             let reason = if for_session { DropReason::NoSession } else { DropReason::NeighbourQueueFull };
             return self.drop_packet(packet, reason);
         }
+        if self.watch.is_some() {
+            self.watched_ends(&packet, End::Held);
+        }
         // The flow may be gone when the packet goes on.
         packet.meta.flow = NO_FLOW;
         self.held.push(packet);
+    }
+
+    #[cold]
+    fn watched_ends(&mut self, packet: &Packet, end: End) {
+        if let Some(watch) = self.watch.take() {
+            watch.ends(self, packet, end);
+            self.watch = Some(watch);
+        }
     }
 
     /// Largest IP packet, in bytes, that can go the packet's way: the port's MTU, less what its tunnel puts around it.

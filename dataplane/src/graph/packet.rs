@@ -50,7 +50,12 @@ pub struct Meta {
     pub esp_in: u32,
     pub flow: u32,
     pub adjacency: u32,
+    /// Its number for whoever watches it on its way, see [`crate::watch::worker`]; 0: nobody does.
+    pub watch: u32,
 }
+
+// Two cache lines; a batch is an array of these.
+const _: () = assert!(size_of::<Packet>() == 128);
 
 impl Meta {
     pub fn new(port_in: PortId) -> Self {
@@ -71,6 +76,7 @@ impl Meta {
             esp_in: NO_WAY,
             flow: NO_FLOW,
             adjacency: 0,
+            watch: 0,
         }
     }
 }

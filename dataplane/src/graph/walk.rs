@@ -22,6 +22,7 @@ use crate::nodes::rewrite::Rewrite;
 use crate::nodes::route::Route;
 use crate::nodes::seal::SealNode;
 use crate::nodes::select::Select;
+use crate::watch::Watch;
 
 /// One worker's nodes, with whatever memory each has of its own.
 #[derive(Debug)]
@@ -49,10 +50,26 @@ pub struct Graph {
 }
 
 macro_rules! walk {
-    ($self:ident, $cx:ident, $batch:ident: $($node:ident)*) => {
+    ($watched:expr, $self:ident, $cx:ident, $batch:ident: $($node:ident)*) => {
         $(if $batch.is_empty() { return; }
-        $self.$node.run($cx, $batch);)*
+        if $watched { watched(&mut $self.$node, $cx, $batch); } else { $self.$node.run($cx, $batch); })*
     };
+}
+
+/// Runs a node while somebody looks at what it does.
+#[cold]
+#[inline(never)]
+fn watched<N: Node>(node: &mut N, cx: &mut Cx<'_>, batch: &mut Batch) {
+    watching(cx, |watch, cx| watch.enter(cx, N::NAME, batch));
+    node.run(cx, batch);
+    watching(cx, |watch, cx| watch.left(cx, batch));
+}
+
+fn watching(cx: &mut Cx<'_>, look: impl FnOnce(&mut Watch, &Cx<'_>)) {
+    if let Some(watch) = cx.watch.take() {
+        look(watch, cx);
+        cx.watch = Some(watch);
+    }
 }
 
 impl Graph {
@@ -89,18 +106,23 @@ impl Graph {
 
     /// Takes the batch from the receive ring to the transmit lists; the batch is empty afterwards.
     pub fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: parse reassemble open decompress gather flow classify policy);
-        self.go_out(cx, batch);
+        if cx.watch.is_some() {
+            watching(cx, |watch, cx| watch.begin(cx, batch));
+            self.come_in::<true>(cx, batch);
+            watching(cx, |watch, _| watch.finish());
+        } else {
+            self.come_in::<false>(cx, batch);
+        }
     }
 
     /// `parse` alone: for benches.
     pub fn parse(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: parse);
+        walk!(false, self, cx, batch: parse);
     }
 
     /// `flow` and `classify` alone: for benches.
     pub fn understand(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: flow classify);
+        walk!(false, self, cx, batch: flow classify);
     }
 
     /// Takes packets up again that had waited for their next hop or their peer.
@@ -110,11 +132,24 @@ impl Graph {
             cx.seen.to_seal |= packet.meta.tunnel_out != NONE;
             cx.seen.to_compress |= packet.meta.compress;
         }
+        watching(cx, |watch, cx| watch.enter(cx, "relay", batch));
         relay::again(cx, batch);
-        self.go_out(cx, batch);
+        if cx.watch.is_some() {
+            self.go_out::<true>(cx, batch);
+            watching(cx, |watch, _| watch.finish());
+        } else {
+            self.go_out::<false>(cx, batch);
+        }
     }
 
-    fn go_out(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(self, cx, batch: select route join icmp mss fragment compress seal outer_fragment rewrite offload emit);
+    #[inline(always)]
+    fn come_in<const WATCHED: bool>(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        walk!(WATCHED, self, cx, batch: parse reassemble open decompress gather flow classify policy);
+        self.go_out::<WATCHED>(cx, batch);
+    }
+
+    #[inline(always)]
+    fn go_out<const WATCHED: bool>(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        walk!(WATCHED, self, cx, batch: select route join icmp mss fragment compress seal outer_fragment rewrite offload emit);
     }
 }

@@ -185,7 +185,7 @@ pub(super) fn walk_inner(packet: &mut Packet) -> Result<(), DropReason> {
 }
 
 /// The first part of a packet that may have more.
-pub(super) struct Part<'a> {
+pub(crate) struct Part<'a> {
     pub bytes: &'a [u8],
     pub total: usize,
 }

@@ -43,6 +43,17 @@ impl Steering {
         drop(lock(&self.inner).steer.take());
     }
 
+    /// All rules in force, in their order.
+    pub fn rules(&self) -> Vec<SteerRule> {
+        let inner = lock(&self.inner);
+        steering::rules(&inner.policy, &self.interfaces, inner.tunnels.iter().flatten().cloned().collect())
+    }
+
+    /// The interface of each port, `None` for ports that XDP has no part in.
+    pub fn interfaces(&self) -> &[Option<u32>] {
+        &self.interfaces
+    }
+
     /// Asks the program something. `None`: there is none.
     pub fn ask<T>(&self, question: impl FnOnce(&Steer) -> T) -> Option<T> {
         lock(&self.inner).steer.as_ref().map(question)

@@ -2,7 +2,7 @@
 
 use super::build::Blueprint;
 use super::clock;
-use super::history::History;
+use super::history::{History, Texts};
 use super::idle::Waker;
 use super::notices::{Look, WorkerLook};
 use super::reload::Switch;
@@ -12,7 +12,8 @@ use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAct
 use crate::control::types::PeerStatus;
 use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanSource,
-    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus, WatchRefused, WorkerStatus,
+    XdpVerdict,
 };
 use crate::flow::{Direction, Flow, FlowIdx, Tick, Tier};
 use crate::graph::DropReason;
@@ -26,11 +27,13 @@ use crate::telemetry::snapshot::{DropTraffic, RuleTraffic, Snapshot, TunnelTraff
 use crate::tunnel;
 use crate::tunnel::keys::{Keys, Seal};
 use crate::tunnel::steering::Steering;
+use crate::watch::{Feed, WatchRequest};
 use crate::wire::overlay;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use futures::future::BoxFuture;
+use softdpu_ebpf_common::maps::Reason as XdpReason;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -82,6 +85,7 @@ pub struct Instance {
     journal: Arc<Journal>,
     /// The XDP program drops what it cannot walk.
     drops_malformed: bool,
+    watching: super::watching::Watching,
     started: Instant,
 }
 
@@ -98,7 +102,7 @@ impl Instance {
         mut history: History,
     ) -> Self {
         let policy = blueprint.policy.clone();
-        history.begin("start", 0, &policy.source.text);
+        history.begin("start", 0, Texts::new(&policy));
         let switch = Switch {
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             path: options.policy_path.clone(),
@@ -120,11 +124,12 @@ impl Instance {
             export: blueprint.export.clone(),
             journal: blueprint.journal.clone(),
             drops_malformed: protects(&blueprint.policy),
+            watching: super::watching::Watching::new(blueprint.shared.clone()),
             started: Instant::now(),
         }
     }
 
-    fn policy(&self) -> Arc<Policy> {
+    pub fn policy(&self) -> Arc<Policy> {
         self.switch.policy.load_full()
     }
 
@@ -318,6 +323,38 @@ impl Instance {
         (verdicts, drops)
     }
 
+    /// Who handled what the XDP program saw, and what devices kept from it. A packet that a device or the driver handled is in
+    /// none of the tiers below.
+    fn tiers(&self, xdp: &[XdpVerdict], counters: &Snapshot) -> Vec<TierStatus> {
+        if xdp.is_empty() {
+            return Vec::new();
+        }
+        let gate = self.offload.as_ref().map(Offload::gate);
+        let (driver, devices) = gate.as_ref().map_or((0, 0), |gate| gate.below());
+        let by_devices = gate.map_or_else(Default::default, |gate| gate.dropped_by_devices());
+        let workers: u64 = counters.workers.iter().map(|worker| worker.flows).sum();
+        let tier = |name: &str, flows| TierStatus { tier: name.to_owned(), flows, ..TierStatus::default() };
+        let mut tiers = [
+            TierStatus { packets: by_devices.packets, bytes: by_devices.bytes, ..tier("nic", Some(devices)) },
+            tier("xdp", Some(driver)),
+            // Its table has those too that are below.
+            tier("worker", Some(workers.saturating_sub(driver + devices))),
+            tier("kernel", None),
+        ];
+        for counted in xdp {
+            let verdict = XdpReason::ALL.iter().find(|reason| reason.name() == counted.verdict);
+            let at = match verdict {
+                Some(XdpReason::Worker) => 2,
+                Some(XdpReason::FlowForward) => 1,
+                Some(reason) if reason.drop_help(self.drops_malformed).is_some() => 1,
+                _ => 3,
+            };
+            tiers[at].packets += counted.packets;
+            tiers[at].bytes += counted.bytes;
+        }
+        tiers.into()
+    }
+
     /// Asks one worker for its flows, a part of the table at a time.
     async fn flows_of(&self, index: usize, filter: &FlowFilter) -> Result<Vec<FlowInfo>> {
         let handle = &self.switch.workers[index];
@@ -382,8 +419,8 @@ fn wanted(
 
 fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, generation): (&Plan, u32)) -> FlowInfo {
     let rule = crate::nodes::policy::rule_of(flow, plan, generation);
-    let offload_reason = Reason::of(flow.offload_reason);
-    // What a rule drops is proposed to devices only, everything else to drivers only.
+    let offload_reason = Reason::of(flow.offload_reason());
+    // What a rule drops is proposed to devices and drivers alike, everything else to drivers only.
     let drops = rule.is_some_and(|rule| rule.drop);
     let seconds = |ticks: u32| f64::from(ticks) / f64::from(Tick::PER_SECOND);
     FlowInfo {
@@ -402,7 +439,8 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         application: None,
         tier: flow.tier().name().to_owned(),
         id: String::new(),
-        offload_reason: offload_reason.filter(|_| !drops).map(|reason| reason.code().to_owned()),
+        offload_reason: offload_reason.filter(|_| flow.tier() == Tier::Worker).map(|reason| reason.code().to_owned()),
+        drops,
         nic_reason: match flow.tier() {
             Tier::Nic => None,
             _ if drops => offload_reason.map(|reason| reason.code().to_owned()),
@@ -456,6 +494,7 @@ impl Instance {
         let (steer, xdp, steer_drops) = self.steer_status();
         let mut drops = drops(&counters);
         drops.extend(steer_drops);
+        let tiers = self.tiers(&xdp, &counters);
         Status {
             name: policy.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -467,6 +506,7 @@ impl Instance {
             tunnels: tunnels(&policy, &self.keys.load(), &counters),
             steer,
             xdp,
+            tiers,
             rules: rule_status(&policy, &counters),
             classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
             applications: counters.applications.iter().filter(|app| app.flows > 0).cloned().collect(),
@@ -495,6 +535,15 @@ impl ControlSource for Instance {
 
     fn events(&self) -> Arc<Journal> {
         self.journal.clone()
+    }
+
+    fn watch(&self, request: &WatchRequest, trace: bool, by: u32) -> Result<Feed, WatchRefused> {
+        let ports = self.ports.iter().map(|port| (port.name.clone(), port.interface.clone().unwrap_or_default()));
+        self.watching.begin(&self.switch, ports.collect(), request, trace, by)
+    }
+
+    fn stop_watch(&self) -> bool {
+        self.watching.stop()
     }
 
     fn plan(&self) -> Arc<Contract> {

@@ -13,5 +13,7 @@ pub mod reload;
 pub mod replay;
 pub mod runtime;
 pub mod turn;
+mod watch_files;
+pub mod watching;
 
 pub use turn::{Shared, Worker};

@@ -6,13 +6,14 @@
 //! is whole in itself: what it protects is protected from then on.
 
 use super::build;
-use super::history::History;
+use super::history::{History, Texts};
 use super::instance::{WorkerHandle, WorkerState};
 use crate::config::{self, Policy};
 use crate::control::PlanSource;
 use crate::control::types::{PlanEntry, PlanOutcome, ReloadReport};
 use crate::offload::Gate;
 use crate::plan::contract::Contract;
+use crate::plan::shares::Share;
 use crate::plan::{self, Plan};
 use crate::telemetry::journal::{Journal, Kind, Note};
 use crate::tunnel::control::lock;
@@ -120,7 +121,7 @@ impl Switch {
 
     fn change(&self, before: &Arc<Policy>, from: &PlanSource, dry: bool) -> Result<ReloadReport> {
         let started = Instant::now();
-        let candidate = self.compile(before, from)?;
+        let candidate = aside(|| self.compile(before, from))?;
         let mut report = ReloadReport {
             compile_ms: started.elapsed().as_secs_f64() * 1e3,
             changes: candidate.changes.clone(),
@@ -135,9 +136,9 @@ impl Switch {
             }
             return Ok(report);
         }
-        let (text, count) = (candidate.policy.source.text.clone(), candidate.changes.len());
+        let (texts, count) = (Texts::new(&candidate.policy), candidate.changes.len());
         report.switch_ms = self.go_on(candidate)?;
-        report.plan = lock(&self.history).begin(&asked_by(from), count, &text);
+        report.plan = lock(&self.history).begin(&asked_by(from), count, texts);
         report.applied = true;
         let after = self.policy.load_full();
         if let Err(why) = healthy(&after) {
@@ -146,13 +147,12 @@ impl Switch {
             lock(&self.history).rolled_back(&why);
             report.applied = false;
             report.rolled_back = Some(why);
-            let text = before.source.text.clone();
             self.go_on(Candidate {
                 plan: self.build(before, false)?,
                 policy: Policy::clone(before),
                 changes: Vec::new(),
             })?;
-            report.plan = lock(&self.history).begin("health check", count, &text);
+            report.plan = lock(&self.history).begin("health check", count, Texts::new(&before));
         }
         Ok(report)
     }
@@ -166,9 +166,10 @@ impl Switch {
         let policy = match from {
             PlanSource::File(_) => config::load(&self.path).map_err(|errors| anyhow!("{}", errors.render(false)))?,
             PlanSource::History(plan) => {
-                let text = lock(&self.history).text(*plan).map(str::to_owned);
-                let text = text.with_context(|| format!("there is no plan {plan}: `softdpu history` lists them"))?;
-                config::load_text(&text, &format!("{} (plan {plan})", self.path.display()), &self.path)
+                let texts = lock(&self.history).texts(*plan).cloned();
+                let texts = texts.with_context(|| format!("there is no plan {plan}: `softdpu history` lists them"))?;
+                let name = format!("{} (plan {plan})", self.path.display());
+                config::load_text(&texts.policy, &name, &self.path, texts.intents)
                     .map_err(|errors| anyhow!("{}", errors.render(false)))?
             }
         };
@@ -186,6 +187,7 @@ impl Switch {
         let current = self.plan.load();
         let mut plan = plan::build(policy, current.generation.wrapping_add(1))?;
         plan.ports.clone_from(&current.ports);
+        Share::follow(&mut plan.shares, &current.shares);
         plan.applications = plan.applications.after(&current.applications, same_applications);
         Ok(plan)
     }
@@ -236,6 +238,27 @@ impl Switch {
         }
         Ok(())
     }
+}
+
+/// Does something on a thread of its own, behind whatever else wants its core: a worker may be there.
+///
+/// # Errors
+/// Its own, or that there is no thread for it.
+fn aside<T: Send>(task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    /// Still a tenth of a busy core (sched(7)).
+    const NICE: libc::c_int = 10;
+    let run = move || {
+        // SAFETY: a system call without pointers; 0 is this thread, which ends with its task.
+        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } < 0 {
+            tracing::debug!("plans are made at full priority: {}", std::io::Error::last_os_error());
+        }
+        task()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("plan".into()).spawn_scoped(scope, run);
+        let thread = thread.context("no thread to make the plan")?;
+        thread.join().map_err(|_| anyhow!("making the plan failed: the log says where"))?
+    })
 }
 
 /// The gate is open again, however a change ends.

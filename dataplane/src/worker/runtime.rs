@@ -11,6 +11,7 @@ use super::idle::{Idler, Waker};
 use super::instance::{self, Instance, PortFacts, WorkerHandle, WorkerState};
 use super::notices;
 use super::turn::{Worker, WorkerPort};
+use super::watch_files;
 use crate::config::policy::{self, Cores, Policy, PortKind, TapPort as TapPolicy, XdpPort};
 use crate::control::{ControlSource, PlanSource, Server};
 use crate::crypto::secret::harden_process;
@@ -173,18 +174,18 @@ async fn go(
     Ok(())
 }
 
-/// Takes up the policy's file again with each SIGHUP and, where that was asked for, when it has changed.
+/// Takes up the policy again with each SIGHUP and, where that was asked for, when a file that it is made from has changed.
 async fn reload_when_asked(instance: Arc<Instance>, mut hangup: Signal, options: RunOptions) {
-    /// From one look at the file to the next. It is taken up when two looks found the same: no half-written file.
+    /// From one look at the files to the next. They are taken up when two looks found the same: no half-written file.
     const LOOK: Duration = Duration::from_secs(1);
-    let stamp = || std::fs::metadata(&options.policy_path).and_then(|file| Ok((file.modified()?, file.len()))).ok();
+    let stamp = || watch_files::stamp(&options.policy_path, &instance.policy());
     let (mut taken, mut seen) = (stamp(), stamp());
     loop {
         let by = tokio::select! {
             heard = hangup.recv() => if heard.is_some() { "SIGHUP" } else { return },
             () = tokio::time::sleep(LOOK), if options.watch => {
                 let now = stamp();
-                let settled = now.is_some() && now == seen && now != taken;
+                let settled = now == seen && now != taken && watch_files::is_there(&now);
                 seen = now;
                 if !settled {
                     continue;

@@ -22,6 +22,7 @@ use crate::telemetry::counters::{RuleCounters, WorkerCounters};
 use crate::telemetry::export::{EndReason, Sink};
 use crate::tunnel::events::Events;
 use crate::tunnel::keys::Keys;
+use crate::watch::Watch;
 use arc_swap::{ArcSwap, Cache};
 use crossbeam::channel::Receiver;
 use softdpu_ebpf_common::walk::Headers;
@@ -57,6 +58,8 @@ pub struct Worker {
     pub export: Option<Sink>,
     pub offload: Option<Client>,
     treated: Treated,
+    /// Who looks at packets on their way.
+    pub watch: Option<Box<Watch>>,
     pub counters: Arc<WorkerCounters>,
     /// What rules and ways that flows remember were found in, as of the last batch.
     pub generation: u32,
@@ -115,8 +118,9 @@ impl Worker {
         let plan = plans.load().clone();
         let ports = plan.ports.len();
         let rules = parts.counters.rules.begin(plan.rule_names.clone());
+        parts.counters.set_queues(parts.ports.iter().map(|port| (port.id.into(), port.io.queue())));
         parts.counters.plan.set(plan.generation.into());
-        let treated = Treated::new(&plan.rules, parts.flows.capacity());
+        let treated = Treated::new(&plan, parts.flows.capacity());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -126,6 +130,7 @@ impl Worker {
             export: parts.export,
             offload: None,
             treated,
+            watch: None,
             counters: parts.counters,
             generation: 0,
             events: parts.events,
@@ -155,10 +160,17 @@ impl Worker {
 
     /// Runs until told to stop. Frames still held are freed and counted.
     pub fn run(&mut self, idler: &mut Idler) {
+        let mut worked_since = None;
         while !self.stop.load(Ordering::Relaxed) {
-            let packets = self.turn(clock::now());
+            let now = clock::now();
+            if let Some(since) = worked_since.take() {
+                self.counters.work.busy.add(now - since);
+            }
+            let packets = self.turn(now);
             if packets == 0 {
                 self.counters.work.idle.inc();
+            } else {
+                worked_since = Some(now);
             }
             // Millions of flows may have come of age; what they hold is given back before the worker rests.
             if idler.tired(packets + usize::from(self.more_to_age)) {
@@ -214,7 +226,7 @@ impl Worker {
         // What was said of the old plan's rules is counted to them.
         self.read_notes();
         self.rules = self.counters.rules.begin(newest.rule_names.clone());
-        self.treated.follow(&newest.rules, self.flows.capacity());
+        self.treated.follow(&newest, self.flows.capacity());
         self.plan = newest;
         self.counters.plan.set(self.plan.generation.into());
     }
@@ -261,6 +273,7 @@ impl Worker {
             scratch: &mut self.scratch,
             counters: &self.counters,
             rules: &self.rules,
+            watch: self.watch.as_deref_mut().filter(|watch| !watch.is_over()),
             seen: Seen::default(),
         };
         self.generation = cx.generation();
@@ -367,8 +380,16 @@ impl Worker {
     /// What the kernel and the rings lost has a name too.
     fn publish_io_drops(&self) {
         let mut lost = [0; 6];
-        for port in &self.ports {
+        for (at, port) in self.ports.iter().enumerate() {
             let (kernel, own) = (port.io.kernel_stats(), port.io.stats());
+            if let Some(queue) = self.counters.queues().get(at) {
+                queue.rx.packets.set(own.rx_packets);
+                queue.rx.bytes.set(own.rx_bytes);
+                queue.tx.packets.set(own.tx_packets);
+                queue.tx.bytes.set(own.tx_bytes);
+                queue.rx_ring_full.set(kernel.rx_ring_full);
+                queue.tx_ring_full.set(own.tx_full);
+            }
             let counts = [
                 kernel.rx_ring_full,
                 kernel.rx_dropped,
@@ -397,11 +418,13 @@ impl Worker {
         let changed = (self.fib.load().generation(), self.keys.load().generation) != self.held_generation;
         let too_late = now > self.held_since + PATIENCE;
         if too_late {
-            for packet in self.held.drain(..) {
-                let reason = Self::waits_for(self.keys.load(), &packet, now);
-                self.counters.drop_packet(reason as usize);
-                self.pool.free(packet.frame);
-            }
+            self.batch.packets.append(&mut self.held);
+            self.on_graph(now, |_, cx, batch| {
+                for packet in batch.packets.drain(..) {
+                    let reason = Self::waits_for(cx.keys, &packet, now);
+                    cx.drop_packet(packet, reason);
+                }
+            });
             self.held_since = 0;
         } else if changed {
             let since = std::mem::take(&mut self.held_since);

@@ -1,0 +1,263 @@
+//! The reader's end of a watch: takes records from the workers and makes bytes of them, one JSON object per line (trace) or
+//! pcapng (capture). Ends when it has enough, when its time is up, or when nobody wants it any more.
+
+use super::names;
+use super::pcapng::{self, Interface, Statistics};
+use super::record::{Point, Record};
+use super::session::{Session, What};
+use super::steered::Steered;
+use super::way::{Way, Ways};
+use crate::plan::Plan;
+use arc_swap::ArcSwap;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// From one look to the next, while nothing comes.
+const LOOK: Duration = Duration::from_millis(10);
+/// Records that are taken at a look.
+const MOST: usize = 2048;
+/// How often the capture's statistics are written: a reader takes the last ones.
+const STATISTICS: Duration = Duration::from_secs(1);
+/// After the last packet was taken: how long the packets on their way may take to come to their end.
+const LINGER: Duration = Duration::from_millis(300);
+/// Most packets whose numbers are remembered.
+const MOST_NUMBERS: usize = 65_536;
+
+/// What the XDP program decides about a frame of a port, of which the bytes are the first; and its length.
+pub type Steer = Box<dyn Fn(u8, &[u8], usize) -> Option<Steered> + Send>;
+
+/// What the reader has to know of the instance.
+pub struct Source {
+    pub plan: Arc<ArcSwap<Plan>>,
+    /// Name and, for people, interface of each port.
+    pub ports: Vec<(String, String)>,
+    pub steer: Steer,
+    /// From a record's time to nanoseconds since 1970.
+    pub offset: i64,
+    /// As the user wrote it.
+    pub filter: String,
+}
+
+/// A watch that goes on.
+pub struct Feed {
+    session: Arc<Session>,
+    source: Source,
+    ways: Ways,
+    /// Numbers of captured packets, by worker and the worker's own.
+    numbers: HashMap<(u16, u32), u64>,
+    packets: u64,
+    /// Written per interface.
+    written: Vec<u64>,
+    began: u64,
+    head: bool,
+    until: Option<Instant>,
+    next_statistics: Instant,
+    enough_since: Option<Instant>,
+    ended: bool,
+    on_end: Option<Box<dyn FnOnce(&Session) + Send>>,
+}
+
+impl Feed {
+    /// `seconds`: how long; 0: for ever. `on_end`: what is to be done when it is dropped, however it ended.
+    pub fn new(session: Arc<Session>, source: Source, seconds: u64, on_end: Box<dyn FnOnce(&Session) + Send>) -> Self {
+        let now = Instant::now();
+        let began = crate::worker::clock::now().wrapping_add_signed(source.offset);
+        Self {
+            written: vec![0; source.ports.len() * Point::ALL.len()],
+            session,
+            source,
+            ways: Ways::default(),
+            numbers: HashMap::new(),
+            packets: 0,
+            began,
+            head: false,
+            until: (seconds > 0).then(|| now + Duration::from_secs(seconds)),
+            next_statistics: now + STATISTICS,
+            enough_since: None,
+            ended: false,
+            on_end: Some(on_end),
+        }
+    }
+
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    pub fn set_offset(&mut self, offset: i64) {
+        self.source.offset = offset;
+    }
+
+    /// The next bytes; `None`: it is over.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        while !self.ended {
+            let mut bytes = Vec::new();
+            let busy = self.look(&mut bytes);
+            let now = Instant::now();
+            if self.session.has_enough() && self.enough_since.is_none() {
+                self.enough_since = Some(now);
+            }
+            let late = self.until.is_some_and(|until| now >= until);
+            let enough = self.enough_since.is_some_and(|since| now >= since + LINGER);
+            if late || enough || self.session.is_over() {
+                self.session.stop();
+                self.finish(&mut bytes);
+            }
+            if !bytes.is_empty() {
+                return Some(bytes);
+            }
+            if !busy && !self.ended {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        None
+    }
+
+    /// Takes what there is. Says whether there was much.
+    pub fn look(&mut self, to: &mut Vec<u8>) -> bool {
+        let plan = self.source.plan.load_full();
+        if !self.head && self.session.what != What::Trace {
+            self.head(to);
+        }
+        self.head = true;
+        let mut taken = 0;
+        let mut packets = Vec::new();
+        while taken < MOST
+            && let Some(record) = self.session.next()
+        {
+            match self.session.what {
+                What::Trace => self.trace(&record, &plan),
+                What::Capture(_) => packets.push(self.packet(&record, &plan)),
+            }
+            taken += 1;
+            self.session.give_back(record);
+        }
+        packets.sort_by_key(|(time, _)| *time);
+        packets.iter().for_each(|(_, block)| to.extend_from_slice(block));
+        let done = self.ways.done(false);
+        lines(to, &done);
+        if self.session.what != What::Trace && Instant::now() >= self.next_statistics {
+            self.next_statistics = Instant::now() + STATISTICS;
+            self.statistics(to);
+        }
+        taken == MOST
+    }
+
+    /// Takes the rest, and says how it was.
+    pub fn finish(&mut self, to: &mut Vec<u8>) {
+        while self.look(to) {}
+        let rest = self.ways.done(true);
+        lines(to, &rest);
+        if self.session.what != What::Trace {
+            self.statistics(to);
+        }
+        self.ended = true;
+    }
+
+    /// Ways that have come to their end.
+    pub fn ways(&mut self, all: bool) -> Vec<Way> {
+        let plan = self.source.plan.load_full();
+        while let Some(record) = self.session.next() {
+            self.trace(&record, &plan);
+            self.session.give_back(record);
+        }
+        self.ways.done(all)
+    }
+
+    fn trace(&mut self, record: &Record, plan: &Plan) {
+        let steer = || (self.source.steer)(record.facts.meta.port_in, &record.bytes, record.len as usize);
+        self.ways.take(record, self.source.offset, plan, steer);
+    }
+
+    /// One interface for each port and point, in that order.
+    fn head(&mut self, to: &mut Vec<u8>) {
+        pcapng::section(to, &format!("softdpu {}", env!("CARGO_PKG_VERSION")));
+        for (name, interface) in &self.source.ports {
+            for point in Point::ALL {
+                let what = match point {
+                    Point::Rx => "as received",
+                    Point::Open => "opened: in clear, out of a tunnel",
+                    Point::Seal => "in clear, before it is sealed for a tunnel",
+                    Point::Tx => "as sent",
+                };
+                let interface = Interface {
+                    link: if point.has_link() { pcapng::ETHERNET } else { pcapng::RAW },
+                    snap: self.session.snap as u32,
+                    name: format!("{name}/{}", point.name()),
+                    description: format!("port {name} ({interface}), {what}"),
+                    filter: self.source.filter.clone(),
+                };
+                pcapng::interface(to, &interface);
+            }
+        }
+    }
+
+    fn packet(&mut self, record: &Record, plan: &Plan) -> (u64, Vec<u8>) {
+        let meta = &record.facts.meta;
+        let inbound = matches!(record.point, Point::Rx | Point::Open);
+        let port = if inbound { meta.port_in } else { meta.port_out };
+        let interface = usize::from(port) * Point::ALL.len() + record.point as usize;
+        if self.numbers.len() > MOST_NUMBERS {
+            self.numbers.clear();
+        }
+        let number = *self.numbers.entry((record.worker, record.packet)).or_insert_with(|| {
+            self.packets += 1;
+            self.packets
+        });
+        if let Some(written) = self.written.get_mut(interface) {
+            *written += 1;
+        }
+        let time = record.time.wrapping_add_signed(self.source.offset);
+        let mut block = Vec::with_capacity(record.bytes.len() + 256);
+        let packet = pcapng::Packet {
+            interface: interface as u32,
+            time,
+            len: record.len,
+            bytes: &record.bytes,
+            comment: &names::comment(record, number, plan),
+            inbound,
+            id: number,
+            queue: record.worker.into(),
+        };
+        pcapng::packet(&mut block, &packet);
+        (time, block)
+    }
+
+    fn statistics(&self, to: &mut Vec<u8>) {
+        let lost = self.session.lost();
+        let now = crate::worker::clock::now().wrapping_add_signed(self.source.offset);
+        for (interface, written) in self.written.iter().enumerate() {
+            let point = interface % Point::ALL.len();
+            // Which port a lost record was of is not known: those of a point are told of at the first.
+            let lost = if interface < Point::ALL.len() { lost[point] } else { 0 };
+            let seen = (interface == 0).then(|| self.session.counts.seen.load(Ordering::Relaxed));
+            let (interface, written) = (interface as u32, *written);
+            pcapng::statistics(to, &Statistics { interface, began: self.began, now, seen, lost, written });
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.session.stop();
+        if let Some(on_end) = self.on_end.take() {
+            on_end(&self.session);
+        }
+    }
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Feed({:?}, {} packets)", self.session.what, self.packets)
+    }
+}
+
+fn lines(to: &mut Vec<u8>, ways: &[Way]) {
+    for way in ways {
+        // It has strings and numbers only, which can always be written.
+        if serde_json::to_writer(&mut *to, way).is_ok() {
+            to.push(b'\n');
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! A running instance's watch: given to its workers between two batches, taken back when nobody reads any more.
+
+use super::clock;
+use super::instance::WorkerState;
+use super::reload::Switch;
+use super::turn::{Question, Shared, Worker};
+use crate::control::WatchRefused;
+use crate::io::steer::SteerRule;
+use crate::watch::feed::{Source, Steer};
+use crate::watch::steered::steered;
+use crate::watch::{Feed, Session, Watch, WatchRequest, What};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Link header and two VLAN tags.
+const LINK: usize = 22;
+
+/// At most one watch at a time.
+pub struct Watching {
+    shared: Shared,
+    now: Mutex<Weak<Session>>,
+}
+
+impl Watching {
+    pub fn new(shared: Shared) -> Self {
+        Self { shared, now: Mutex::new(Weak::new()) }
+    }
+
+    fn now(&self) -> std::sync::MutexGuard<'_, Weak<Session>> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the watch that there is.
+    pub fn stop(&self) -> bool {
+        let session = self.now().upgrade().filter(|session| !session.is_over());
+        session.inspect(|session| session.stop()).is_some()
+    }
+
+    /// Begins one. `ports`: name and interface of each.
+    ///
+    /// # Errors
+    /// There is one already, or the request makes no sense.
+    pub fn begin(
+        &self,
+        switch: &Arc<Switch>,
+        ports: Vec<(String, String)>,
+        request: &WatchRequest,
+        trace: bool,
+        by: u32,
+    ) -> Result<Feed, WatchRefused> {
+        let mut now = self.now();
+        if now.upgrade().is_some_and(|session| !session.is_over()) {
+            return Err(WatchRefused::Busy);
+        }
+        let largest =
+            self.shared.fib.load().links().iter().map(|link| usize::from(link.mtu)).max().unwrap_or(1500) + LINK;
+        let session = Arc::new(request.session(trace, largest)?);
+        for (at, worker) in switch.workers.iter().enumerate() {
+            let runs = worker.state.lock().is_ok_and(|state| *state == WorkerState::Running);
+            if !runs {
+                continue;
+            }
+            let watch = Box::new(Watch::new(session.clone(), at as u16));
+            let question: Question = Box::new(move |worker: &mut Worker| worker.watch = Some(watch));
+            if worker.ask.try_send(question).is_err() {
+                session.stop();
+                return Err(WatchRefused::Unable(format!("worker {at} is busy or gone")));
+            }
+            worker.waker.wake();
+        }
+        *now = Arc::downgrade(&session);
+        let kind = if session.what == What::Trace { "trace" } else { "capture" };
+        tracing::info!(
+            kind,
+            by,
+            at = ?request.at,
+            filter = request.expression(),
+            count = request.count,
+            seconds = request.seconds,
+            "packets are watched: whoever asked sees what they carry, in clear"
+        );
+        let source = Source {
+            plan: self.shared.plan.clone(),
+            ports,
+            steer: steer(switch.steering.rules(), switch.steering.interfaces().to_vec()),
+            offset: since_1970(),
+            filter: request.expression().to_owned(),
+        };
+        let switch = switch.clone();
+        let on_end = move |session: &Session| {
+            disarm(&switch);
+            let (seen, matched) = (&session.counts.seen, &session.counts.matched);
+            let (seen, matched) = (seen.load(Ordering::Relaxed), matched.load(Ordering::Relaxed));
+            let lost = session.lost().iter().sum::<u64>();
+            tracing::info!(kind, by, seen, matched, lost, "packets are watched no more");
+        };
+        Ok(Feed::new(session, source, request.seconds, Box::new(on_end)))
+    }
+}
+
+/// Workers that cannot be told now go on without: the session says that it is over.
+fn disarm(switch: &Switch) {
+    for worker in &switch.workers {
+        let question: Question = Box::new(|worker: &mut Worker| {
+            worker.watch.take_if(|watch| watch.is_over());
+        });
+        if worker.ask.try_send(question).is_ok() {
+            worker.waker.wake();
+        }
+    }
+}
+
+/// What the XDP program decides, by these rules. `interfaces`: of each port, `None` for ports that XDP has no part in.
+pub fn steer(rules: Vec<SteerRule>, interfaces: Vec<Option<u32>>) -> Steer {
+    Box::new(move |port, bytes, len| {
+        let interface = interfaces.get(usize::from(port)).copied().flatten()?;
+        Some(steered(&rules, interface, bytes, len))
+    })
+}
+
+/// From the workers' clock to nanoseconds since 1970.
+fn since_1970() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    wall.wrapping_sub(clock::now()) as i64
+}
