@@ -247,7 +247,8 @@ fn flows_that_go_down_and_come_back_are_told_of() {
     follower.stdout.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(follower.wait().unwrap().success());
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of = |kind: &str| events.iter().find(|event| event["kind"] == kind).unwrap_or_else(|| panic!("no {kind}: {text}"));
+    let of =
+        |kind: &str| events.iter().find(|event| event["kind"] == kind).unwrap_or_else(|| panic!("no {kind}: {text}"));
     let ends = &of("flow_offloaded")["facts"]["ends"];
     assert!(ends.as_array().unwrap().contains(&"10.2.0.2:7000".into()), "{ends}");
     assert_eq!(of("flow_demoted")["facts"]["reason"], "by_hand");
