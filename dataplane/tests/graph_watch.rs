@@ -2,9 +2,9 @@
 //! does not watch.
 #![allow(clippy::unwrap_used)]
 
-mod support;
 #[path = "support/counting.rs"]
 mod counting;
+mod support;
 
 use arc_swap::ArcSwap;
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -65,7 +65,10 @@ fn a_trace_has_every_node_and_what_it_did() {
     assert_eq!(said(&way, "policy").says[..2], ["rule protect", "into tunnel to-b"]);
     assert_eq!(said(&way, "select").says, ["way 0, to 192.0.2.2"]);
     let ttl = &said(&way, "icmp").edits[0];
-    assert!(ttl.at == 8 && ttl.before.starts_with("4011") && ttl.after.starts_with("3f11"), "and the checksum: {ttl:?}");
+    assert!(
+        ttl.at == 8 && ttl.before.starts_with("4011") && ttl.after.starts_with("3f11"),
+        "and the checksum: {ttl:?}"
+    );
     let seal = said(&way, "seal");
     assert!(seal.front > 20 && seal.back >= 16 && seal.says[0] == "sealed for tunnel to-b", "{seal:?}");
     assert_eq!(said(&way, "rewrite").front, 14);
@@ -154,7 +157,9 @@ fn a_capture_has_all_points_and_the_verdict_at_each() {
     let interfaces: Vec<u32> = found.iter().map(|(interface, ..)| *interface).collect();
     assert_eq!(interfaces, [APPS as u32 * 4, UPLINK as u32 * 4 + 2, UPLINK as u32 * 4 + 3]);
     for (_, comment, _) in &found {
-        for part in ["packet=1 ", "rule=protect", "tunnel_out=to-b", "verdict=sent port=uplink", "tier=worker", "flow=0:"] {
+        for part in
+            ["packet=1 ", "rule=protect", "tunnel_out=to-b", "verdict=sent port=uplink", "tier=worker", "flow=0:"]
+        {
             assert!(comment.contains(part), "{part} in {comment}");
         }
     }

@@ -24,12 +24,13 @@ pub fn compile(words: &[String]) -> anyhow::Result<Option<FilterRequest>> {
 }
 
 fn tcpdump(link: &str, expression: &str) -> anyhow::Result<Vec<Insn>> {
-    let output = Command::new("tcpdump").args(["-ddd", "-y", link, "--", expression]).output().map_err(|e| match e.kind() {
-        ErrorKind::NotFound => anyhow::anyhow!(
-            "filters are compiled by tcpdump, which is not installed: `apt install tcpdump`, `dnf install tcpdump`"
-        ),
-        _ => anyhow::anyhow!("cannot run tcpdump, which compiles the filter: {e}"),
-    })?;
+    let output =
+        Command::new("tcpdump").args(["-ddd", "-y", link, "--", expression]).output().map_err(|e| match e.kind() {
+            ErrorKind::NotFound => anyhow::anyhow!(
+                "filters are compiled by tcpdump, which is not installed: `apt install tcpdump`, `dnf install tcpdump`"
+            ),
+            _ => anyhow::anyhow!("cannot run tcpdump, which compiles the filter: {e}"),
+        })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().find(|line| line.starts_with("tcpdump:")).unwrap_or("tcpdump: no reason given");

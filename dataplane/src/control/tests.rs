@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::config::Control;
 use crate::telemetry::snapshot::DropTraffic;
+use crate::watch::WatchRequest;
 
 struct Fake;
 
@@ -204,6 +205,8 @@ fn others_may_ask_and_not_change() {
                 client::reload(&socket, None, false).await.unwrap_err(),
                 client::rekey(&socket, "wg0", None).await.unwrap_err(),
                 client::demote(&socket, None).await.unwrap_err(),
+                super::watch_client::watch(&socket, true, &WatchRequest::default(), |_| Ok(true)).await.unwrap_err(),
+                super::watch_client::watch(&socket, false, &WatchRequest::default(), |_| Ok(true)).await.unwrap_err(),
             ] {
                 assert!(refused.to_string().contains("only root"), "{refused}");
             }

@@ -59,7 +59,12 @@ pub fn routes() -> Router<Arc<dyn ControlSource>> {
 
 type Asked = Result<Json<WatchRequest>, JsonRejection>;
 
-async fn trace(State(source): Source, peer: Option<Extension<Peer>>, last: Extension<Lasting>, body: Asked) -> Response {
+async fn trace(
+    State(source): Source,
+    peer: Option<Extension<Peer>>,
+    last: Extension<Lasting>,
+    body: Asked,
+) -> Response {
     watch(&source, body, true, peer, &last)
 }
 

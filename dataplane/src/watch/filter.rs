@@ -106,7 +106,8 @@ impl Program {
     pub fn from_tcpdump(text: &str) -> Result<Self, BadProgram> {
         let mut lines = text.lines().enumerate();
         let count = lines.next().and_then(|(_, line)| line.trim().parse::<usize>().ok()).ok_or(BadProgram::Text(1))?;
-        let insns = lines.map(|(at, line)| insn(line).ok_or(BadProgram::Text(at + 1))).collect::<Result<Vec<_>, _>>()?;
+        let insns =
+            lines.map(|(at, line)| insn(line).ok_or(BadProgram::Text(at + 1))).collect::<Result<Vec<_>, _>>()?;
         if insns.len() != count {
             return Err(BadProgram::Length(insns.len()));
         }

@@ -230,7 +230,8 @@ mod tests {
         };
         interface(&mut file, &of);
         let time = 1_700_000_000_123_456_789;
-        let of = Packet { interface: 0, time, len: 9, bytes: &[7; 5], comment: "rule=a", inbound: true, id: 3, queue: 1 };
+        let of =
+            Packet { interface: 0, time, len: 9, bytes: &[7; 5], comment: "rule=a", inbound: true, id: 3, queue: 1 };
         packet(&mut file, &of);
         statistics(&mut file, &Statistics { now: time, began: time, lost: 4, written: 1, ..Statistics::default() });
         file
@@ -267,9 +268,9 @@ mod tests {
                 blocks.push(piece);
                 while let Some((kind, block)) = blocks.next().unwrap() {
                     if kind == Kind::Statistics {
-                    assert_eq!(lost(&block), 4);
-                }
-                kinds.push(kind);
+                        assert_eq!(lost(&block), 4);
+                    }
+                    kinds.push(kind);
                     whole.extend(block);
                 }
             }

@@ -1,8 +1,8 @@
 //! What a worker says of one packet at one place of its way.
 
+use crate::flow::{FlowIdx, Tier};
 use crate::graph::packet::{NO_FLOW, NONE};
 use crate::graph::{Cx, DropReason, Meta, Packet};
-use crate::flow::{FlowIdx, Tier};
 use softdpu_ebpf_common::walk::Headers;
 use std::net::SocketAddr;
 

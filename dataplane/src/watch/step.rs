@@ -2,8 +2,8 @@
 
 use super::names;
 use super::record::{End, Record};
-use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::Direction;
+use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +83,9 @@ fn edits(before: &Record, now: &Record, front: i64) -> Vec<Edit> {
         }
         let from = at;
         let mut to = at + 1;
-        while at < end && at < to + GAP {
+        // What is new in front is one thing, what was written over behind it another.
+        let border = usize::try_from(front).ok().filter(|border| from < *border).unwrap_or(end).min(end);
+        while at < border && at < to + GAP {
             if old(at) != Some(now.bytes[at]) {
                 to = at + 1;
             }
@@ -94,6 +96,12 @@ fn edits(before: &Record, now: &Record, front: i64) -> Vec<Edit> {
         at = to;
     }
     edits
+}
+
+/// TTL or hop limit, of a packet that begins with its IP header.
+fn ttl(record: &Record) -> Option<u8> {
+    let at = if record.bytes.first()? >> 4 == 6 { 7 } else { 8 };
+    record.bytes.get(at).copied()
 }
 
 fn says(before: Option<&Record>, now: &Record, plan: &Plan) -> Vec<String> {
@@ -134,6 +142,13 @@ fn says(before: Option<&Record>, now: &Record, plan: &Plan) -> Vec<String> {
             let mac = facts.hop.map(names::mac).unwrap_or_default();
             says.push(format!("out by port {}, next hop {mac}", names::port(plan, meta.port_out)));
         }
+        "icmp"
+            if before.is_some_and(|before| ttl(before).is_some_and(|ttl_before| Some(ttl_before) != ttl(now)))
+                && old.is_some_and(|old| old.headers.proto == facts.headers.proto) =>
+        {
+            let ttl = |record: &Record| ttl(record).map_or_else(String::new, |ttl| ttl.to_string());
+            says.push(format!("TTL {} -> {}", before.map(ttl).unwrap_or_default(), ttl(now)));
+        }
         "compress" if before.is_some_and(|before| before.len > now.len) => {
             says.push(format!("compressed, {} bytes less", before.map_or(0, |before| before.len - now.len)));
         }
@@ -149,8 +164,9 @@ fn says(before: Option<&Record>, now: &Record, plan: &Plan) -> Vec<String> {
             says.extend(names::tunnel(plan, meta.tunnel_in).map(|tunnel| format!("opened, from tunnel {tunnel}")));
         }
         let inner = matches!(now.node, "open" | "decompress" | "icmp" | "reassemble" | "join");
-        if inner && (old.headers.src, old.headers.proto, old.headers.dst)
-            != (facts.headers.src, facts.headers.proto, facts.headers.dst)
+        if inner
+            && (old.headers.src, old.headers.proto, old.headers.dst)
+                != (facts.headers.src, facts.headers.proto, facts.headers.dst)
         {
             let what = if now.node == "icmp" { "became the error its sender gets: " } else { "" };
             says.push(format!("{what}{}", names::ends(&facts.headers)));
@@ -190,9 +206,19 @@ mod tests {
         let step = super::step(Some(&before), &now, &plan);
         assert_eq!((step.front, step.back), (2, 0));
         assert_eq!(step.edits, [Edit { at: 0, before: String::new(), after: "0909".into() }]);
+        // Written over behind what is new.
+        now.bytes = vec![9, 9, 7, 2, 3];
+        let edits = super::step(Some(&before), &now, &plan).edits;
+        let new = Edit { at: 0, before: String::new(), after: "0909".into() };
+        assert_eq!(edits, [new, Edit { at: 2, before: "01".into(), after: "07".into() }]);
         now.frame = 7;
         assert!(super::step(Some(&before), &now, &plan).moved);
         let nothing = super::step(Some(&before), &before, &plan);
         assert!(nothing.edits.is_empty() && nothing.front == 0 && nothing.says.is_empty());
+        let mut before = record(0, &[0x45; 20]);
+        before.bytes[8] = 64;
+        let mut now = record(0, &[0x45; 20]);
+        now.bytes[8] = 63;
+        assert_eq!(super::step(Some(&before), &now, &plan).says, ["TTL 64 -> 63"]);
     }
 }

@@ -199,7 +199,9 @@ impl Watch {
         let place = self.place(number);
         if !wanted {
             // It has to be known as one that may match later.
-            return if place.is_none() { self.wait(number, matched, None) };
+            return if place.is_none() {
+                self.wait(number, matched, None)
+            };
         }
         let point = point.unwrap_or(Point::Rx);
         let Some(mut record) = self.session.record(point) else { return };

@@ -53,7 +53,8 @@ impl Watching {
         if now.upgrade().is_some_and(|session| !session.is_over()) {
             return Err(WatchRefused::Busy);
         }
-        let largest = self.shared.fib.load().links().iter().map(|link| usize::from(link.mtu)).max().unwrap_or(1500) + LINK;
+        let largest =
+            self.shared.fib.load().links().iter().map(|link| usize::from(link.mtu)).max().unwrap_or(1500) + LINK;
         let session = Arc::new(request.session(trace, largest)?);
         for (at, worker) in switch.workers.iter().enumerate() {
             let runs = worker.state.lock().is_ok_and(|state| *state == WorkerState::Running);
