@@ -128,7 +128,8 @@ fn says(before: Option<&Record>, now: &Record, plan: &Plan) -> Vec<String> {
             says.push(names::rule(plan, facts).map_or_else(|| "no rule".to_owned(), |rule| format!("rule {rule}")));
             match names::tunnel(plan, meta.tunnel_out) {
                 Some(tunnel) => says.push(format!("into tunnel {tunnel}")),
-                None => says.push("in clear".to_owned()),
+                None if now.end == End::Going => says.push("in clear".to_owned()),
+                None => {}
             }
             if meta.compress {
                 says.push("may be compressed".to_owned());
