@@ -7,20 +7,24 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
+mod commands;
+
 use softdpu_bench::classify::instructions::Counted;
 use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
-use softdpu_bench::report::Report;
+use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, session, steer, stop,
-    tunnels, veth, wg, wg_many,
+    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, page, rules, session,
+    steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<commands::Command>,
     /// What to measure.
     #[arg(value_enum, default_value = "all")]
     what: What,
@@ -33,6 +37,13 @@ struct Arguments {
     /// Writes everything, raw rounds too, to FILE as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Adds the rounds to those that FILE has from an earlier run, and writes them there: builds that take turns are compared
+    /// round by round.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    append: Option<PathBuf>,
+    /// Writes HTML, JSON, CSV and Markdown into DIR.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Flows the generator makes, a power of two up to 16384.
     #[arg(long, default_value_t = 1, value_parser = power_of_two)]
     flows: u16,
@@ -73,6 +84,10 @@ enum What {
     Flows,
     /// The operator's applications: compiling 100,000 patterns, finding one, and what packets notice of them.
     Applications,
+    /// Packets of old and of new flows under 10,000 rules against 10.
+    Rules,
+    /// Making the plan of 10,000 rules and 1,000 intents, part by part.
+    Plan,
     /// What strangers can send to a recogniser, in turn with packets of old flows.
     Hostile,
     /// CPU of an instance without traffic (root).
@@ -93,6 +108,9 @@ fn power_of_two(text: &str) -> Result<u16, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(done) = arguments.command.as_ref().and_then(commands::without_session) {
+        return done;
+    }
     stop::install();
     if !session::is_own() {
         return match session::run_in_own() {
@@ -103,7 +121,11 @@ fn main() -> ExitCode {
             }
         };
     }
-    match run(&arguments) {
+    let done = match &arguments.command {
+        Some(command) => commands::run(command),
+        None => run(&arguments),
+    };
+    match done {
         Ok(()) if stop::asked() => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -132,13 +154,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         eprintln!("softdpu-bench: a debug build; figures of softdpu's own code mean nothing");
     }
     let noise = NoiseWatch::start();
-    let mut report = Report {
-        version: 1,
-        machine: Machine::look(),
-        noise: noise.finish(),
-        sections: Vec::new(),
-        targets: Vec::new(),
-    };
+    let mut report = Run { report: Report::new(Machine::look()), watch: NoiseWatch::start() };
     let effort = Effort { rounds, turn_ns: if quick { 5_000_000 } else { 40_000_000 } };
     if wanted(What::Veth) && !stop::asked() {
         let options = veth::Options {
@@ -151,8 +167,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             softdpu: softdpu.clone(),
         };
         let (section, targets) = veth::run(&options)?;
-        report.sections.push(section);
-        report.targets.extend(targets);
+        report.add([section], targets);
     }
     if wanted(What::Offload) && !stop::asked() {
         let options = veth::Options {
@@ -165,35 +180,28 @@ fn run(arguments: &Arguments) -> Result<()> {
             softdpu: softdpu.clone(),
         };
         let (sections, targets) = offload::run(&options)?;
-        report.sections.extend(sections);
-        report.targets.extend(targets);
+        report.add(sections, targets);
     }
     if wanted(What::Aead) && !stop::asked() {
         let (sections, targets) = aead::run(effort)?;
-        report.sections.extend(sections);
-        report.targets.extend(targets);
+        report.add(sections, targets);
     }
     if wanted(What::Esp) && !stop::asked() {
         let (sections, targets) = esp::run(effort)?;
-        report.sections.extend(sections);
-        report.targets.extend(targets);
+        report.add(sections, targets);
         let (section, targets) = esp_many::run(effort, 10_000)?;
-        report.sections.push(section);
-        report.targets.extend(targets);
+        report.add([section], targets);
     }
     if wanted(What::Wg) && !stop::asked() {
         let (sections, targets) = wg::run(effort)?;
-        report.sections.extend(sections);
-        report.targets.extend(targets);
+        report.add(sections, targets);
         let (section, targets) = wg_many::run(effort, 10_000)?;
-        report.sections.push(section);
-        report.targets.extend(targets);
+        report.add([section], targets);
     }
     if wanted(What::Graph) && !stop::asked() {
         let (section, targets) = graph::run(effort)?;
-        report.sections.push(section);
-        report.targets.extend(targets);
-        report.sections.push(memory::parts(effort)?);
+        report.add([section], targets);
+        report.add([memory::parts(effort)?], []);
     }
     if wanted(What::Classify) && !stop::asked() {
         let captures = classify::folder(arguments.captures.as_deref());
@@ -203,33 +211,36 @@ fn run(arguments: &Arguments) -> Result<()> {
         let loops = if quick { 3 } else { 20 };
         let options = classify::Options { effort, captures, loops, instructions: arguments.instructions };
         let (sections, targets) = classify::run(&options)?;
-        report.sections.extend(sections);
-        report.targets.extend(targets);
+        report.add(sections, targets);
     }
     if wanted(What::Flows) && !stop::asked() {
         let many = if quick { 1_000_000 } else { 10_000_000 };
         let (sections, targets) = flows::run(effort, many, many)?;
-        report.sections.extend(sections);
-        report.targets.extend(targets);
+        report.add(sections, targets);
     }
     if wanted(What::Applications) && !stop::asked() {
         let (sections, targets) = applications::run(effort)?;
-        report.sections.extend(sections);
-        report.targets.extend(targets);
+        report.add(sections, targets);
+    }
+    if wanted(What::Rules) && !stop::asked() {
+        let (section, targets) = rules::packets(effort)?;
+        report.add([section], targets);
+    }
+    if wanted(What::Plan) && !stop::asked() {
+        let (section, targets) = rules::plan(rounds)?;
+        report.add([section], targets);
     }
     if wanted(What::Hostile) && !stop::asked() {
         let (section, targets) = hostile::run(effort, if quick { 20_000 } else { 200_000 })?;
-        report.sections.push(section);
-        report.targets.extend(targets);
+        report.add([section], targets);
     }
     if wanted(What::Steer) && !stop::asked() {
-        report.sections.push(steer::run(rounds, if quick { 10_000 } else { 50_000 })?);
+        report.add([steer::run(rounds, if quick { 10_000 } else { 50_000 })?], []);
     }
     if wanted(What::Idle) && !stop::asked() {
         let time = Duration::from_millis(if quick { 1000 } else { 5000 });
         let (section, targets) = idle::run(&softdpu, dut_core, if quick { 1 } else { 3 }, time)?;
-        report.sections.push(section);
-        report.targets.extend(targets);
+        report.add([section], targets);
     }
     if wanted(What::Tunnels) && !stop::asked() {
         let options = tunnels::Options {
@@ -241,14 +252,47 @@ fn run(arguments: &Arguments) -> Result<()> {
             only: arguments.only.clone(),
         };
         let (section, targets) = tunnels::run(&options)?;
-        report.sections.push(section);
-        report.targets.extend(targets);
+        report.add([section], targets);
     }
+    let mut report = report.report;
     report.noise = noise.finish();
+    report.settings = [
+        ("quick", quick.to_string()),
+        ("flows", arguments.flows.to_string()),
+        ("instructions", arguments.instructions.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
     print!("{}", report.text());
     if let Some(path) = &arguments.json {
-        std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
-            .with_context(|| format!("writing {}", path.display()))?;
+        report.write(path)?;
+    }
+    if let Some(path) = &arguments.append {
+        if path.exists() {
+            let mut all = Report::read(path)?;
+            all.append(report)?;
+            report = all;
+        }
+        report.write(path)?;
+    }
+    if let Some(folder) = &arguments.out {
+        page::write(&report, folder)?;
     }
     Ok(())
+}
+
+/// The report as it grows; each part gets the noise that was there meanwhile.
+struct Run {
+    report: Report,
+    watch: NoiseWatch,
+}
+
+impl Run {
+    fn add(&mut self, sections: impl IntoIterator<Item = Section>, targets: impl IntoIterator<Item = Target>) {
+        let noise = self.watch.finish();
+        self.watch = NoiseWatch::start();
+        let with_noise = |s: Section| Section { noise: Some(noise.clone()), ..s };
+        self.report.sections.extend(sections.into_iter().map(with_noise));
+        self.report.targets.extend(targets);
+    }
 }

@@ -117,6 +117,7 @@ const SLICES: usize = 40;
 /// Times `cases` in turn, round by round, and puts ns per operation (and ticks) into `section`. The order turns around
 /// every other round, so that nobody always follows the same neighbour.
 pub fn alternate(section: &mut Section, cases: &mut [Case<'_>], effort: Effort) {
+    let mut reference = Reference::new();
     let lengths: Vec<usize> = cases.iter_mut().map(|c| calibrate(&mut c.run, effort.turn_ns / SLICES as u64)).collect();
     for case in cases.iter() {
         // In the order of the list, whatever the order of the first round.
@@ -135,6 +136,35 @@ pub fn alternate(section: &mut Section, cases: &mut [Case<'_>], effort: Effort) 
             let c = section.round(&cases[i].name, &cases[i].title, ns);
             c.more.entry("ticks".into()).or_default().push(ticks);
         }
+        section.reference.push(reference.turn());
+    }
+}
+
+/// A fixed piece of work, the same in every build: what it takes says how fast the machine is at the moment.
+struct Reference(Vec<u64>);
+
+impl Reference {
+    /// 256 KiB: within a second-level cache.
+    fn new() -> Self {
+        Self(vec![1; 1 << 15])
+    }
+
+    /// The best of some goes of about 30 µs, in ns.
+    fn turn(&mut self) -> f64 {
+        let mut best = f64::INFINITY;
+        for _ in 0..SLICES {
+            let spent = Spent::on(|| {
+                let (mut x, mut at) = (1u64, 0usize);
+                for _ in 0..8192 {
+                    // Each step needs the one before: a multiplication, then a load from where it says.
+                    x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(self.0[at]);
+                    at = (x >> 49) as usize;
+                }
+                std::hint::black_box(x);
+            });
+            best = best.min(spent.ns);
+        }
+        best
     }
 }
 
@@ -179,5 +209,6 @@ mod tests {
         let ratio = section.ratio("two", "one").unwrap();
         assert!((1.4..2.8).contains(&ratio), "{ratio}");
         assert_eq!(section.contenders[0].more["ticks"].len(), 5);
+        assert!(section.reference.len() == 5 && section.reference.iter().all(|ns| *ns > 0.0));
     }
 }

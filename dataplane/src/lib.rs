@@ -1,5 +1,6 @@
 //! softdpu: a DPU in software. The modules stand in the order a packet meets them; ARCHITECTURE.md walks one packet.
 
+pub mod cases;
 pub mod cli;
 pub mod compress;
 pub mod config;

@@ -3,11 +3,12 @@
 
 mod common;
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::net::UdpSocket;
+use std::io::{Read, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use common::stream::{Questions, Stream};
 use common::{At, PATIENCE, World, assert_nothing_in_clear};
 use serde_json::Value;
 use softdpu_testbed::process::eventually;
@@ -46,25 +47,21 @@ fn rules(count: usize, round: usize) -> String {
     text
 }
 
-/// Runs of missing numbers: first and last.
-fn gaps(lost: &[u32]) -> Vec<(u32, u32)> {
-    let mut runs: Vec<(u32, u32)> = Vec::new();
-    for n in lost {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == *n => *last = *n,
-            _ => runs.push((*n, *n)),
-        }
-    }
-    runs.truncate(30);
-    runs
-}
-
 fn json(world: &mut World, words: &[&str]) -> Value {
     serde_json::from_str(&world.edge(At::A).verb(words).unwrap()).unwrap()
 }
 
 fn reload(world: &mut World) -> Value {
     json(world, &["reload", "--json"])
+}
+
+/// The contract in force.
+fn in_force(world: &World) -> Value {
+    let mut socket = UnixStream::connect(&world.files(At::A).socket).unwrap();
+    socket.write_all(b"GET /v1/plan HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
 
 /// A reload that is refused: what is said about it.
@@ -77,46 +74,77 @@ fn a_hundred_policies_and_not_a_packet_lost() {
     let Some(mut world) = World::running("e2e-reload", |_| {}) else { return };
     let text = Text::of(&world);
     let clear = world.watch_for_clear();
-    let receiver = world.topology.server.within(|| Ok(UdpSocket::bind((SERVER[0], 7000))?)).unwrap();
-    receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    let sender = world.topology.client.within(|| Ok(UdpSocket::bind("0.0.0.0:0")?)).unwrap();
-    sender.connect((SERVER[0], 7000)).unwrap();
-    let receive = std::thread::spawn(move || {
-        let (mut got, mut buffer) = (HashSet::new(), [0; 64]);
-        while receiver.recv_from(&mut buffer).is_ok() {
-            got.insert(u32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]));
-        }
-        got
-    });
-    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let ended = done.clone();
-    let send = std::thread::spawn(move || {
-        let mut n = 0_u32;
-        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
-            sender.send(&n.to_be_bytes()).unwrap();
-            n += 1;
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        n
-    });
+    let stream = Stream::start(&world.topology, 7000, Duration::from_micros(200));
     for round in 1..=100 {
         text.with(&world, "", &rules(200, round));
         let report = reload(&mut world);
         assert_eq!((&report["applied"], &report["plan"]), (&true.into(), &(round + 1).into()), "{report}");
         assert_eq!(report["changes"].as_array().unwrap().len(), 200, "{report}");
     }
-    done.store(true, std::sync::atomic::Ordering::Relaxed);
-    let (sent, got) = (send.join().unwrap(), receive.join().unwrap());
+    let sent = none_lost(&mut world, stream);
     assert!(sent > 1000, "{sent} sent");
-    let lost: Vec<u32> = (0..sent).filter(|n| !got.contains(n)).collect();
-    let drops = [At::A, At::B].map(|at| world.figures(at).unexplained());
-    assert!(lost.is_empty(), "{} of {sent} lost: {:?}; dropped {drops:?}", lost.len(), gaps(&lost));
     assert_nothing_in_clear(&clear.stop().unwrap());
     // The rule that every plan had has counted them all.
     let status = world.edge(At::A).status().unwrap();
     let counted: u64 = status["rules"].as_array().unwrap().iter().map(|r| r["packets"].as_u64().unwrap()).sum();
     assert!(counted >= u64::from(sent), "{counted} of {sent}");
     assert_eq!(json(&mut world, &["history", "--json"])[0]["plan"], 101);
+    world.assert_sound();
+}
+
+/// Asserts that all of a stream arrived, and says what became of what did not. Answers how many there were.
+fn none_lost(world: &mut World, stream: Stream) -> u32 {
+    let seen = stream.end(&world.topology);
+    let drops = [At::A, At::B].map(|at| world.figures(at).unexplained());
+    println!("{} sent, longest pause {:?}", seen.sent, seen.pause);
+    assert!(seen.lost == 0, "{seen:?}; dropped {drops:?}");
+    seen.sent
+}
+
+/// A large host: its applications' intents change too, from one plan to the next.
+#[test]
+fn ten_thousand_rules_and_a_thousand_intents_change_and_not_a_packet_is_lost() {
+    let Some(mut world) = World::running("e2e-reload-many", |_| {}) else { return };
+    let (text, folder) = (Text::of(&world), world.folder.file("intents"));
+    std::fs::create_dir(&folder).unwrap();
+    let head = format!("intents = \"{}\"\n", folder.display());
+    let intents = |round: usize| {
+        for n in 0..1000 {
+            let (from, to) = (n % 200, n / 200);
+            let text = format!(
+                "name = \"app{n}\"\nowner = \"team {n}\"\nencrypt = \"required\"\npriority = {round}\n[[flow]]\n\
+                 from = [\"10.1.0.0/24\"]\nto = [\"10.2.0.{from}/32\"]\nprotocol = \"tcp\"\nports = [{}]\n",
+                1000 + to * 10 + round
+            );
+            std::fs::write(folder.join(format!("app{n}.intent.toml")), text).unwrap();
+        }
+    };
+    let alone = Questions::start(&world.topology, 7001);
+    std::thread::sleep(Duration::from_secs(2));
+    let alone = alone.end();
+    let clear = world.watch_for_clear();
+    let stream = Stream::start(&world.topology, 7000, Duration::from_micros(100));
+    let questions = Questions::start(&world.topology, 7001);
+    let mut figures = Vec::new();
+    for round in 1..=4 {
+        intents(round);
+        text.with(&world, &head, &rules(10_000, round));
+        let report = reload(&mut world);
+        assert_eq!((&report["applied"], &report["plan"]), (&true.into(), &(round + 1).into()));
+        assert!(report["changes"].as_array().unwrap().len() >= 10_000);
+        figures.push([&report["compile_ms"], &report["switch_ms"]].map(|ms| ms.as_f64().unwrap().round()));
+    }
+    let with = questions.end();
+    // Figures of this build and machine, not of what is asked for: the bench has those.
+    println!("compiled and switched in ms: {figures:?}; RTT (count, p50, p99) without {alone:?}, with {with:?}");
+    none_lost(&mut world, stream);
+    assert_nothing_in_clear(&clear.stop().unwrap());
+    // Back to the first of them, intents and all; then what is in the folder.
+    let contract = |world: &mut World| in_force(world)["intents"][0]["priority"].clone();
+    assert_eq!(json(&mut world, &["rollback", "2", "--json"])["applied"], true);
+    assert_eq!(contract(&mut world), 1, "the intents of that plan");
+    assert_eq!(reload(&mut world)["applied"], true);
+    assert_eq!(contract(&mut world), 4, "the intents of the folder");
     world.assert_sound();
 }
 
@@ -182,4 +210,45 @@ fn a_failed_health_check_puts_the_old_policy_back() {
     std::fs::write(&flag, "").unwrap();
     assert_eq!(reload(&mut world)["applied"], true);
     assert!(!world.ping(&["-c", "1", "-W", "1", SERVER[0]]).status.success());
+}
+
+/// `run --watch`: intents that come, change and go are taken up without being asked for.
+#[test]
+fn watched_intents_come_and_go() {
+    let Some(mut world) = World::idle("e2e-reload-watch", |_| {}) else { return };
+    let (text, folder) = (Text::of(&world), world.folder.file("intents"));
+    std::fs::create_dir(&folder).unwrap();
+    text.with(&world, &format!("intents = \"{}\"\n", folder.display()), "");
+    world.start_with(At::A, &["--watch"]);
+    let names = |world: &World| {
+        let contract = in_force(world);
+        contract["intents"].as_array().unwrap().iter().map(|i| i["owner"].as_str().unwrap().to_owned()).collect()
+    };
+    let until = |world: &World, want: &[&str]| {
+        let seen = eventually(PATIENCE, || {
+            let names: Vec<String> = names(world);
+            (names == want).then_some(())
+        });
+        assert!(seen.is_some(), "{want:?}, not {:?}", names(world));
+    };
+    let intent = |name: &str, owner: &str| {
+        let flow = "[[flow]]\nto = [\"10.2.0.9/32\"]\nprotocol = \"tcp\"\nports = [80]\n";
+        let text = format!("name = \"{name}\"\nowner = \"{owner}\"\n{flow}");
+        std::fs::write(folder.join(format!("{name}.intent.toml")), text).unwrap();
+    };
+    until(&world, &[]);
+    intent("shop", "one");
+    until(&world, &["one"]);
+    intent("bank", "two");
+    until(&world, &["two", "one"]);
+    intent("bank", "who");
+    until(&world, &["who", "one"]);
+    // What is broken changes nothing.
+    std::fs::write(folder.join("odd.intent.toml"), "nonsense").unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    until(&world, &["who", "one"]);
+    std::fs::remove_file(folder.join("odd.intent.toml")).unwrap();
+    std::fs::remove_file(folder.join("shop.intent.toml")).unwrap();
+    until(&world, &["who"]);
+    assert_eq!(json(&mut world, &["history", "--json"])[0]["by"], "watch");
 }

@@ -281,7 +281,7 @@ fn the_device_takes_what_a_rule_drops_and_gives_it_back() {
         }
         sim.send(5003, || sim.flow(5003).filter(|flow| flow["nic_reason"] == "nic_full"))
     });
-    assert_eq!(third.expect("a full table")["tier"], "worker");
+    assert_eq!(third.expect("a full table")["tier"], "xdp", "the driver drops it");
     let forwarded = sim.edge().flows().unwrap();
     let forwarded = forwarded.as_array().unwrap().iter().find(|flow| flow["rule"] == "all").cloned().unwrap();
     assert_eq!(forwarded["nic_reason"], "nic_only_drops", "{forwarded}");

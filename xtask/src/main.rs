@@ -2,6 +2,7 @@
 
 mod demo;
 mod ebpf;
+mod example;
 mod interop;
 mod run;
 mod setup;
@@ -28,6 +29,8 @@ enum Verb {
     Ebpf,
     /// Show the dataplane at work on real applications, beside plain kernel forwarding
     Demo(demo::Arguments),
+    /// Tell the worked example of docs/example.md: three applications, one policy, two sites
+    Example(example::Arguments),
     /// Check everything: format, lints, all tests, a short fuzz run
     Test(test::Arguments),
     /// Run the tests that need a kernel of their own, in a virtual machine
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
             true
         }),
         Verb::Demo(arguments) => demo::main(&arguments),
+        Verb::Example(arguments) => example::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Interop(arguments) => interop::main(&arguments),

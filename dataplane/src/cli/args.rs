@@ -1,9 +1,12 @@
 //! What can be typed, and the help for it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+
+use crate::telemetry::top::Tab;
 
 /// A DPU in software: takes flows off the NIC, encrypts, compresses and classifies them.
 #[derive(Debug, Parser)]
@@ -13,7 +16,7 @@ use clap_complete::Shell;
     max_term_width = 100,
     long_about = "softdpu takes the flows that a policy names off the network interface with XDP and AF_XDP, does to them what a \
                   DPU would do (encrypt, compress, classify) and hands them back.\n\n\
-                  `softdpu run` is the dataplane. `softdpu status` and `softdpu flows` ask a running one. `softdpu check` says what \
+                  `softdpu run` is the dataplane. `softdpu status`, `softdpu top` and `softdpu flows` ask a running one. `softdpu check` says what \
                   is wrong with a policy, `softdpu doctor` what is wrong with the host for it, and `softdpu replay` runs the same graph over capture files, without privileges.",
     after_long_help = "EXIT CODES:\n  0  done\n  1  failed, or something wrong was found\n  2  wrong usage\n\n\
                        ENVIRONMENT:\n  SOFTDPU_LOG  log filter, stronger than --log-level: softdpu=debug,aya=warn\n  \
@@ -38,7 +41,8 @@ pub(super) enum Verb {
                       Nothing is changed on the host unless the whole policy is valid. Needs CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and \
                       CAP_IPC_LOCK, or root, where the policy has ports of kind xdp.",
         after_long_help = "EXAMPLES:\n  softdpu run -c /etc/softdpu/edge-a.toml\n  softdpu run -c edge-a.toml --log-level softdpu=debug\n\n\
-                           EXIT CODES:\n  0  stopped by a signal\n  1  the policy is not valid, or the dataplane could not start"
+                           EXIT CODES:\n  0  stopped by a signal\n  1  the policy is not valid, or the dataplane could not start\n\n\
+                           FILES:\n  /etc/softdpu/NAME.toml  the policy of the systemd unit softdpu@NAME\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Run {
         /// The policy
@@ -60,7 +64,8 @@ pub(super) enum Verb {
         long_about = "Checks a policy and says everything that is wrong with it at once: file, line, column and remedy. Looks at the file \
                       and at the mode of its key files, and changes nothing. Warnings are about what is allowed but likely not meant.",
         after_long_help = "EXAMPLES:\n  softdpu check edge-a.toml\n  softdpu check -c edge-a.toml --json | jq .errors\n\n\
-                           EXIT CODES:\n  0  valid, perhaps with warnings\n  1  not valid"
+                           EXIT CODES:\n  0  valid, perhaps with warnings\n  1  not valid\n\n\
+                           FILES:\n  configs/policies/full.toml  a policy with every key"
     )]
     Check(CheckArgs),
 
@@ -72,7 +77,8 @@ pub(super) enum Verb {
         after_long_help = "EXAMPLES:\n  softdpu plan -c /etc/softdpu/edge-a.toml\n  softdpu plan -c edge-a.toml --json | jq '.intents[] | \
                            select(.verdict != \"met\")'\n  softdpu plan -c edge-a.toml --diff\n  softdpu plan -c edge-a.toml --persona \
                            bluefield-2\n  softdpu plan -c edge-a.toml --host edge-7.json\n\n\
-                           EXIT CODES:\n  0  no intent is refused\n  1  an intent is refused, or the files are not valid"
+                           EXIT CODES:\n  0  no intent is refused\n  1  an intent is refused, or the files are not valid\n\n\
+                           FILES:\n  *.intent.toml  intents, in the folder that the policy names\n  configs/personas  figures of DPUs one does not own"
     )]
     Plan(PlanArgs),
 
@@ -81,9 +87,23 @@ pub(super) enum Verb {
         long_about = "Asks a running instance how it is: ports with the mode they really have, packets per second, tunnels, rules, classes \
                       of flows, and packets dropped by reason. Rates are over a third of a second.",
         after_long_help = "EXAMPLES:\n  softdpu status\n  softdpu status -n edge-a\n  softdpu status --json | jq '.tunnels[].sealed'\n\n\
-                           EXIT CODES:\n  0  answered\n  1  no instance, or it could not be asked"
+                           EXIT CODES:\n  0  answered\n  1  no instance, or it could not be asked\n\n\
+                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Status(StatusArgs),
+
+    /// Watch a running instance: rates of ports, workers, tiers, intents, tunnels, drops and flows
+    #[command(
+        long_about = "Shows a running instance as it goes, with histories: ports and queues, workers and how busy they are, tiers, intents and \
+                      applications (verdict, rate, how much of it is encrypted), tunnels and peers, drops by reason, the largest \
+                      flows. `?` lists the keys. Rates are differences between two looks. While the instance is away it says so \
+                      and waits.\n\n\
+                      With --once it prints one page of text after two looks and ends.",
+        after_long_help = "EXAMPLES:\n  softdpu top\n  softdpu top -n edge-a --interval 500ms --tab apps\n  softdpu top --once\n  softdpu top \
+                           --once --tab drops\n  softdpu top --tab flows --filter payments\n\nEXIT CODES:\n  0  done\n  1  no terminal; with \
+                           --once: no instance, or it could not be asked"
+    )]
+    Top(TopArgs),
 
     /// List the flows of a running instance
     #[command(
@@ -91,16 +111,33 @@ pub(super) enum Verb {
                       that handles them, packets and bytes, and the rule and tunnel they are under.",
         after_long_help = "EXAMPLES:\n  softdpu flows --class tls\n  softdpu flows --host '*.example.com' --limit 20\n  \
                            softdpu flows --json | jq -r '.[].host'\n\n\
-                           EXIT CODES:\n  0  answered, even when there are no flows\n  1  no instance, or it could not be asked"
+                           EXIT CODES:\n  0  answered, even when there are no flows\n  1  no instance, or it could not be asked\n\n\
+                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Flows(FlowsArgs),
 
-    /// Say which tier a flow is on, and why not on a higher one
+    /// Follow what happens to a running instance
+    #[command(
+        long_about = "Prints what happens to a running instance, as it happens, one line each: policies taken up, refused and taken \
+                      back, intents whose verdict changed, peers and tunnels that come, go, move and get new keys, ports and \
+                      neighbours that change, workers in trouble, drops that rise. Goes on when the instance is restarted, from where \
+                      it was. docs/api.md lists the kinds.",
+        after_long_help = "EXAMPLES:\n  softdpu events\n  softdpu events --since 10m --kind plan,intent\n  softdpu events --kind flow\n  \
+                           softdpu events --json --since 0 | jq -c 'select(.level == \"error\")'\n\n\
+                           EXIT CODES:\n  0  ended by SIGINT\n  1  no instance, or it could not be asked"
+    )]
+    Events(EventsArgs),
+
+    /// Say which tier a flow is on and why not on a higher one, or why an application is served as it is
     #[command(
         long_about = "Says of one flow which tier handles it (nic, xdp, worker, kernel), why each higher one does not, and what would \
-                      change that. The reason codes are in docs/offload-reasons.md.",
-        after_long_help = "EXAMPLES:\n  softdpu explain 0:17\n  softdpu explain 10.1.0.2:40000 10.2.0.2:443\n  softdpu explain tcp \
-                           10.2.0.2:443 --json\n\nEXIT CODES:\n  0  answered\n  1  no such flow, or the instance could not be asked"
+                      change that. The reason codes are in docs/offload-reasons.md.\n\n\
+                      Of an application's intent it says whether it is encrypted, offloaded and slow, and why: what the plan decided, \
+                      the line that decides and whose it is, and what its flows, rules and tunnel have counted meanwhile. A word that \
+                      can be no flow is taken for an intent's name.",
+        after_long_help = "EXAMPLES:\n  softdpu explain --intent payments\n  softdpu explain payments --watch 5 --json\n  softdpu explain 0:17\n  softdpu explain 10.1.0.2:40000 10.2.0.2:443\n  softdpu explain tcp \
+                           10.2.0.2:443 --json\n\nEXIT CODES:\n  0  answered\n  1  no such flow or intent, or the instance could not be asked\n\n\
+                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Explain(ExplainArgs),
 
@@ -109,7 +146,8 @@ pub(super) enum Verb {
         long_about = "Takes one flow, or all, out of the driver's table. No packet is lost: the next one goes to the worker. A flow that \
                       was demoted so stays with its worker.",
         after_long_help = "EXAMPLES:\n  softdpu demote 0:17\n  softdpu demote --all\n\nEXIT CODES:\n  0  done, also where nothing was \
-                           offloaded\n  1  no such flow, or the instance could not be asked"
+                           offloaded\n  1  no such flow, or the instance could not be asked\n\n\
+                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Demote(DemoteArgs),
 
@@ -122,7 +160,8 @@ pub(super) enum Verb {
                       Rules, steering rules and the flow table's timeouts can change so. Ports, workers, tunnels, the control \
                       socket, [offload] and [export] are read at the start; a file that changes them is refused, whole.",
         after_long_help = "EXAMPLES:\n  softdpu reload --dry-run\n  softdpu reload -n edge-a\n  systemctl reload softdpu@edge-a\n\n\
-                           EXIT CODES:\n  0  in force, or nothing to change\n  1  not valid, refused, or taken back by the health check"
+                           EXIT CODES:\n  0  in force, or nothing to change\n  1  not valid, refused, or taken back by the health check\n\n\
+                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Reload(ReloadArgs),
 
@@ -131,7 +170,8 @@ pub(super) enum Verb {
         long_about = "Lists the policies that were in force, the newest first: since when, who asked for it, how much changed, and what \
                       became of it. They are kept until the instance ends, or for good in the folder that [apply] history names.",
         after_long_help = "EXAMPLES:\n  softdpu history\n  softdpu history --json | jq '.[0]'\n\n\
-                           EXIT CODES:\n  0  answered\n  1  no instance, or it could not be asked"
+                           EXIT CODES:\n  0  answered\n  1  no instance, or it could not be asked\n\n\
+                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     History(StatusArgs),
 
@@ -140,7 +180,8 @@ pub(super) enum Verb {
         long_about = "Puts a policy of `softdpu history` in force again, checked as any other. The policy file is not touched: the next \
                       reload takes it up again.",
         after_long_help = "EXAMPLES:\n  softdpu rollback 3 --dry-run\n  softdpu rollback 3\n\n\
-                           EXIT CODES:\n  0  in force, or nothing to change\n  1  no such plan, not valid any more, or taken back"
+                           EXIT CODES:\n  0  in force, or nothing to change\n  1  no such plan, not valid any more, or taken back\n\n\
+                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Rollback(RollbackArgs),
 
@@ -150,7 +191,8 @@ pub(super) enum Verb {
                       two minutes after which one is due. Traffic goes on meanwhile: the old keys serve until the new ones do. \
                       Associations of IPsec are renewed by their IKE daemon: `swanctl --rekey`.",
         after_long_help = "EXAMPLES:\n  softdpu rekey wg0\n  softdpu rekey -n edge-a wg0 --peer branch\n\n\
-                           EXIT CODES:\n  0  handshakes were begun\n  1  no such tunnel or peer, or none could be begun"
+                           EXIT CODES:\n  0  handshakes were begun\n  1  no such tunnel or peer, or none could be begun\n\n\
+                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Rekey(RekeyArgs),
 
@@ -161,7 +203,8 @@ pub(super) enum Verb {
                       timestamps. The port may be of any kind in the policy.",
         after_long_help = "EXAMPLES:\n  softdpu replay -c replay.toml --in apps=clear.pcap --out uplink=esp.pcap\n  \
                            softdpu replay -c edge-b.toml --in uplink=esp.pcap --out apps=clear.pcap --json\n\n\
-                           EXIT CODES:\n  0  every packet was read and is accounted for\n  1  the policy or a file could not be used"
+                           EXIT CODES:\n  0  every packet was read and is accounted for\n  1  the policy or a file could not be used\n\n\
+                           FILES:\n  configs/policies/replay.toml  a policy for captures"
     )]
     Replay(ReplayArgs),
 
@@ -172,7 +215,8 @@ pub(super) enum Verb {
                       ip:port, IPv6 in brackets. With --policy also application: the name by which that policy knows the flow. Key \
                       files of the policy are not looked at.",
         after_long_help = "EXAMPLES:\n  softdpu classify capture.pcap\n  softdpu classify --json *.pcap | jq -r .protocol | sort | uniq -c\n  softdpu classify --policy edge.toml capture.pcap\n\n\
-                           EXIT CODES:\n  0  all files were read\n  1  a file could not be read"
+                           EXIT CODES:\n  0  all files were read\n  1  a file could not be read\n\n\
+                           FILES:\n  *.pcap, *.pcapng  captures"
     )]
     Classify {
         /// Capture files
@@ -204,13 +248,30 @@ pub(super) enum Verb {
     )]
     Doctor(DoctorArgs),
 
+    /// Run config tests: packets in, and what is expected of them, against a policy and its intents
+    #[command(
+        long_about = "Runs every case of the files named *.case.toml below the folders: packets, described, in hex or from a capture, go in \
+                      by a port of the policy, and what becomes of them is held against what the case expects: forwarded, passed \
+                      to the kernel or dropped and why, rule, intent, tunnel, tier, class, host, application, bytes out, counters.\n\n\
+                      The graph is the one that workers run, the driver's decision comes from the tables that the XDP program gets. No \
+                      NIC, no privileges and no keys are needed: tunnels run with keys made for the moment, and the other ends \
+                      of the test open what was sealed. docs/config-tests.md shows how cases are written.",
+        after_long_help = "EXAMPLES:\n  softdpu test tests/\n  softdpu test -c candidate.toml tests/ --filter payments\n  softdpu test tests/ \
+                           --junit report.xml\n  softdpu test tests/ --json | jq '.cases[] | select(.ok | not)'\n\n\
+                           EXIT CODES:\n  0  everything is as expected\n  1  a case failed\n  2  wrong usage, or a case file or policy that \
+                           is not valid: nothing was tested\n\n\
+                           FILES:\n  *.case.toml  cases"
+    )]
+    Test(TestArgs),
+
     /// Say what this host has, for planning here or elsewhere
     #[command(
         long_about = "Lists kernel, processors, memory, limits, capabilities, and every interface with driver, queues, rings, RSS, XDP \
                       features and program, offloads, interrupts, NAPI settings and the other end of a veth. Only reads. With --json \
                       everything, versioned: the file that `softdpu plan --host` takes.",
         after_long_help = "EXAMPLES:\n  softdpu inventory\n  softdpu inventory --json > edge-7.json\n  softdpu inventory --host edge-7.json\n\n\
-                           EXIT CODES:\n  0  done\n  1  the interfaces cannot be listed, or the file is no inventory"
+                           EXIT CODES:\n  0  done\n  1  the interfaces cannot be listed, or the file is no inventory\n\n\
+                           FILES:\n  *.json  what --json printed on another host"
     )]
     Inventory(InventoryArgs),
 
@@ -224,7 +285,8 @@ pub(super) enum Verb {
                       restarted for each turn. Needs root and two cores.",
         after_long_help = "EXAMPLES:\n  softdpu tune --policy edge-a.toml > tuned.toml\n  softdpu tune -c edge-a.toml --rounds 9 -o tuned.toml\n  \
                            softdpu tune -c edge-a.toml --real --yes\n\n\
-                           EXIT CODES:\n  0  done, also where nothing could be concluded\n  1  it could not be measured"
+                           EXIT CODES:\n  0  done, also where nothing could be concluded\n  1  it could not be measured\n\n\
+                           FILES:\n  configs/policies/full.toml  every key, with its default"
     )]
     Tune(TuneArgs),
 
@@ -260,13 +322,32 @@ pub(super) enum Verb {
     /// Print the JSON Schema of a policy
     #[command(
         long_about = "Prints the JSON Schema (draft 2020-12) of a policy. Editors use it to complete keys and to explain them.",
-        after_long_help = "EXAMPLES:\n  softdpu schema > softdpu.schema.json\n  softdpu schema | jq '.properties.port.items.properties | keys'"
+        after_long_help = "EXAMPLES:\n  softdpu schema > softdpu.schema.json\n  softdpu schema | jq '.properties.port.items.properties | keys'\n\n\
+                           EXIT CODES:\n  0  printed\n  1  it could not be written\n\nFILES:\n  softdpu.schema.json  where editors are told to look"
     )]
     Schema,
 
+    /// Write the manual pages
+    #[command(
+        long_about = "Writes the manual: softdpu(8), a page for each verb, and softdpu-policy(5), softdpu-intent(5) and softdpu-case(5), \
+                      which explain every key of those files. They are made of what this program knows, so they fit it.",
+        after_long_help = "EXAMPLES:\n  softdpu man --out /usr/local/share/man\n  softdpu man --out man && man -M man 5 softdpu-policy\n\n\
+                           EXIT CODES:\n  0  written\n  1  a page could not be written\n\nFILES:\n  /usr/local/share/man  where man(1) looks"
+    )]
+    Man {
+        /// Folder whose man1, man5 and man8 to write them into
+        #[arg(short, long, value_name = "FOLDER")]
+        out: PathBuf,
+    },
+
     /// Print a completion script for a shell
     #[command(
-        after_long_help = "EXAMPLES:\n  softdpu completions bash > /etc/bash_completion.d/softdpu\n  softdpu completions zsh > ~/.zfunc/_softdpu"
+        long_about = "Prints a script that completes verbs, options and words for a shell, to be installed with the program.\n\n\
+                      A shell can also ask the program itself, which then knows the names of the instances that run: write `source \
+                      <(COMPLETE=bash softdpu)` into ~/.bashrc, `source <(COMPLETE=zsh softdpu)` into ~/.zshrc, or `COMPLETE=fish \
+                      softdpu | source` into ~/.config/fish/config.fish.",
+        after_long_help = "EXAMPLES:\n  softdpu completions bash > /etc/bash_completion.d/softdpu\n  softdpu completions zsh > ~/.zfunc/_softdpu\n\n\
+                           EXIT CODES:\n  0  printed\n  1  it could not be written\n\nFILES:\n  /etc/bash_completion.d/softdpu, ~/.zfunc/_softdpu, ~/.config/fish/completions/softdpu.fish  where shells look"
     )]
     Completions {
         /// The shell
@@ -284,6 +365,31 @@ pub(super) struct CheckArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// One JSON object: valid, errors, warnings
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestArgs {
+    /// Folders of case files, or case files
+    #[arg(required = true, value_name = "FOLDER")]
+    pub(super) paths: Vec<PathBuf>,
+    /// The policy to test, in place of those that the case files name
+    #[arg(short, long, value_name = "POLICY")]
+    pub(super) config: Option<PathBuf>,
+    /// Only cases with this text in their name or their file's; may be given several times
+    #[arg(short, long, value_name = "TEXT")]
+    pub(super) filter: Vec<String>,
+    /// Also write a report that CI systems read
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
+    /// Also say of cases that are ok what was seen
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+    /// Only say what failed
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// One JSON object: cases, ok, failed
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -391,7 +497,7 @@ pub(super) struct Instance {
     #[arg(long, value_name = "PATH", conflicts_with = "name")]
     pub(super) socket: Option<PathBuf>,
     /// Name of the instance, of those in /run/softdpu; not needed when only one runs
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::ask::instances))]
     pub(super) name: Option<String>,
 }
 
@@ -400,6 +506,42 @@ pub(super) struct StatusArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// The answer of the instance as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TopArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Time between two looks: 100ms to 60s
+    #[arg(short, long, default_value = "1s", value_name = "TIME", value_parser = super::top::interval)]
+    pub(super) interval: Duration,
+    /// What to show first: ports, workers, tiers, apps, tunnels, drops, flows. With --once: only that
+    #[arg(short, long, value_name = "TAB")]
+    pub(super) tab: Option<Tab>,
+    /// Only rows with this text somewhere
+    #[arg(short, long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub(super) filter: String,
+    /// Most flows to ask for; of these the largest are shown
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    pub(super) flows: usize,
+    /// Print one page of text and end
+    #[arg(long)]
+    pub(super) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    #[command(flatten)]
+    pub(super) instance: Instance,
+    /// Only this kind, or all whose name begins so: plan, peer_up, flow; may be given several times. Flows are told of on wish only
+    #[arg(short, long, value_name = "KIND", value_delimiter = ',')]
+    pub(super) kind: Vec<String>,
+    /// Begin with what happened so long ago (30s, 5m, 2h), or behind the event of this number; 0: all that is kept
+    #[arg(long, value_name = "N")]
+    pub(super) since: Option<super::events::Since>,
+    /// One JSON object per event and line
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -492,9 +634,15 @@ pub(super) enum FlowSort {
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
-    /// The flow: its id, or one or both ends: 10.0.0.1:5000 10.0.0.2:443
-    #[arg(required = true, value_name = "FLOW")]
+    /// The flow: its id, or one or both ends: 10.0.0.1:5000 10.0.0.2:443; or an application's intent, by its name
+    #[arg(required_unless_present = "intent", conflicts_with = "intent", value_name = "FLOW")]
     pub(super) flow: Vec<String>,
+    /// Explain an application's intent
+    #[arg(long, value_name = "NAME")]
+    pub(super) intent: Option<String>,
+    /// Of an intent: how long to look at its counters, for rates. 0: once
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    pub(super) watch: f64,
     /// JSON
     #[arg(long)]
     pub(super) json: bool,

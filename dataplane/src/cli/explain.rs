@@ -1,13 +1,19 @@
-//! `softdpu explain` and `softdpu demote`: which tier a flow is on, why, and back to the worker.
+//! `softdpu explain` and `softdpu demote`: which tier a flow is on, why, and back to the worker; and why an application's flows
+//! are treated as they are.
+
+mod intent;
+mod page;
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::args::{DemoteArgs, ExplainArgs};
 use super::ask::ask;
+use crate::control::types::MAX_FLOWS;
 use crate::control::{FlowInfo, client};
-use crate::offload::Reason;
+use crate::offload::{FlowName, Reason};
 
 /// A tier, and why the flow is not on it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -43,8 +49,16 @@ fn explain(flow: &FlowInfo) -> Explained<'_> {
 }
 
 pub fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let text = args.flow.join(" ");
+    if let Some(name) = &args.intent {
+        return of_intent(name, args, out);
+    }
+    // What cannot be a flow's name may be an application's.
+    if let ([word], Err(_)) = (args.flow.as_slice(), text.parse::<FlowName>()) {
+        return of_intent(word, args, out);
+    }
     let socket = args.instance.path()?;
-    let flows = ask(client::flows(&socket, &[("flow", Some(&args.flow.join(" ")))], 100))?;
+    let flows = ask(client::flows(&socket, &[("flow", Some(&text))], 100))?;
     if flows.is_empty() {
         writeln!(out, "there is no such flow; `softdpu flows` lists them")?;
         return Ok(false);
@@ -60,6 +74,35 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Explains an application's intent, from the plan and from two looks at the counters.
+fn of_intent(name: &str, args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
+    let socket = args.instance.path()?;
+    let watch = Duration::try_from_secs_f64(args.watch).unwrap_or_default();
+    let (contract, before, after, flows, watched) = ask(async {
+        let contract = client::plan(&socket).await?;
+        let before = client::status(&socket).await?;
+        let start = Instant::now();
+        tokio::time::sleep(watch).await;
+        let after = if watch.is_zero() { before.clone() } else { client::status(&socket).await? };
+        let watched = if watch.is_zero() { 0.0 } else { start.elapsed().as_secs_f64() };
+        let flows = client::flows(&socket, &[], MAX_FLOWS).await?;
+        Ok((contract, before, after, flows, watched))
+    })?;
+    let given =
+        intent::Given { contract: &contract, before: &before, after: &after, watched_s: watched, flows: &flows };
+    let Some(explained) = intent::explain(name, &given) else {
+        let names: Vec<&str> = contract.intents.iter().map(|intent| intent.name.as_str()).collect();
+        let have = if names.is_empty() { "it has none".into() } else { format!("it has {}", names.join(", ")) };
+        anyhow::bail!("`{name}` is neither a flow (its id, or its ends) nor an intent of the running plan: {have}");
+    };
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&explained)?)?;
+    } else {
+        write!(out, "{}", page::page(&explained, &contract))?;
+    }
+    Ok(true)
+}
+
 fn write(explained: &Explained<'_>, out: &mut impl Write) -> std::io::Result<()> {
     let flow = explained.flow;
     writeln!(out, "flow {}: {} {} -> {}, {}, {}", flow.id, flow.l4, flow.a, flow.b, flow.state, flow.class)?;
@@ -71,11 +114,15 @@ fn write(explained: &Explained<'_>, out: &mut impl Write) -> std::io::Result<()>
     }
     match (&flow.rule, &flow.tunnel) {
         (Some(rule), Some(tunnel)) => writeln!(out, "  rule {rule}, in tunnel {tunnel}")?,
+        (Some(rule), None) if flow.drops => writeln!(out, "  rule {rule}, dropped")?,
         (Some(rule), None) => writeln!(out, "  rule {rule}, in clear")?,
         (None, _) => writeln!(out, "  no rule settled: forwarded as it is")?,
     }
     match flow.tier.as_str() {
-        "xdp" => writeln!(out, "  tier xdp: settled by worker {}, then put into the driver's table", flow.worker)?,
+        "xdp" => {
+            let which = if flow.drops { ", which drops it" } else { "" };
+            writeln!(out, "  tier xdp: settled by worker {}, then put into the driver's table{which}", flow.worker)?
+        }
         "nic" => {
             writeln!(out, "  tier nic: settled by worker {}, then put into the device, which drops it", flow.worker)?
         }

@@ -6,10 +6,12 @@ mod capture;
 mod check;
 pub mod classify;
 mod doctor;
+mod events;
 mod explain;
 mod filter;
 mod flows;
 mod inventory;
+mod man;
 mod plan;
 mod rekey;
 mod reload;
@@ -17,8 +19,10 @@ mod replay;
 mod run;
 mod show;
 mod status;
+mod test;
 #[cfg(test)]
 mod tests;
+mod top;
 mod trace;
 mod tune;
 
@@ -34,6 +38,8 @@ use crate::worker::runtime::RunOptions;
 
 /// Runs the command line of the process. Exit codes: 0 done, 1 failed or something was found, 2 wrong usage.
 pub fn main() -> ExitCode {
+    // Where a shell asks what could come next: COMPLETE names it.
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
     let cli = Cli::parse();
     let mut out = std::io::stdout().lock();
     let result = dispatch(&cli, &mut out).and_then(|good| {
@@ -46,13 +52,19 @@ pub fn main() -> ExitCode {
         // Whoever read us has seen enough, as in `softdpu flows | head`.
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
+            let code = if e.is::<Unusable>() { ExitCode::from(2) } else { ExitCode::FAILURE };
             let red = use_colour(&std::io::stderr());
             let (on, off) = if red { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
             eprintln!("{on}error:{off} {e:#}");
-            ExitCode::FAILURE
+            code
         }
     }
 }
+
+/// What was given cannot be used: exit code 2, as for wrong usage.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unusable(String);
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| e.kind() == ErrorKind::BrokenPipe)
@@ -77,6 +89,8 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         Verb::Check(args) => check::run(args, out),
         Verb::Plan(args) => plan::run(args, out),
         Verb::Status(args) => status::run(args, out),
+        Verb::Top(args) => top::run(args, out),
+        Verb::Events(args) => events::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
         Verb::Demote(args) => explain::demote(args, out),
@@ -91,6 +105,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
         }
         Verb::Doctor(args) => doctor::run(args, out),
         Verb::Inventory(args) => inventory::run(args, out),
+        Verb::Test(args) => test::run(args, out),
         Verb::Tune(args) => tune::run(args, out),
         Verb::Trace(args) => trace::run(args, &cli.log_level, out),
         Verb::Capture(args) => capture::run(args, out),
@@ -98,6 +113,7 @@ fn dispatch(cli: &Cli, out: &mut impl Write) -> anyhow::Result<bool> {
             writeln!(out, "{:#}", crate::config::json_schema())?;
             Ok(true)
         }
+        Verb::Man { out: folder } => man::run(folder, out),
         Verb::Completions { shell } => {
             // clap_complete panics when it cannot write: let it write to memory.
             let mut script = Vec::new();

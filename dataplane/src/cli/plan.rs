@@ -196,7 +196,7 @@ fn details(intent: &Outcome, paint: Paint) -> String {
     out
 }
 
-fn why(because: &Because) -> String {
+pub(super) fn why(because: &Because) -> String {
     let mut out = format!("  {}: {}\n    {}\n", because.reason.code(), clean(&because.text), place(&because.by));
     if because.reason.verdict() != Verdict::Met {
         let _ = writeln!(out, "    {}", because.reason.help());
@@ -204,8 +204,16 @@ fn why(because: &Because) -> String {
     out
 }
 
-fn place(place: &Place) -> String {
-    format!("{} ({})", clean(&place.to_string()), clean(&place.owner))
+/// Where it stands and whose it is, and the line itself below.
+pub(super) fn place(place: &Place) -> String {
+    let owner = if place.owner.is_empty() { String::new() } else { format!(" ({})", clean(&place.owner)) };
+    let quote = if place.quote.is_empty() {
+        String::new()
+    } else {
+        let number = place.line.to_string();
+        format!("\n      {number} | {}", clean(&place.quote))
+    };
+    format!("{}{owner}{quote}", clean(&place.to_string()))
 }
 
 fn difference(changes: &[Difference], paint: Paint) -> String {

@@ -158,3 +158,51 @@ fn figures_are_readable() {
     assert_eq!((count(99_999), count(100_000)), ("99999".into(), "100 k".into()));
     assert_eq!((duration(0.25), duration(61.0), duration(90_000.0)), ("250ms".into(), "1m 1s".into(), "1d 1h".into()));
 }
+
+#[test]
+fn help_is_as_whole_as_a_manual_page() {
+    for verb in Cli::command().get_subcommands().filter(|verb| verb.get_name() != "help") {
+        let help = verb.clone().render_long_help().to_string();
+        for part in ["EXAMPLES:", "EXIT CODES:", "FILES:", "Usage:"] {
+            assert!(help.contains(part), "{}: no {part}", verb.get_name());
+        }
+        assert!(verb.get_long_about().is_some(), "{}", verb.get_name());
+    }
+}
+
+#[test]
+fn check_says_no_to_every_broken_policy() {
+    for broken in crate::config::broken_tests::all() {
+        let cli = Cli::try_parse_from(["softdpu".as_ref(), "check".as_ref(), broken.policy.as_os_str()]).unwrap();
+        let mut out = Vec::new();
+        assert!(!dispatch(&cli, &mut out).unwrap(), "{}", broken.name);
+        assert!(!out.is_empty(), "{}", broken.name);
+    }
+}
+
+/// Whichever of the shells is here takes its script.
+#[test]
+fn shells_take_the_completions() {
+    let folder = tempfile::tempdir().unwrap();
+    for (shell, arguments) in [("bash", &["-n"][..]), ("zsh", &["-n"][..]), ("fish", &["--no-execute"][..])] {
+        let (result, script) = run_line(&format!("softdpu completions {shell}"));
+        assert!(result.unwrap() && script.contains("inventory"));
+        let file = folder.path().join(shell);
+        std::fs::write(&file, script).unwrap();
+        let Ok(said) = std::process::Command::new(shell).args(arguments).arg(&file).output() else {
+            println!("skipped: no {shell}");
+            continue;
+        };
+        assert!(said.status.success() && said.stderr.is_empty(), "{shell}: {}", String::from_utf8_lossy(&said.stderr));
+    }
+}
+
+#[test]
+fn a_config_test_without_cases_is_exit_code_2() {
+    let (result, _) = run_line("softdpu test /nonexistent");
+    assert!(result.unwrap_err().is::<Unusable>());
+    let (result, out) =
+        run_line(concat!("softdpu test ", env!("CARGO_MANIFEST_DIR"), "/../configs/tests --filter video"));
+    assert!(result.unwrap(), "{out}");
+    assert!(out.contains("2 cases, 2 ok, 0 failed"), "{out}");
+}

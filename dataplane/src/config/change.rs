@@ -1,12 +1,13 @@
 //! What differs between two policies: what a running instance can take up, by name, and what only a start can.
 
 use super::policy::{Application, Policy, Rule, Steer};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
 
 /// One difference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// As in the file: "rule", "steer", "flows".
     pub kind: String,
@@ -17,7 +18,7 @@ pub struct Change {
     pub keys: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
     Added,
@@ -186,6 +187,10 @@ fn rule_keys(a: &Rule, b: &Rule) -> Vec<&'static str> {
         ("compress", a.compress != b.compress),
         ("action", a.action != b.action),
         ("offload", a.offload != b.offload),
+        ("meter_rate or meter_burst", a.meter != b.meter),
+        ("bandwidth.ceiling", a.ceiling != b.ceiling),
+        ("dscp", a.dscp != b.dscp),
+        ("sample", a.sample != b.sample),
     ];
     differing(match_keys(&a.matches, &b.matches).into_iter().chain(own))
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::host_glob::HostGlob;
 use super::places::{
-    Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
+    Address, Endpoint, FileMode, FilePath, Group, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
 use super::rates::{Bandwidth, Latency};
 use super::values::{Bad, HostPattern, PortRange, Prefix, Protocol, Span};
@@ -81,6 +81,7 @@ formats! {
     HostPattern, "host-pattern", "string", "A host name, or \"*.\" and a domain for all names below it.";
     HostGlob, "host-glob", "string", "A host name, \"*.\" and a domain for all names below it, \"*\", or labels with `*` in them: \"api-*.example.com\".";
     FileMode, "file-mode", "string", "Permission bits in octal: \"0660\".";
+    Group, "group", ["string", "integer"], "Name or number of a group of the host.";
     Name, "name", "string", "1 to 32 letters, digits, `-`, `_` or `.`.";
     Interface, "interface", "string", "Name of a network interface, 1 to 15 bytes.";
     LinkAddress, "interface address", "string", "An address of an interface and the length of its prefix: \"10.1.0.1/24\".";

@@ -15,7 +15,7 @@ use super::problem::{Code, Problem, Source};
 use super::schema::{OnLoss, intent_json_schema};
 use super::terms::{Terms, Written};
 use super::values::Prefix;
-use super::{shape, syntax_problem};
+use super::{shape, syntax_problem, text};
 
 /// Longest intent file that is read, in bytes.
 const MAX_FILE: usize = 1 << 20;
@@ -33,34 +33,51 @@ pub struct Folder {
     pub problems: Vec<(Source, Vec<Problem>)>,
 }
 
+/// The files of a folder that are intents, in the order of their names.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    paths.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(ENDING)));
+    paths.sort();
+    Ok(paths)
+}
+
 /// Reads all intents of a folder.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn read(folder: &Path, terms: &Terms) -> std::io::Result<Folder> {
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-    paths.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(ENDING)));
-    paths.sort();
-    let mut out = Folder::default();
-    let schema = intent_json_schema();
-    let mut first: HashMap<String, (Arc<Source>, usize)> = HashMap::new();
-    for path in paths {
+    let (mut texts, mut problems) = (Vec::new(), Vec::new());
+    for path in files(folder)? {
         let name = path.display().to_string();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match text::read(&path, MAX_FILE, "an intent") {
             Ok(text) => text,
-            Err(e) => {
-                let problem = Problem::error(
-                    Code::Unreadable,
-                    0..0,
-                    format!("cannot read {name}: {e}"),
-                    "an intent is UTF-8 text that softdpu may read",
-                );
-                out.problems.push((Source { name, text: String::new() }, vec![problem]));
+            Err((source, problem)) => {
+                problems.push((source, vec![problem]));
                 continue;
             }
         };
-        let source = Arc::new(Source { name, text });
+        texts.push(Arc::new(Source { name, text }));
+    }
+    let mut out = Folder { intents: Vec::new(), problems };
+    add(&mut out, texts, terms);
+    Ok(out)
+}
+
+/// Intents as they were read before, in the order of their files.
+pub fn of_texts(texts: Vec<Arc<Source>>, terms: &Terms) -> Folder {
+    let mut out = Folder::default();
+    add(&mut out, texts, terms);
+    out
+}
+
+fn add(out: &mut Folder, texts: Vec<Arc<Source>>, terms: &Terms) {
+    let schema = intent_json_schema();
+    let mut first: HashMap<String, (Arc<Source>, usize)> = HashMap::new();
+    for source in texts {
         let (intent, mut problems) = parse_with(&source, terms, &schema);
         if let Some(intent) = &intent {
             if let Some((other, at)) = first.get(&intent.name) {
@@ -84,9 +101,8 @@ pub fn read(folder: &Path, terms: &Terms) -> std::io::Result<Folder> {
         }
     }
     if out.problems.is_empty() {
-        resolve(&mut out);
+        resolve(out);
     }
-    Ok(out)
 }
 
 /// Checks the text of one intent. Names are not resolved.

@@ -1,6 +1,7 @@
 //! The intents of a policy's folder: read, compiled with the policy, their rules put in front of the operator's.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 
 use super::intent_folder::{self, Folder};
 use super::policy::Policy;
@@ -9,14 +10,16 @@ use crate::plan::compile;
 use crate::plan::rules::MAX_RULES;
 use crate::plan::site::Site;
 
-/// Adds the intents to a policy that has none yet. `problems` are the policy's; what is wrong with intents is returned.
+/// Adds the intents to a policy that has none yet: `given`, or those of its folder. `problems` are the policy's; what is wrong with intents is returned.
 pub fn join(
     policy: &mut Policy,
     source: &Source,
+    given: Option<Vec<Arc<Source>>>,
     site: &Site,
     problems: &mut Vec<Problem>,
 ) -> Vec<(Source, Vec<Problem>)> {
     let folder = match &policy.terms.intents {
+        Some(_) if given.is_some() => intent_folder::of_texts(given.unwrap_or_default(), &policy.terms),
         Some(written) => match intent_folder::read(&written.value, &policy.terms) {
             Ok(folder) => folder,
             Err(e) => {

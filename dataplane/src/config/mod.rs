@@ -1,7 +1,7 @@
 //! The operator's policy: read, checked as a whole, and handed on typed. Everything that is wrong with a file is reported at
 //! once, each with file, line, column and remedy; nothing is used unless everything is valid.
 
-mod at;
+pub(crate) mod at;
 pub mod change;
 mod check;
 mod cover;
@@ -14,35 +14,39 @@ pub mod intent;
 mod intent_folder;
 mod intent_join;
 mod keyfiles;
-mod places;
+pub(crate) mod places;
 pub mod policy;
 mod problem;
 pub mod rates;
-mod reference;
+pub(crate) mod reference;
 mod schema;
 mod shape;
+pub(crate) mod shaped;
 mod suggest;
 pub mod terms;
+pub(crate) mod text;
 pub mod values;
 
 #[cfg(test)]
-mod broken_tests;
+pub(crate) mod broken_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tunnel_tests;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub use change::{Change, Changes, changes};
 pub use cover::{covers, overlaps};
 pub use cover_index::Index;
 pub use cover_meet::{meet, meet_rules};
+pub use intent_folder::files as intent_files;
 pub use intent_join::check_intent;
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
 pub use reference::markdown;
-pub use schema::{intent_json_schema, json_schema};
+pub use schema::{intent_json_schema, json_schema, json_schema_of};
 pub use suggest::nearest;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
@@ -62,15 +66,16 @@ const MAX_FILE: usize = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
-    load_for(path, |_| Site::default())
+    read(path, true, |_| Site::default())
 }
 
-/// The same, with its intents planned for the place that `site` says.
+/// The same, with its intents planned for the place that `site` says, and without looking at key files: whoever plans need not
+/// have the keys.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
-    read(path, true, site)
+    read(path, false, site)
 }
 
 /// The same without looking at key files, for what needs no keys.
@@ -82,16 +87,21 @@ pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
 }
 
 fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigErrors::unreadable(path, &e))?;
-    load_text_with(&text, &path.display().to_string(), path, keys, site)
+    let text = text::read(path, MAX_FILE, "a policy").map_err(|(source, problem)| ConfigErrors {
+        source,
+        problems: vec![problem],
+        intents: Vec::new(),
+    })?;
+    load_text_with(&text, &path.display().to_string(), path, keys, None, site)
 }
 
-/// A policy text as [`load`] would take it from `path`. `name` stands for it in messages.
+/// A policy text as [`load`] would take it from `path`, with these intents in place of those in its folder. `name` stands for
+/// it in messages.
 ///
 /// # Errors
 /// Everything that is wrong with it, warnings included.
-pub fn load_text(text: &str, name: &str, path: &Path) -> Result<Policy, ConfigErrors> {
-    load_text_with(text, name, path, true, |_| Site::default())
+pub fn load_text(text: &str, name: &str, path: &Path, intents: Vec<Arc<Source>>) -> Result<Policy, ConfigErrors> {
+    load_text_with(text, name, path, true, Some(intents), |_| Site::default())
 }
 
 fn load_text_with(
@@ -99,6 +109,7 @@ fn load_text_with(
     name: &str,
     path: &Path,
     keys: bool,
+    given: Option<Vec<Arc<Source>>>,
     site: impl FnOnce(&Policy) -> Site,
 ) -> Result<Policy, ConfigErrors> {
     let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
@@ -111,7 +122,7 @@ fn load_text_with(
         problems.extend(check::applications(&policy.applications));
         let source = Source { name: name.to_owned(), text: text.to_owned() };
         let site = site(policy);
-        intents = intent_join::join(policy, &source, &site, &mut problems);
+        intents = intent_join::join(policy, &source, given, &site, &mut problems);
     }
     finish(policy, problems, intents, text, name)
 }

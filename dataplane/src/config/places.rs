@@ -38,6 +38,37 @@ impl FromStr for FileMode {
     }
 }
 
+/// A group of the host that may use the control socket. Whether there is one is seen when the socket is made: a policy may be
+/// checked on another host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group(pub String);
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Group {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-.$".contains(c);
+        let number = text.bytes().all(|digit| digit.is_ascii_digit());
+        // 2^32 - 1 means "leave it" to the kernel.
+        if text.is_empty()
+            || text.len() > 32
+            || !text.chars().all(plain)
+            || text.starts_with('-')
+            || number && text.parse::<u32>().is_ok_and(|gid| gid == u32::MAX)
+            || number && text.parse::<u32>().is_err()
+        {
+            let help = "write the name of a group, as in \"softdpu\", or its number";
+            return Err(Bad::new(format!("`{text}` is not the name of a group"), help));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
 /// Name of an instance, port, rule or tunnel: it appears in metrics, file names and on command lines.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Name(String);

@@ -60,6 +60,8 @@ pub struct Control {
     pub socket: PathBuf,
     /// Permission bits of the socket.
     pub socket_mode: u32,
+    /// Group of the socket: a name of the host's, or a number.
+    pub socket_group: Option<String>,
     /// A loopback address, or none.
     pub metrics: Option<SocketAddr>,
 }
@@ -371,9 +373,19 @@ pub struct Rule {
     pub action: RuleAction,
     pub offload: RuleOffload,
     pub meter: Option<Meter>,
+    /// Of all flows of rules that name the same.
+    pub ceiling: Option<Shared>,
     pub dscp: Option<u8>,
     /// 0: none.
     pub sample: u32,
+}
+
+/// What flows of several rules may take together, both directions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// The application.
+    pub of: Arc<str>,
+    pub meter: Meter,
 }
 
 /// The operator's name for some flows. Of each kind of terms an empty list means any.

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io::IsTerminal;
 use std::ops::Range;
-use std::path::Path;
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Severity, SourceCode};
 use serde::Serialize;
@@ -279,19 +278,6 @@ impl ConfigErrors {
             out.push_str(&source.render(problems, colour));
         }
         out
-    }
-
-    /// A file that could not be read at all.
-    pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
-        let help = match error.kind() {
-            std::io::ErrorKind::NotFound => "check the path; `softdpu check --help` shows an example",
-            std::io::ErrorKind::PermissionDenied => "run as a user who may read it",
-            std::io::ErrorKind::InvalidData => "a policy is UTF-8 text",
-            _ => "the policy must be a readable file",
-        };
-        let source = Source { name: path.display().to_string(), text: String::new() };
-        let message = format!("cannot read {}: {error}", path.display());
-        Self { source, problems: vec![Problem::error(Code::Unreadable, 0..0, message, help)], intents: Vec::new() }
     }
 }
 

@@ -19,24 +19,63 @@ A policy is TOML. `[name]` is a table that stands once, `[[name]]` one that may 
 
 /// The page, as Markdown.
 pub fn markdown() -> String {
-    let mut page = HEAD.to_owned();
-    section(&mut page, "", false, &json_schema());
+    page(HEAD, &json_schema())
+}
+
+/// The same of any kind of file, behind its own beginning.
+pub fn page(head: &str, schema: &Value) -> String {
+    let mut page = head.to_owned();
+    for table in tables(schema) {
+        // Writing to a String cannot fail.
+        let _ = match (table.place.as_str(), table.list) {
+            ("", _) => writeln!(page, "\n## At the top\n"),
+            (place, true) => writeln!(page, "\n## `[[{place}]]`\n\n{}\n", table.about),
+            (place, false) => writeln!(page, "\n## `[{place}]`\n\n{}\n", table.about),
+        };
+        if !table.keys.is_empty() {
+            page.push_str("| key | value | meaning |\n| --- | --- | --- |\n");
+        }
+        for key in &table.keys {
+            let name = if key.required { format!("**`{}`**", key.name) } else { format!("`{}`", key.name) };
+            let _ = writeln!(page, "| {name} | {} | {} |", key.value, key.meaning.replace('|', "\\|"));
+        }
+    }
     page
 }
 
-fn section(page: &mut String, place: &str, list: bool, table: &Value) {
+/// A table of a kind of file.
+#[derive(Debug)]
+pub struct Table {
+    /// As in `tunnel.out`; empty at the top.
+    pub place: String,
+    /// It may stand often.
+    pub list: bool,
+    pub about: String,
+    pub keys: Vec<Key>,
+}
+
+/// A key with a plain value.
+#[derive(Debug)]
+pub struct Key {
+    pub name: String,
+    pub required: bool,
+    pub value: String,
+    pub meaning: String,
+}
+
+/// All tables of a schema, each before those within it.
+pub fn tables(schema: &Value) -> Vec<Table> {
+    let mut out = Vec::new();
+    section(&mut out, "", false, schema);
+    out
+}
+
+fn section(out: &mut Vec<Table>, place: &str, list: bool, table: &Value) {
     let Some(properties) = table.get("properties").and_then(Value::as_object) else { return };
     let text = |node: &Value| node.get("description").and_then(Value::as_str).unwrap_or("").replace('\n', " ");
-    // Writing to a String cannot fail.
-    let _ = match (place, list) {
-        ("", _) => writeln!(page, "\n## At the top\n"),
-        (_, true) => writeln!(page, "\n## `[[{place}]]`\n\n{}\n", text(table)),
-        (_, false) => writeln!(page, "\n## `[{place}]`\n\n{}\n", text(table)),
-    };
-    page.push_str("| key | value | meaning |\n| --- | --- | --- |\n");
     let required: Vec<&str> =
         table.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-    let mut inner = Vec::new();
+    let (mut keys, mut inner) = (Vec::new(), Vec::new());
     for (key, node) in properties {
         let items = node.get("items").filter(|items| items.get("properties").is_some());
         if node.get("properties").is_some() || items.is_some() {
@@ -44,15 +83,16 @@ fn section(page: &mut String, place: &str, list: bool, table: &Value) {
             inner.push((path, items.is_some(), items.unwrap_or(node)));
             continue;
         }
-        let name = if required.contains(&key.as_str()) { format!("**`{key}`**") } else { format!("`{key}`") };
-        let _ = writeln!(page, "| {name} | {} | {} |", value(node), meaning(node, &text(node)));
+        keys.push(Key {
+            name: key.clone(),
+            required: required.contains(&key.as_str()),
+            value: value(node),
+            meaning: meaning(node, &text(node)),
+        });
     }
-    if page.ends_with("| --- | --- | --- |\n") {
-        let cut = page.len() - "| key | value | meaning |\n| --- | --- | --- |\n".len();
-        page.truncate(cut);
-    }
+    out.push(Table { place: place.to_owned(), list, about: text(table), keys });
     for (path, list, node) in inner {
-        section(page, &path, list, node);
+        section(out, &path, list, node);
     }
 }
 
@@ -91,10 +131,10 @@ fn words(node: &Value) -> Vec<(&str, &str)> {
 fn meaning(node: &Value, text: &str) -> String {
     let choices = words(node);
     if choices.len() < 2 {
-        return text.replace('|', "\\|");
+        return text.to_owned();
     }
     let each: Vec<String> = choices.iter().map(|(word, about)| format!("`{word}`: {about}")).collect();
-    format!("{text} {}", each.join(" ")).replace('|', "\\|")
+    format!("{text} {}", each.join(" "))
 }
 
 #[cfg(test)]

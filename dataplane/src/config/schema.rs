@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::at::At;
 use super::host_glob::HostGlob;
 use super::places::{
-    Address, Endpoint, FileMode, FilePath, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
+    Address, Endpoint, FileMode, FilePath, Group, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
 use super::terms::{Allow, Capacity, Defaults, Limit, Maintenance};
 use super::values::{HostPattern, PortRange, Prefix, Protocol, Span};
@@ -83,8 +83,10 @@ pub struct File {
 pub struct Control {
     /// Path of the Unix socket that answers HTTP + JSON. Default "/run/softdpu/NAME.sock".
     pub socket: Option<At<FilePath>>,
-    /// Permission bits of the socket. Default "0660".
+    /// Permission bits of the socket. Whoever may open it may ask; changes are for root and the instance's own user. Default "0660".
     pub socket_mode: Option<At<FileMode>>,
+    /// Group of the socket, by name or number: those who may ask without being root. Default: the instance's own.
+    pub socket_group: Option<At<Group>>,
     /// Loopback address and port for Prometheus. Without it /metrics is on the control socket only.
     pub metrics: Option<At<MetricsAddress>>,
 }
@@ -656,16 +658,18 @@ pub struct Rule {
 
 /// The JSON Schema (draft 2020-12) of a policy file, references resolved in place.
 pub fn json_schema() -> Value {
-    let settings = SchemaSettings::draft2020_12().for_deserialize().with(|s| s.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<File>().to_value();
-    strip_null(&mut schema);
-    schema
+    json_schema_of::<File>()
 }
 
 /// The same of an intent file.
 pub fn intent_json_schema() -> Value {
+    json_schema_of::<super::intent::File>()
+}
+
+/// The same of any kind of file.
+pub fn json_schema_of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().for_deserialize().with(|s| s.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<super::intent::File>().to_value();
+    let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     strip_null(&mut schema);
     schema
 }

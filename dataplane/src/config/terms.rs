@@ -181,7 +181,7 @@ pub fn check(
     let (capacity, defaults) = (&file.capacity, &file.defaults);
     let terms = Terms {
         owner: file.owner.as_ref().map_or_else(|| "network operator".to_owned(), |owner| (**owner).clone()),
-        intents: Written::of(file.intents.as_ref(), |folder| path(&folder.0)),
+        intents: Written::of(file.intents.as_ref(), |folder| without_parents(path(&folder.0))),
         bandwidth: bits(&capacity.bandwidth),
         crypto: bits(&capacity.crypto),
         connections: count(&capacity.connections),
@@ -381,4 +381,18 @@ fn ciphers(file: &schema::File, tunnels: &[Tunnel], problems: &mut Vec<Problem>)
             ),
         }
     }
+}
+/// Without `..`, where that is the same folder: its name is in all that is said of intents.
+fn without_parents(path: PathBuf) -> PathBuf {
+    use std::os::unix::fs::MetadataExt;
+    let mut short = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir if short.file_name().is_some() => drop(short.pop()),
+            part => short.push(part),
+        }
+    }
+    let at = |path: &PathBuf| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    // Behind a symbolic link `..` is somewhere else.
+    if at(&short).is_some() && at(&short) == at(&path) { short } else { path }
 }

@@ -3,19 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
+use super::events::events;
+use super::extract::{NoBody, Parameters, Path, Query};
+use super::openapi;
 use super::types::{ApiError, Demoted, FlowFilter, MAX_FLOWS, Rekeyed};
 use super::{ControlSource, PlanSource};
 use crate::config::{HostPattern, known_classes, nearest};
 use crate::offload::FlowName;
-use crate::telemetry::prometheus::{self, Facts};
+use crate::telemetry::prometheus::{self, Scrape};
 use crate::wire::prefix::Prefix;
 
 /// How long workers may take to list their flows.
@@ -23,9 +27,10 @@ const FLOWS_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) type Source = State<Arc<dyn ControlSource>>;
 
-/// All routes: for the Unix socket.
+/// All routes: for the Unix socket. Each has its entry in [`super::openapi`]; a test finds those that have none.
 pub fn all(source: Arc<dyn ControlSource>) -> Router {
     Router::new()
+        .route("/v1/openapi.json", get(document))
         .route("/v1/status", get(status))
         .route("/v1/counters", get(counters))
         .route("/v1/plan", get(plan))
@@ -35,10 +40,12 @@ pub fn all(source: Arc<dyn ControlSource>) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/history", get(history))
         .route("/v1/history/{plan}/rollback", post(rollback))
+        .route("/v1/events", get(events))
         .route("/v1/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .merge(super::watch::routes())
         .layer(axum::middleware::from_fn(only_owners_change))
+        .layer(Extension(Turn(Arc::new(Semaphore::new(1)))))
         .fallback(unknown)
         .method_not_allowed_fallback(method)
         .with_state(source)
@@ -55,6 +62,10 @@ pub fn metrics_only(source: Arc<dyn ControlSource>) -> Router {
 
 pub(super) fn refuse(code: StatusCode, error: impl Into<String>, help: impl Into<String>) -> Response {
     (code, Json(ApiError { error: error.into(), help: help.into() })).into_response()
+}
+
+async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi::text()).into_response()
 }
 
 async fn status(State(source): Source) -> Response {
@@ -90,6 +101,10 @@ async fn only_owners_change(request: Request, next: Next) -> Response {
     refuse(StatusCode::FORBIDDEN, error, "run it with sudo")
 }
 
+/// One change at a time: who asks for another meanwhile is told so.
+#[derive(Clone)]
+struct Turn(Arc<Semaphore>);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReloadQuery {
@@ -97,24 +112,55 @@ struct ReloadQuery {
     dry_run: bool,
 }
 
-async fn reload(State(source): Source, Query(query): Query<ReloadQuery>) -> Response {
-    change(source, PlanSource::File("reload"), query.dry_run).await
+impl Parameters for ReloadQuery {
+    const NAMES: &'static str = "dry_run (true or false)";
 }
 
-async fn rollback(State(source): Source, Path(plan): Path<u64>, Query(query): Query<ReloadQuery>) -> Response {
-    change(source, PlanSource::History(plan), query.dry_run).await
+async fn reload(
+    State(source): Source,
+    Extension(turn): Extension<Turn>,
+    Query(query): Query<ReloadQuery>,
+    _: NoBody,
+) -> Response {
+    change(source, turn, PlanSource::File("reload"), query.dry_run).await
+}
+
+async fn rollback(
+    State(source): Source,
+    Extension(turn): Extension<Turn>,
+    Path(plan): Path<u64>,
+    Query(query): Query<ReloadQuery>,
+    _: NoBody,
+) -> Response {
+    if !source.history().iter().any(|entry| entry.plan == plan) {
+        let help = "`softdpu history` lists them; nothing was changed";
+        return refuse(StatusCode::NOT_FOUND, format!("there is no plan {plan}"), help);
+    }
+    change(source, turn, PlanSource::History(plan), query.dry_run).await
 }
 
 /// On a task of its own: a client that goes away leaves no change half done.
-async fn change(source: Arc<dyn ControlSource>, from: PlanSource, dry: bool) -> Response {
-    let done = tokio::spawn(async move { source.reload(from, dry).await }).await;
-    match done.unwrap_or_else(|error| Err(anyhow::anyhow!("the change broke off: {error}"))) {
-        Ok(report) => Json(report).into_response(),
-        Err(error) => refuse(
+async fn change(source: Arc<dyn ControlSource>, Turn(turn): Turn, from: PlanSource, dry: bool) -> Response {
+    let Ok(turn) = turn.try_acquire_owned() else {
+        let help = "nothing was done; `softdpu history` shows when it is over";
+        return refuse(StatusCode::CONFLICT, "another change is under way", help);
+    };
+    let done = tokio::spawn(async move {
+        let done = source.reload(from, dry).await;
+        drop(turn);
+        done
+    });
+    match done.await {
+        Ok(Ok(report)) => Json(report).into_response(),
+        Ok(Err(error)) => refuse(
             StatusCode::UNPROCESSABLE_ENTITY,
             format!("{error:#}"),
             "nothing was changed, the policy in force stays",
         ),
+        Err(error) => {
+            let help = "`softdpu history` says which policy is in force; please report this";
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("the change broke off: {error}"), help)
+        }
     }
 }
 
@@ -128,11 +174,42 @@ struct RekeyQuery {
     peer: Option<String>,
 }
 
-async fn rekey(State(source): Source, Path(tunnel): Path<String>, Query(query): Query<RekeyQuery>) -> Response {
-    match source.rekey(&tunnel, query.peer.as_deref()).await {
-        Ok(begun) => Json(Rekeyed { begun }).into_response(),
-        Err(error) => refuse(StatusCode::NOT_FOUND, format!("{error:#}"), "`softdpu status` lists tunnels and peers"),
-    }
+impl Parameters for RekeyQuery {
+    const NAMES: &'static str = "peer (a name, or a public key)";
+}
+
+async fn rekey(
+    State(source): Source,
+    Path(tunnel): Path<String>,
+    Query(query): Query<RekeyQuery>,
+    _: NoBody,
+) -> Response {
+    const HELP: &str = "`softdpu status` lists tunnels and peers";
+    let known = source.status().await.tunnels.into_iter().find(|known| known.name == tunnel);
+    let error = match known {
+        None => format!("no tunnel is called `{}`", short(&tunnel)),
+        Some(known) if known.kind != "wireguard" => {
+            let error = format!("tunnel `{tunnel}` has no keys of softdpu's making: only those of type wireguard have");
+            return refuse(StatusCode::CONFLICT, error, "make new keys, or ask the IKE daemon for them");
+        }
+        Some(known) => match &query.peer {
+            Some(peer) if !known.peers.iter().any(|known| known.name == *peer || known.public_key == *peer) => {
+                format!("tunnel `{tunnel}` has no peer `{}`", short(peer))
+            }
+            _ => {
+                return match source.rekey(&tunnel, query.peer.as_deref()).await {
+                    Ok(begun) => Json(Rekeyed { begun }).into_response(),
+                    Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}"), HELP),
+                };
+            }
+        },
+    };
+    refuse(StatusCode::NOT_FOUND, error, HELP)
+}
+
+/// What somebody wrote, for an answer that quotes it.
+fn short(text: &str) -> String {
+    text.chars().take(100).collect()
 }
 
 async fn healthz(State(source): Source) -> Response {
@@ -151,15 +228,14 @@ async fn healthz(State(source): Source) -> Response {
 }
 
 async fn metrics(State(source): Source) -> Response {
-    let status = source.status().await;
-    let facts = Facts { version: status.version, instance: status.name, uptime_s: status.uptime_s };
-    match prometheus::text(facts, source.counters()) {
+    let scrape = Scrape::new(source.status().await, source.counters(), source.plan());
+    match prometheus::text(scrape) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response(),
         Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written", "please report this"),
     }
 }
 
-const TIERS: [&str; 4] = ["worker", "xdp", "nic", "kernel"];
+pub const TIERS: [&str; 4] = ["worker", "xdp", "nic", "kernel"];
 const FLOW_HELP: &str =
     "a flow is named by its id in `softdpu flows --json`, or by its ends: \"10.0.0.1:5000 10.0.0.2:443\"";
 
@@ -172,7 +248,11 @@ struct DemoteQuery {
     all: bool,
 }
 
-async fn demote(State(source): Source, Query(query): Query<DemoteQuery>) -> Response {
+impl Parameters for DemoteQuery {
+    const NAMES: &'static str = "flow, or all=true";
+}
+
+async fn demote(State(source): Source, Query(query): Query<DemoteQuery>, _: NoBody) -> Response {
     let name = match (query.flow.as_deref().map(str::parse::<FlowName>), query.all) {
         (None, true) => None,
         (Some(Ok(name)), false) => Some(name),
@@ -212,6 +292,10 @@ struct FlowsQuery {
     limit: Option<usize>,
 }
 
+impl Parameters for FlowsQuery {
+    const NAMES: &'static str = "class, app, host, tier, port, prefix, flow and limit";
+}
+
 impl FlowsQuery {
     fn filter(self) -> Result<FlowFilter, ApiError> {
         let bad = |error: String, help: String| Err(ApiError { error, help });
@@ -249,18 +333,8 @@ impl FlowsQuery {
     }
 }
 
-async fn flows(
-    State(source): Source,
-    query: Result<Query<FlowsQuery>, axum::extract::rejection::QueryRejection>,
-) -> Response {
-    let filter = match query {
-        Ok(Query(query)) => query.filter(),
-        Err(e) => Err(ApiError {
-            error: e.body_text(),
-            help: "the parameters are class, app, host, tier, port, prefix, flow and limit".into(),
-        }),
-    };
-    let filter = match filter {
+async fn flows(State(source): Source, Query(query): Query<FlowsQuery>) -> Response {
+    let filter = match query.filter() {
         Ok(filter) => filter,
         Err(e) => return (StatusCode::BAD_REQUEST, Json(e)).into_response(),
     };
@@ -280,12 +354,8 @@ async fn flows(
 }
 
 async fn unknown(uri: axum::http::Uri) -> Response {
-    let path: String = uri.path().chars().take(100).collect();
-    refuse(
-        StatusCode::NOT_FOUND,
-        format!("no such path: {path}"),
-        "there is /v1/status, /v1/plan, /v1/flows, /v1/counters, /v1/history, /v1/healthz and /metrics",
-    )
+    let help = format!("there is {}", openapi::paths().collect::<Vec<_>>().join(", "));
+    refuse(StatusCode::NOT_FOUND, format!("no such path: {}", short(uri.path())), help)
 }
 
 async fn method() -> Response {

@@ -153,7 +153,7 @@ pub async fn rekey(socket: &Path, tunnel: &str, peer: Option<&str>) -> Result<Re
 }
 
 /// Percent-encoding of a query value (RFC 3986 section 2).
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),

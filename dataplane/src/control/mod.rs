@@ -1,8 +1,17 @@
 //! A running instance answers: HTTP + JSON on a Unix socket, Prometheus text there and on loopback. All it
 //! says, and the one thing it does (new keys for a tunnel), comes through [`ControlSource`].
 
+#[cfg(test)]
+mod answers_tests;
 mod api;
 pub mod client;
+mod events;
+#[cfg(test)]
+mod events_tests;
+mod extract;
+pub mod follow;
+mod lease;
+pub mod openapi;
 mod server;
 pub(crate) mod socket;
 #[cfg(test)]
@@ -14,11 +23,13 @@ pub mod watch_client;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanOutcome,
-    PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TunnelStatus, WorkerStatus, XdpVerdict,
+    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PeerStatus, PlanEntry,
+    PlanOutcome, PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus,
+    WorkerStatus, XdpVerdict,
 };
 
 use crate::plan::contract::Contract;
+use crate::telemetry::journal::Journal;
 use crate::telemetry::snapshot::Snapshot;
 use crate::watch::{Feed, WatchRequest};
 pub use watch::WatchRefused;
@@ -53,6 +64,9 @@ pub trait ControlSource: Send + Sync + 'static {
 
     /// Takes flows back to their workers: one, or all.
     fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> anyhow::Result<usize>;
+
+    /// What happens, for who follows it.
+    fn events(&self) -> std::sync::Arc<Journal>;
 
     /// What became of the intents.
     fn plan(&self) -> std::sync::Arc<Contract> {

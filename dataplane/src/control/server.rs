@@ -14,8 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
+use super::lease::Lease;
 use super::socket::{self, Bound};
-use super::{ControlSource, api, watch as watch_routes};
+use super::{ControlSource, api};
 use crate::config::Control;
 
 /// Connections at a time, on each listener.
@@ -41,7 +42,7 @@ impl Server {
     /// # Errors
     /// Another instance runs on the socket, an address is not loopback or is taken, or what the file system says.
     pub fn bind(control: &Control) -> Result<Self> {
-        let (unix, bound) = socket::bind(&control.socket, control.socket_mode)?;
+        let (unix, bound) = socket::bind(&control.socket, control.socket_mode, control.socket_group.as_deref())?;
         unix.set_nonblocking(true)?;
         let unix = UnixListener::from_std(unix)?;
         let tcp = control.metrics.map(loopback).transpose()?;
@@ -122,8 +123,8 @@ async fn accept_all<S>(
             Some(peer) => router.clone().layer(axum::Extension(peer)),
             None => router.clone(),
         };
-        let lasting = watch_routes::Lasting::default();
-        let router = router.layer(axum::Extension(lasting.clone()));
+        let lease = Arc::new(Lease::default());
+        let router = router.layer(axum::Extension(lease.clone()));
         let mut cut = cut.clone();
         tokio::spawn(async move {
             let _seat = seat;
@@ -132,21 +133,13 @@ async fn accept_all<S>(
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_buf_size(MAX_HEAD)
                 .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-            let connection = async {
-                let mut connection = std::pin::pin!(connection);
-                match tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await {
-                    // What streams has a bound of its own.
-                    Err(_) if lasting.get() => connection.await,
-                    Err(_) => Ok(()),
-                    Ok(ended) => ended,
-                }
-            };
             tokio::select! {
                 ended = connection => {
                     if let Err(e) = ended {
                         tracing::debug!("control: connection: {e}");
                     }
                 }
+                () = lease.ended(CONNECTION_TIMEOUT) => {}
                 _ = cut.changed() => {}
             }
         });

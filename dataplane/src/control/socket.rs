@@ -1,8 +1,9 @@
 //! The control socket in the file system: one instance per path, no trace of dead ones, never open wider than asked.
 
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -102,12 +103,37 @@ impl Bound {
     }
 }
 
-/// Binds `path` with permission bits `mode`. The folder is made (0755) where it is missing; what a dead instance left is
+/// The number of a group of this host.
+///
+/// # Errors
+/// There is none of that name.
+fn group_id(name: &str) -> Result<u32> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let c_name = CString::new(name).context("a group's name has no zero byte")?;
+    // Large groups have long entries: all their members are in it.
+    let mut buffer = vec![0 as libc::c_char; 64 << 10];
+    // SAFETY: an all-zero `group` is valid: null pointers and a number.
+    let mut entry: libc::group = unsafe { std::mem::zeroed() };
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are to live memory, the length is the buffer's; the entry's pointers are not used.
+    let error =
+        unsafe { libc::getgrnam_r(c_name.as_ptr(), &raw mut entry, buffer.as_mut_ptr(), buffer.len(), &raw mut found) };
+    if found.is_null() {
+        let why = if error == 0 { String::new() } else { format!(" ({})", std::io::Error::from_raw_os_error(error)) };
+        bail!("control.socket_group: this host has no group `{name}`{why}; make it with `groupadd --system {name}`");
+    }
+    Ok(entry.gr_gid)
+}
+
+/// Binds `path` with permission bits `mode` and, where it is named, for `group`. The folder is made (0755) where it is missing; what a dead instance left is
 /// removed.
 ///
 /// # Errors
 /// Another instance has it, something that is not a socket is in the way, or what the file system says.
-pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound)> {
+pub fn bind(path: &Path, mode: u32, group: Option<&str>) -> Result<(UnixListener, Bound)> {
+    let group = group.map(group_id).transpose()?;
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
         DirBuilder::new()
             .recursive(true)
@@ -132,6 +158,11 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound)> {
     let listener =
         UnixListener::bind(&fresh).with_context(|| format!("cannot bind the control socket {}", path.display()))?;
     let guard = RemoveOnDrop(fresh.clone());
+    if let Some(group) = group {
+        chown(&fresh, None, Some(group)).with_context(|| {
+            format!("cannot give the control socket to group {group}: that takes CAP_CHOWN, or being in the group")
+        })?;
+    }
     fs::set_permissions(&fresh, Permissions::from_mode(mode))?;
     fs::rename(&fresh, path)?;
     drop(guard);

@@ -13,16 +13,27 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::Control;
+use crate::telemetry::journal::Journal;
 use crate::telemetry::snapshot::DropTraffic;
 use crate::watch::WatchRequest;
 
-struct Fake;
+struct Fake {
+    journal: Arc<Journal>,
+}
+
+fn fake() -> Fake {
+    Fake { journal: Journal::new() }
+}
 
 fn flow(host: &str, class: &str) -> FlowInfo {
     FlowInfo { host: Some(host.into()), class: class.into(), a: "[2001:db8::1]:4000".into(), ..FlowInfo::default() }
 }
 
 impl ControlSource for Fake {
+    fn events(&self) -> Arc<Journal> {
+        self.journal.clone()
+    }
+
     fn demote<'a>(&'a self, flow: Option<&'a FlowInfo>) -> anyhow::Result<usize> {
         Ok(if flow.is_some() { 1 } else { 3 })
     }
@@ -36,20 +47,34 @@ impl ControlSource for Fake {
 
     fn reload(&self, from: PlanSource, dry: bool) -> BoxFuture<'_, anyhow::Result<ReloadReport>> {
         Box::pin(async move {
-            anyhow::ensure!(from != PlanSource::History(9), "there is no plan 9");
+            if dry && from == PlanSource::File("reload") {
+                // Long enough to be met.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            anyhow::ensure!(from != PlanSource::History(2), "plan 2 is not valid any more");
+            assert!(from != PlanSource::History(3), "this one breaks off");
             Ok(ReloadReport { applied: !dry, plan: 2, ..ReloadReport::default() })
         })
     }
 
     fn history(&self) -> Vec<PlanEntry> {
         let (by, outcome) = ("start".to_owned(), PlanOutcome::Running);
-        vec![PlanEntry { plan: 1, since: 1_700_000_000, by, changes: 0, outcome, why: None }]
+        let entry = |plan| PlanEntry { plan, since: 1_700_000_000, by: by.clone(), changes: 0, outcome, why: None };
+        vec![entry(3), entry(2), entry(1)]
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {
         let workers = vec![WorkerStatus { state: "running".into(), ..WorkerStatus::default() }];
-        let status =
-            Status { name: "edge-a".into(), version: "1.2.3".into(), uptime_s: 2.5, workers, ..Status::default() };
+        let peers = vec![types::PeerStatus { name: "a peer/+=".into(), ..Default::default() }];
+        let tunnel = |name: &str, kind: &str, peers| TunnelStatus {
+            name: name.into(),
+            kind: kind.into(),
+            peers,
+            ..TunnelStatus::default()
+        };
+        let tunnels = vec![tunnel("wg0", "wireguard", peers), tunnel("to-b", "esp", Vec::new())];
+        let (name, version) = ("edge-a".to_owned(), "1.2.3".to_owned());
+        let status = Status { name, version, uptime_s: 2.5, workers, tunnels, ..Status::default() };
         Box::pin(async move { status })
     }
 
@@ -71,8 +96,9 @@ impl ControlSource for Fake {
 }
 
 /// A server in a runtime of its own; ends with the value.
-struct Running {
+pub(super) struct Running {
     dir: tempfile::TempDir,
+    pub(super) journal: Arc<Journal>,
     metrics: Option<std::net::SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -80,11 +106,13 @@ struct Running {
 
 fn control(dir: &Path, metrics: bool) -> Control {
     let metrics = metrics.then(|| "127.0.0.1:0".parse().unwrap());
-    Control { socket: dir.join("run/edge-a.sock"), socket_mode: 0o600, metrics }
+    Control { socket: dir.join("run/edge-a.sock"), socket_mode: 0o600, socket_group: None, metrics }
 }
 
 impl Running {
-    fn start(metrics: bool) -> Self {
+    pub(super) fn start(metrics: bool) -> Self {
+        let source = fake();
+        let journal = source.journal.clone();
         let dir = tempfile::tempdir().unwrap();
         let control = control(dir.path(), metrics);
         let (stop, stopped) = oneshot::channel();
@@ -93,19 +121,19 @@ impl Running {
             runtime().block_on(async {
                 let server = Server::bind(&control).unwrap();
                 ready.send(server.metrics()).unwrap();
-                server.serve(Arc::new(Fake), async { drop(stopped.await) }).await;
+                server.serve(Arc::new(source), async { drop(stopped.await) }).await;
             });
         });
         let metrics = is_ready.recv().unwrap();
-        Self { dir, metrics, stop: Some(stop), thread: Some(thread) }
+        Self { dir, journal, metrics, stop: Some(stop), thread: Some(thread) }
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.dir.path().join("run/edge-a.sock")
     }
 
     /// Sends `bytes`, returns what comes back until the server closes or `wait` is over.
-    fn raw(&self, bytes: &[u8], wait: Duration) -> Vec<u8> {
+    pub(super) fn raw(&self, bytes: &[u8], wait: Duration) -> Vec<u8> {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(wait)).unwrap();
         // The server may cut garbage short.
@@ -115,7 +143,7 @@ impl Running {
         out
     }
 
-    fn get(&self, target: &str) -> (u16, String) {
+    pub(super) fn get(&self, target: &str) -> (u16, String) {
         let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         let text = String::from_utf8(self.raw(request.as_bytes(), Duration::from_secs(5))).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
@@ -132,7 +160,7 @@ impl Drop for Running {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
@@ -141,12 +169,12 @@ fn the_client_reads_what_the_source_says() {
     let running = Running::start(false);
     let socket = running.socket();
     runtime().block_on(async {
-        assert_eq!(client::status(&socket).await.unwrap(), Fake.status().await);
+        assert_eq!(client::status(&socket).await.unwrap(), fake().status().await);
         assert_eq!(client::rekey(&socket, "wg0", None).await.unwrap().begun, 3);
         assert_eq!(client::rekey(&socket, "wg0", Some("a peer/+=")).await.unwrap().begun, 1);
         let unknown = client::rekey(&socket, "wg1", None).await.unwrap_err().to_string();
         assert!(unknown.contains("no tunnel is called `wg1`") && unknown.contains("softdpu status"), "{unknown}");
-        assert_eq!(client::counters(&socket).await.unwrap(), Fake.counters());
+        assert_eq!(client::counters(&socket).await.unwrap(), fake().counters());
         let all = client::flows(&socket, &[], 10).await.unwrap();
         assert_eq!(all.len(), 3);
         assert_eq!(all[0], flow("www.example.com", "tls"));
@@ -168,15 +196,19 @@ fn a_change_of_policy_is_asked_for_and_answered() {
         assert!(!client::reload(&socket, Some(1), true).await.unwrap().applied);
         let unknown = client::reload(&socket, Some(9), false).await.unwrap_err().to_string();
         assert!(unknown.contains("no plan 9") && unknown.contains("nothing was changed"), "{unknown}");
-        assert_eq!(client::history(&socket).await.unwrap(), Fake.history());
+        assert_eq!(client::history(&socket).await.unwrap(), fake().history());
     });
 }
 
 /// Runs `task` as another user, in a thread of its own: the system call itself, which is per thread.
-fn as_user(uid: u32, task: impl FnOnce() + Send + 'static) {
+pub(super) fn as_user((uid, gid): (u32, u32), task: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        // SAFETY: it changes this thread's credentials and touches no memory.
-        let done = unsafe { libc::syscall(libc::SYS_setresuid, u32::MAX, uid, u32::MAX) };
+        // SAFETY: they change this thread's credentials; the list of groups has no entries, so nothing is read.
+        let done = unsafe {
+            libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>())
+                | libc::syscall(libc::SYS_setresgid, u32::MAX, gid, u32::MAX)
+                | libc::syscall(libc::SYS_setresuid, u32::MAX, uid, u32::MAX)
+        };
         assert_eq!(done, 0);
         task();
     });
@@ -198,13 +230,14 @@ fn others_may_ask_and_not_change() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
     let socket = running.socket();
-    as_user(12_345, move || {
+    as_user((12_345, 12_345), move || {
         runtime().block_on(async {
             assert_eq!(client::status(&socket).await.unwrap().name, "edge-a");
             for refused in [
                 client::reload(&socket, None, false).await.unwrap_err(),
                 client::rekey(&socket, "wg0", None).await.unwrap_err(),
                 client::demote(&socket, None).await.unwrap_err(),
+                client::reload(&socket, Some(1), false).await.unwrap_err(),
                 super::watch_client::watch(&socket, true, &WatchRequest::default(), |_| Ok(true)).await.unwrap_err(),
                 super::watch_client::watch(&socket, false, &WatchRequest::default(), |_| Ok(true)).await.unwrap_err(),
             ] {
@@ -212,6 +245,55 @@ fn others_may_ask_and_not_change() {
             }
         });
     });
+}
+
+/// The group of the policy may ask and not change; others do not even get in.
+#[test]
+fn the_group_may_ask_and_strangers_may_not() {
+    // SAFETY: it cannot fail and touches nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("SKIPPED: it takes root to be somebody else");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let control = Control { socket_mode: 0o660, socket_group: Some("54321".into()), ..control(dir.path(), false) };
+    let socket = control.socket.clone();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        runtime().block_on(async {
+            let server = Server::bind(&control).unwrap();
+            ready.send(()).unwrap();
+            server.serve(Arc::new(fake()), async { drop(stopped.await) }).await;
+        });
+    });
+    is_ready.recv().unwrap();
+    let asks = |who: (u32, u32)| {
+        let socket = socket.clone();
+        let (said, answer) = std::sync::mpsc::channel();
+        as_user(who, move || {
+            let asked = runtime().block_on(async {
+                let status = client::status(&socket).await.map(|status| status.name).map_err(|e| e.to_string());
+                let events = follow::follow(&socket, &follow::Ask::default(), |_| anyhow::bail!("enough")).await;
+                let changed = client::reload(&socket, None, false).await.map(|_| ()).map_err(|e| e.to_string());
+                (status, matches!(events, follow::Ended::Enough(_)), changed)
+            });
+            said.send(asked).unwrap();
+        });
+        answer.recv().unwrap()
+    };
+    let (status, events, changed) = asks((12_345, 54_321));
+    assert_eq!((status.as_deref(), events), (Ok("edge-a"), true));
+    assert!(changed.unwrap_err().contains("only root"));
+    let (status, events, _) = asks((12_345, 12_345));
+    assert!(status.unwrap_err().contains("not allowed to use") && !events);
+    assert_eq!(asks((0, 0)).2, Ok(()));
+    drop(stop);
+    thread.join().unwrap();
+    let unknown = Control { socket_group: Some("no-such-group".into()), ..self::control(dir.path(), false) };
+    let error = runtime().block_on(async { Server::bind(&unknown).unwrap_err().to_string() });
+    assert!(error.contains("no group `no-such-group`") && error.contains("groupadd"), "{error}");
 }
 
 #[test]

@@ -1,15 +1,17 @@
 //! What the API says, as JSON. Both sides use these types, and scripts rely on their field names.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Change, HostPattern};
 use crate::offload::FlowName;
+use crate::telemetry::journal::Figures;
 use crate::telemetry::snapshot::{ClassTraffic, Frames, Traffic};
 use crate::wire::prefix::Prefix;
 use std::net::SocketAddr;
 
 /// A running instance at a glance.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Name of the instance.
     pub name: String,
@@ -29,6 +31,9 @@ pub struct Status {
     /// What the XDP program did with the packets it saw, each under one verdict. Empty without ports of kind xdp.
     #[serde(default)]
     pub xdp: Vec<XdpVerdict>,
+    /// Who handled packets, the highest tier first. Empty without ports of kind xdp.
+    #[serde(default)]
+    pub tiers: Vec<TierStatus>,
     pub rules: Vec<RuleStatus>,
     pub classes: Vec<ClassTraffic>,
     /// The operator's applications that have had flows.
@@ -44,10 +49,13 @@ pub struct Status {
     pub export: Option<ExportStatus>,
     /// Bytes that left in clear although a rule encrypts their flow. Stays zero.
     pub escaped_bytes: u64,
+    /// The journal behind `/v1/events`.
+    #[serde(default)]
+    pub events: Figures,
 }
 
 /// What became of flow records.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExportStatus {
     /// Address of the IPFIX collector.
     pub ipfix: Option<String>,
@@ -66,7 +74,7 @@ pub struct ExportStatus {
 }
 
 /// A port.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortStatus {
     pub name: String,
     /// "xdp", "pcap" or "loopback".
@@ -89,7 +97,7 @@ pub struct PortStatus {
 }
 
 /// How it went with a port's device, tier `nic`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NicStatus {
     /// "loaded", "refused", "off", or "lost" when it was loaded once.
     pub state: String,
@@ -106,7 +114,7 @@ pub struct NicStatus {
 }
 
 /// A worker.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerStatus {
     pub worker: usize,
     pub core: Option<usize>,
@@ -124,7 +132,7 @@ pub struct WorkerStatus {
 }
 
 /// A tunnel.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TunnelStatus {
     pub name: String,
     /// As in the policy: "esp", "wireguard", "xfrm".
@@ -159,7 +167,7 @@ pub struct TunnelStatus {
 }
 
 /// A cipher, and what runs it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CipherStatus {
     /// As in the policy: "aes-256-gcm".
     pub cipher: String,
@@ -170,7 +178,7 @@ pub struct CipherStatus {
 }
 
 /// A WireGuard peer. No secrets: those are on the configuration socket alone.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerStatus {
     /// As in the policy, or the start of its key.
     pub name: String,
@@ -192,14 +200,14 @@ impl TunnelStatus {
 }
 
 /// What came of a wish for new keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rekeyed {
     /// Handshakes begun. Peers without an endpoint cannot be asked.
     pub begun: usize,
 }
 
 /// A steering rule, as the XDP program counts it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SteerStatus {
     pub name: String,
     /// "worker", "pass" or "drop".
@@ -210,8 +218,20 @@ pub struct SteerStatus {
     pub bytes: u64,
 }
 
-/// Packets that the XDP program counted under one verdict.
+/// What one tier handled.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierStatus {
+    /// "nic", "xdp", "worker" or "kernel".
+    pub tier: String,
+    pub packets: u64,
+    /// Of tier nic without link headers, of the others with them.
+    pub bytes: u64,
+    /// Flows that it has now. `None`: it keeps none, or the kernel knows.
+    pub flows: Option<u64>,
+}
+
+/// Packets that the XDP program counted under one verdict.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct XdpVerdict {
     /// Stable code: "worker", "no_rule", "no_socket_drop" …
     pub verdict: String,
@@ -220,7 +240,7 @@ pub struct XdpVerdict {
 }
 
 /// A rule.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RuleStatus {
     pub name: String,
     /// What it does, in words: "encrypt to-b, compress lz4".
@@ -235,7 +255,7 @@ pub struct RuleStatus {
 }
 
 /// Packets dropped for one reason.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropCount {
     /// Stable code.
     pub reason: String,
@@ -247,13 +267,13 @@ pub struct DropCount {
 }
 
 /// What came of `softdpu demote`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Demoted {
     pub flows: usize,
 }
 
 /// One flow.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowInfo {
     /// Worker and place, "1:4711": names the flow as long as it lives.
     #[serde(default)]
@@ -290,6 +310,9 @@ pub struct FlowInfo {
     /// Seconds since its last packet.
     pub idle_s: f64,
     pub rule: Option<String>,
+    /// The rule drops it.
+    #[serde(default)]
+    pub drops: bool,
     pub tunnel: Option<String>,
     /// State of the transport: "established".
     pub state: String,
@@ -347,7 +370,7 @@ impl FlowFilter {
 }
 
 /// What came of a change of policy.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadReport {
     /// Whether the policy is another one now.
     pub applied: bool,
@@ -367,7 +390,7 @@ pub struct ReloadReport {
 }
 
 /// A policy that was in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanEntry {
     pub plan: u64,
     /// Seconds since 1970.
@@ -382,7 +405,7 @@ pub struct PlanEntry {
     pub why: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PlanOutcome {
     Running,
@@ -391,14 +414,14 @@ pub enum PlanOutcome {
 }
 
 /// What the API answers when it cannot do what was asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ApiError {
     pub error: String,
     pub help: String,
 }
 
 /// What came of a replay.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReplayReport {
     pub packets_in: u64,
     pub packets_out: u64,

@@ -2,11 +2,9 @@
 //! root and the instance's own user may see what packets carry.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -15,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ControlSource;
 use super::api::{Peer, Source, refuse};
+use super::extract::{Body as Bodied, JsonBody, NoBody};
+use super::lease::Lease;
 use crate::watch::WatchRequest;
 use crate::watch::request::BadRequest;
 
@@ -29,22 +29,14 @@ pub enum WatchRefused {
     Unable(String),
 }
 
-/// Whether a connection's answer goes on beyond the time that others have.
-#[derive(Clone, Debug, Default)]
-pub struct Lasting(Arc<AtomicBool>);
-
-impl Lasting {
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
+impl Bodied for WatchRequest {
+    const HELP: &'static str = "the body is JSON: {\"at\": [\"rx\"], \"count\": 1, \"seconds\": 10, \"snaplen\": 0, \"filter\": {\"ethernet\": […], \"raw\": […]}}";
+    // Two programs of the longest kind.
+    const MOST: usize = 256 << 10;
 }
 
 /// Answer of `POST /v1/watch/stop`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct WatchStopped {
     /// `false`: nothing was running.
     pub stopped: bool,
@@ -57,40 +49,34 @@ pub fn routes() -> Router<Arc<dyn ControlSource>> {
         .route("/v1/watch/stop", post(stop))
 }
 
-type Asked = Result<Json<WatchRequest>, JsonRejection>;
-
 async fn trace(
     State(source): Source,
     peer: Option<Extension<Peer>>,
-    last: Extension<Lasting>,
-    body: Asked,
+    lease: Extension<Arc<Lease>>,
+    body: JsonBody<WatchRequest>,
 ) -> Response {
-    watch(&source, body, true, peer, &last)
+    watch(&source, &body.0, true, peer, &lease)
 }
 
 async fn capture(
     State(source): Source,
     peer: Option<Extension<Peer>>,
-    last: Extension<Lasting>,
-    body: Asked,
+    lease: Extension<Arc<Lease>>,
+    body: JsonBody<WatchRequest>,
 ) -> Response {
-    watch(&source, body, false, peer, &last)
+    watch(&source, &body.0, false, peer, &lease)
 }
 
 fn watch(
     source: &Arc<dyn ControlSource>,
-    body: Asked,
+    request: &WatchRequest,
     trace: bool,
     peer: Option<Extension<Peer>>,
-    last: &Lasting,
+    lease: &Lease,
 ) -> Response {
-    const HELP: &str = "the body is JSON: {\"at\": [\"rx\"], \"count\": 1, \"seconds\": 10, \"snaplen\": 0, \"filter\": {\"ethernet\": […], \"raw\": […]}}";
-    let request = match body {
-        Ok(Json(request)) => request,
-        Err(wrong) => return refuse(StatusCode::BAD_REQUEST, wrong.body_text(), HELP),
-    };
+    const HELP: &str = WatchRequest::HELP;
     let by = peer.map_or(u32::MAX, |Extension(peer)| peer.uid);
-    let feed = match source.watch(&request, trace, by) {
+    let feed = match source.watch(request, trace, by) {
         Ok(feed) => feed,
         Err(wrong @ WatchRefused::Bad(_)) => return refuse(StatusCode::BAD_REQUEST, wrong.to_string(), HELP),
         Err(WatchRefused::Busy) => {
@@ -101,7 +87,7 @@ fn watch(
             return refuse(StatusCode::SERVICE_UNAVAILABLE, wrong.to_string(), "`softdpu status` shows the workers");
         }
     };
-    last.set();
+    lease.lasts();
     let kind = if trace { "application/x-ndjson" } else { "application/x-pcapng" };
     // It is asked for more only when the client has taken what there was: a slow one loses records, and keeps nothing else.
     let stream = futures::stream::unfold(feed, |mut feed| async move {
@@ -111,6 +97,6 @@ fn watch(
     ([(header::CONTENT_TYPE, kind)], Body::from_stream(stream)).into_response()
 }
 
-async fn stop(State(source): Source) -> Response {
+async fn stop(State(source): Source, _: NoBody) -> Response {
     Json(WatchStopped { stopped: source.stop_watch() }).into_response()
 }

@@ -203,6 +203,35 @@ impl InboundSa {
         self.window.restore(top, seen);
     }
 
+    /// Goes on behind another that has opened packets with this key, before the first packet: with its window. Its account is in
+    /// [`InboundOptions::used`].
+    pub fn go_on_from(&mut self, other: &Self) {
+        self.window.restore(other.window.top(), |seq| other.window.check(seq).is_err());
+    }
+
+    /// Takes over what the other has opened since: numbers that it would not take are seen here too, and what it has carried beyond
+    /// `told` is carried. Gives what is to be told next time. Both may be in use.
+    pub fn learn_from(&self, other: &Self, told: Used) -> Used {
+        let now = other.used();
+        let top = other.window.top();
+        for seq in top.saturating_sub(u64::from(self.window.size()) - 1).max(1)..=top {
+            // What has left the other's window meanwhile may have been seen there.
+            if other.window.check(seq).is_err() {
+                // Refused where it was seen here already, or is too old for it.
+                let _ = self.window.accept(seq);
+            }
+        }
+        let more = |now: u64, told: u64| now.saturating_sub(told);
+        self.account.add(more(now.packets, told.packets), more(now.bytes, told.bytes), now.last_ns);
+        now
+    }
+
+    /// As if it had opened packets.
+    #[cfg(test)]
+    pub(crate) fn carried(&self, packets: u64, bytes: u64, now: u64) {
+        self.account.add(packets, bytes, now);
+    }
+
     /// Whether packets of the one are packets of the other: then this one may go on in the other's place after a reload,
     /// with its window and its account. A new one in its place would forget what was seen, and every packet of the past
     /// could be replayed.

@@ -19,6 +19,8 @@ pub const NO_SLOT: u16 = u16::MAX;
 
 /// In place of a number of packets: what the flow said first was not seen.
 const HEADLESS: u8 = u8::MAX;
+/// Place of the highest tier in [`Flow::offload`].
+const HIGHEST: u8 = 1 << 6;
 
 /// Who handles a flow's packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -127,8 +129,8 @@ pub struct Flow {
     /// Number of the association whose packets of this flow the kernel's policies let in, valid likewise; or [`NONE`].
     pub esp_in: u32,
     pub(super) created: Tick,
-    /// Why the flow is on no higher tier; 0: nothing tried. Codes are those of who offloads.
-    pub offload_reason: u8,
+    /// Why the flow is on no higher tier, and above that the highest it was on.
+    offload: u8,
     /// Next in the same queue, timer slot or free list.
     link: U24,
 }
@@ -163,7 +165,7 @@ impl Flow {
             esp_in: NONE,
             created: Tick(0),
             app: 0,
-            offload_reason: 0,
+            offload: 0,
             link: U24::NONE,
         }
     }
@@ -397,6 +399,28 @@ impl Flow {
 
     pub fn set_tier(&mut self, tier: Tier) {
         self.flags = (self.flags & !(3 * flag::TIER)) | (tier as u16 * flag::TIER);
+        if matches!(tier, Tier::Xdp | Tier::Nic) && tier as u8 > self.offload / HIGHEST {
+            self.offload = self.offload & (HIGHEST - 1) | tier as u8 * HIGHEST;
+        }
+    }
+
+    /// The highest tier that the flow was on.
+    pub fn highest_tier(&self) -> Tier {
+        match self.offload / HIGHEST {
+            0 => self.tier(),
+            1 => Tier::Xdp,
+            _ => Tier::Nic,
+        }
+    }
+
+    /// Why the flow is on no higher tier; 0: nothing tried. Codes are those of who offloads.
+    pub fn offload_reason(&self) -> u8 {
+        self.offload & (HIGHEST - 1)
+    }
+
+    /// `reason`: below 64.
+    pub fn set_offload_reason(&mut self, reason: u8) {
+        self.offload = self.offload & !(HIGHEST - 1) | reason & (HIGHEST - 1);
     }
 
     pub(crate) fn is_silent(&self, dir: Direction) -> bool {
@@ -489,6 +513,13 @@ mod tests {
         f.set_tier(Tier::Xdp);
         f.set_state(L4State::Udp);
         assert_eq!((f.state(), f.tier(), f.sequences().known), (L4State::Udp, Tier::Xdp, [false, true]));
+        f.set_offload_reason(63);
+        f.set_tier(Tier::Worker);
+        assert_eq!((f.offload_reason(), f.tier(), f.highest_tier()), (63, Tier::Worker, Tier::Xdp));
+        f.set_tier(Tier::Nic);
+        f.set_offload_reason(0);
+        f.set_tier(Tier::Xdp);
+        assert_eq!((f.offload_reason(), f.tier(), f.highest_tier()), (0, Tier::Xdp, Tier::Nic));
         assert!(f.is_cut_short() && !f.carries() && !f.is_decided() && !f.is_silent(Direction::FromInitiator));
         f.forget_sequences();
         assert_eq!((f.sequences().known, f.tier()), ([false; 2], Tier::Xdp));

@@ -16,7 +16,7 @@ pub mod timers;
 mod young;
 
 pub use entry::{Flow, FlowIdx, Tier};
-pub use key::{Direction, FlowKey, Net, Seed};
+pub use key::{Direction, Endpoint, FlowKey, Net, Seed};
 pub use table::{FlowConfig, FlowTable, Hit, Prepared, Pressure, Refusal};
 pub use tcp::{L4State, Standing};
 pub use timers::{Tick, Timeouts};

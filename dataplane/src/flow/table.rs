@@ -590,7 +590,8 @@ fn ask_for(flow: &Flow) {
 fn makes_way(flow: &Flow, unproven: bool, now: Tick) -> bool {
     let standing = flow.state().standing();
     let fits = if unproven { standing == Standing::Unproven } else { standing != Standing::Proven };
-    fits && now.since(flow.last_seen) > 0
+    // One that a rule drops elsewhere is told of from there.
+    fits && now.since(flow.last_seen) > 0 && flow.tier() == Tier::Worker
 }
 
 /// One-sided, but somebody has gone on sending for a second: what floods do not do.

@@ -87,12 +87,16 @@ impl<'a> Cx<'a> {
         self.keys.way(packet.meta.tunnel_out, packet.meta.way)
     }
 
-    /// Counts the packet under `reason` and frees its frame.
+    /// Counts the packet under `reason`, and to its rule if it has one yet, and frees its frame. One that was held while the
+    /// plan changed counts to the rule that has the number now.
     pub fn drop_packet(&mut self, packet: Packet, reason: DropReason) {
         if self.watch.is_some() {
             self.watched_ends(&packet, End::Dropped(reason));
         }
         self.counters.drop_packet(reason as usize);
+        if let Some(rule) = self.rules.treated(packet.meta.rule) {
+            rule.dropped.inc();
+        }
         self.pool.free(packet.frame);
     }
 

@@ -185,6 +185,14 @@ impl Fib {
         matches!(self.host, Some((host, _)) if host == port)
     }
 
+    /// Every neighbour whose link address is known.
+    pub fn neighbours(&self) -> impl Iterator<Item = ((PortId, IpAddr), Mac)> {
+        let known = |(at, adjacency): (&(PortId, IpAddr), &u32)| {
+            Some((*at, Mac(self.adjacency(*adjacency)?.addresses.macs().0)))
+        };
+        self.neighbours.iter().filter_map(known)
+    }
+
     #[inline]
     pub fn adjacency(&self, index: u32) -> Option<&Adjacency> {
         self.adjacencies.get(index as usize)

@@ -67,8 +67,8 @@ pub struct Watch {
     pub peers: Vec<IpAddr>,
     pub fib: Arc<ArcSwap<Fib>>,
     pub asks: Arc<AskQueue>,
-    /// Called after every new table: wakes sleeping workers.
-    pub changed: Box<dyn Fn() + Send + Sync>,
+    /// Called after every new table, with the one before and the new one: wakes sleeping workers.
+    pub changed: Box<dyn Fn(&Fib, &Fib) + Send + Sync>,
 }
 
 impl Watch {
@@ -140,8 +140,9 @@ impl Watch {
         }
         self.report_lost(&old, &fib);
         fib.set_generation(old.generation().wrapping_add(1).max(1));
-        self.fib.store(Arc::new(fib));
-        (self.changed)();
+        let new = Arc::new(fib);
+        self.fib.store(new.clone());
+        (self.changed)(&old, &new);
     }
 
     /// An interface that was deleted took its XDP program and sockets along; one of the same name is another one.
@@ -221,7 +222,7 @@ mod tests {
             peers: Vec::new(),
             fib: fib.clone(),
             asks: AskQueue::new(),
-            changed: Box::new(|| {}),
+            changed: Box::new(|_, _| {}),
         };
         let mut kernel = Kernel::open().unwrap();
         kernel.connection.abort();

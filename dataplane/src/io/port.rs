@@ -179,6 +179,15 @@ impl PortIo {
         each!(self, p => p.stats_mut())
     }
 
+    /// Number of the queue of the interface, where there is one.
+    pub fn queue(&self) -> Option<u32> {
+        match self {
+            Self::Xdp(p) => Some(p.queue()),
+            Self::Fault(p) => p.inner().queue(),
+            Self::Tap(_) | Self::Pcap(_) | Self::Loopback(_) => None,
+        }
+    }
+
     pub fn rings(&self, pool: &FramePool) -> Rings {
         match self {
             Self::Xdp(p) => p.rings(pool),

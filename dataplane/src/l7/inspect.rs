@@ -10,7 +10,7 @@ use super::addresses::Addresses;
 use super::facts::{FactStore, Facts};
 use super::hosts::Hosts;
 use super::reassembly::{CAP, Pool};
-use super::{Alpn, By, Class, Found, Look, Notes, Table, Verdict};
+use super::{Alpn, By, Class, Found, Look, Notes, Resume, Table, Verdict};
 use crate::flow::entry::NO_SLOT;
 use crate::flow::tcp::{SYN, TCP, UDP};
 use crate::flow::{Direction, Flow, FlowIdx, Tick};
@@ -263,6 +263,7 @@ impl Inspector {
         let last = flow.l7_packets >= MAX_PACKETS;
         let look = Look { last, ..Look::whole(payload, dir, (h.sport, h.dport)) };
         let mine = held.filter(|(_, held_dir, _)| *held_dir == dir);
+        let mut resume = Resume::default();
         if mine.is_none() && offset == 0 {
             let look = Look { last: look.last || payload.len() >= CAP, ..look };
             let verdict = ask(self.table, &look, &mut self.scratch, flow, start.is_some());
@@ -271,6 +272,7 @@ impl Inspector {
             }
             if let Verdict::Class(found) = verdict {
                 self.note(idx, flow, found);
+                resume = self.scratch.resume;
             }
             if look.last {
                 return self.close(idx, flow, Reason::TooMuchData);
@@ -292,6 +294,10 @@ impl Inspector {
                 slot
             }
         };
+        if mine.is_none() {
+            self.pool.set_resume(slot, resume);
+        }
+        let resume = self.pool.resume(slot);
         let data = match self.pool.insert(slot, offset, payload, now) {
             Ok(data) => data,
             Err(_) => return self.close(idx, flow, Reason::TooManyPieces),
@@ -300,8 +306,11 @@ impl Inspector {
             return self.at_most(idx, flow, MAX_PACKETS);
         }
         let full = data.len() == CAP;
-        let look = Look { data, last: look.last || full, ..look };
+        let look = Look { data, last: look.last || full, resume, ..look };
         let verdict = ask(self.table, &look, &mut self.scratch, flow, start.is_some());
+        if matches!(verdict, Verdict::Class(_)) {
+            self.pool.set_resume(slot, self.scratch.resume);
+        }
         if full {
             if let Verdict::Done(found) | Verdict::Class(found) | Verdict::Other(found) | Verdict::Settled(found) =
                 verdict

@@ -52,6 +52,20 @@ pub struct Look<'a> {
     /// UDP only: how the datagram before this one in the same direction began, at most [`BEFORE`] bytes; empty where there
     /// was none, or it is forgotten. For formats that only two messages together make certain.
     pub before: &'a [u8],
+    /// TCP only: how far the recogniser had read when it was asked last about fewer of these bytes.
+    pub resume: Resume,
+}
+
+/// How far a recogniser has read of a stream that it is certain of and that goes on, so that it need not begin anew with each
+/// segment: a message of many segments would cost the square of its length. The default: at the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// Bytes that are done with.
+    pub at: u16,
+    /// Bytes that were there: between `at` and here no end was found.
+    pub looked: u16,
+    /// What it has met, in bits of its own.
+    pub met: u8,
 }
 
 /// Bytes of a datagram that are kept for [`Look::before`].
@@ -60,7 +74,7 @@ pub const BEFORE: usize = 28;
 impl<'a> Look<'a> {
     /// A datagram or a stream of which nothing more will come: for tests, and for what is found inside something else.
     pub fn whole(data: &'a [u8], dir: Direction, ports: (u16, u16)) -> Self {
-        Self { data, dir, ports, last: true, before: &[] }
+        Self { data, dir, ports, last: true, before: &[], resume: Resume::default() }
     }
 
     pub fn has_port(&self, port: u16) -> bool {
@@ -108,6 +122,8 @@ pub struct Notes {
     pub pieces: Pieces,
     /// What a DNS message said.
     pub dns: web::dns::said::Said,
+    /// Where to go on: with `Verdict::Class` of a stream only. What it has told before it need not tell again.
+    pub resume: Resume,
 }
 
 impl Notes {
@@ -116,6 +132,7 @@ impl Notes {
         self.facts.clear();
         self.pieces.clear();
         self.dns.clear();
+        self.resume = Resume::default();
     }
 }
 

@@ -11,6 +11,7 @@
 
 use crate::flow::entry::NO_SLOT;
 use crate::flow::{Direction, FlowIdx, Tick};
+use crate::l7::Resume;
 
 /// Bytes of a stream that are collected.
 pub const CAP: usize = 16 * 1024;
@@ -100,6 +101,8 @@ struct Slot {
     base: u32,
     last: Tick,
     pieces: Pieces,
+    /// How far what is there has been read.
+    resume: Resume,
 }
 
 pub struct Pool {
@@ -114,8 +117,14 @@ impl Pool {
     /// `buffers` of [`CAP`] bytes each; at most 65,534.
     pub fn new(buffers: usize) -> Self {
         let buffers = buffers.clamp(1, usize::from(NO_SLOT) - 1);
-        let slot =
-            || Slot { owner: NOBODY, dir: Direction::FromInitiator, base: 0, last: Tick(0), pieces: Pieces::default() };
+        let slot = || Slot {
+            owner: NOBODY,
+            dir: Direction::FromInitiator,
+            base: 0,
+            last: Tick(0),
+            pieces: Pieces::default(),
+            resume: Resume::default(),
+        };
         Self {
             slots: std::iter::repeat_with(slot).take(buffers).collect(),
             memory: vec![0; buffers * CAP].into_boxed_slice(),
@@ -148,7 +157,8 @@ impl Pool {
             let slot = &mut self.slots[at];
             if slot.owner == NOBODY || now.since(slot.last) > IDLE {
                 self.taken_over += u64::from(slot.owner != NOBODY);
-                *slot = Slot { owner: owner.0, dir, base, last: now, pieces: Pieces::default() };
+                let (pieces, resume) = (Pieces::default(), Resume::default());
+                *slot = Slot { owner: owner.0, dir, base, last: now, pieces, resume };
                 return Some(at as u16);
             }
         }
@@ -158,6 +168,17 @@ impl Pool {
     /// Direction and base of the flow's buffer; `None` where it has lost it.
     pub fn held(&self, slot: u16, owner: FlowIdx) -> Option<(Direction, u32)> {
         self.slots.get(usize::from(slot)).filter(|s| s.owner == owner.0).map(|s| (s.dir, s.base))
+    }
+
+    /// How far the buffer has been read, as [`Self::set_resume`] was told.
+    pub fn resume(&self, slot: u16) -> Resume {
+        self.slots.get(usize::from(slot)).map_or_else(Resume::default, |s| s.resume)
+    }
+
+    pub fn set_resume(&mut self, slot: u16, resume: Resume) {
+        if let Some(s) = self.slots.get_mut(usize::from(slot)) {
+            s.resume = resume;
+        }
     }
 
     pub fn give_back(&mut self, slot: u16, owner: FlowIdx) {

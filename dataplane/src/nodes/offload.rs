@@ -41,7 +41,7 @@ fn look(cx: &mut Cx<'_>, client: &Client, packet: &Packet) {
 /// Whether it is time to look at a flow of the worker's (again).
 pub fn is_due(flow: &Flow) -> bool {
     let packets = flow.packets(Direction::FromInitiator).wrapping_add(flow.packets(Direction::FromResponder));
-    match Reason::of(flow.offload_reason) {
+    match Reason::of(flow.offload_reason()) {
         None => true,
         Some(Reason::ByHand) => false,
         Some(Reason::Asked) => packets.is_multiple_of(256),
@@ -59,5 +59,5 @@ fn propose(cx: &mut Cx<'_>, client: &Client, packet: &Packet) {
         Ok(_) => Reason::Busy,
         Err(reason) => reason,
     };
-    cx.flows.get_mut(FlowIdx(packet.meta.flow)).offload_reason = reason as u8;
+    cx.flows.get_mut(FlowIdx(packet.meta.flow)).set_offload_reason(reason as u8);
 }

@@ -68,6 +68,9 @@ fn service(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, side: Side, plan: &R
         if tunnel == NONE {
             return Ok(());
         }
+        if let Some(counters) = cx.rules.treated(rule) {
+            counters.opened.add(1, packet.frame.total_len() as u64);
+        }
         let comes_in = side == Side::In || plan.lets_in(&with_ports(cx, packet));
         if comes_in && packet.meta.esp_in != NO_WAY {
             xfrm::admit(cx, packet, side)?;
@@ -127,7 +130,7 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
     let Match { rule, side, provisional } = match xfrm::side(cx, packet, &headers)? {
         Verdict::Rule(rule, side) => Match { rule, side, provisional: false },
         Verdict::Clear { both } => {
-            let found = rules::look_up(&cx.plan.rules, &headers, &known_of(cx, packet, flow), tunnel_in(packet));
+            let found = cx.plan.rules.look_up(&headers, &known_of(cx, packet, flow), tunnel_in(packet));
             let sealed = cx.plan.rules.get(usize::from(found.rule)).is_some_and(|rule| rule.tunnel.is_some());
             if !sealed && xfrm::unknown(cx) {
                 return Err(DropReason::NoSelector);
@@ -215,7 +218,7 @@ fn of_quoted(cx: &mut Cx<'_>, packet: &Packet, own: (u16, Side)) -> (u16, Side) 
         Fragment::First | Fragment::Later => None,
     };
     let flow = flow.and_then(|flow| Some(cx.flows.lookup(&flow)?.0));
-    let found = rules::look_up(&cx.plan.rules, &about, &known(cx, flow), tunnel_in(packet));
+    let found = cx.plan.rules.look_up(&about, &known(cx, flow), tunnel_in(packet));
     match cx.plan.rules.get(usize::from(found.rule)) {
         Some(rule) if rule.tunnel.is_some() => (found.rule, found.side),
         _ => own,

@@ -149,7 +149,7 @@ fn judge(cx: &Cx<'_>, packet: &Packet, rule: u16, comes_in: bool) -> Result<Onwa
 /// The first rule that wants the packet in another tunnel, and has nothing to say of the other way.
 fn one_way(cx: &Cx<'_>, packet: &Packet, headers: &Headers, tunnel_in: u16) -> Option<u16> {
     let known = known_of(cx, packet, flow(packet));
-    let mut wanted = rules::onward(&cx.plan.rules, headers, &known, tunnel_in);
+    let mut wanted = cx.plan.rules.onward(headers, &known, tunnel_in);
     wanted.find(|onward| !onward.both_ways).map(|onward| onward.rule)
 }
 
@@ -161,7 +161,7 @@ fn both_ways(cx: &Cx<'_>, packet: &Packet, headers: &Headers, tunnel_in: u16, ds
         let to = if rule.to.is_empty() { Some(0) } else { rules::longest(&rule.to, dst) };
         to.max(rule.tunnel.and_then(|tunnel| allowed(cx, tunnel, dst)).map(|(_, len)| len))
     };
-    let wanted = rules::onward(&cx.plan.rules, headers, &known, tunnel_in).filter(|onward| onward.both_ways);
+    let wanted = cx.plan.rules.onward(headers, &known, tunnel_in).filter(|onward| onward.both_ways);
     let claims = wanted.filter_map(|onward| Some((onward.rule, len(&cx.plan.rules[usize::from(onward.rule)])?)));
     // The first of those of one length.
     claims.reduce(|best, next| if next.1 > best.1 { next } else { best })

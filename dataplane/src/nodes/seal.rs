@@ -76,6 +76,9 @@ fn seal_run(cx: &mut Cx<'_>, run: &mut [Packet]) -> bool {
                 packet.meta.sealed = true;
                 packets += 1;
                 bytes += len;
+                if let Some(counters) = cx.rules.treated(packet.meta.rule) {
+                    counters.sealed.add(1, len);
+                }
             }
             Err(reason) => {
                 packet.meta.fate = Fate::Drop(reason);

@@ -1,10 +1,11 @@
-//! What a rule does to packets that go on: `meter_rate`, `dscp` and `sample`. The driver does the same to a flow that has gone
-//! down, and goes on where this left off.
+//! What a rule does to packets that go on: `meter_rate`, ceilings, `dscp` and `sample`. The driver does the same to a flow that
+//! has gone down, and goes on where this left off; flows under a ceiling stay here, where they are counted together.
 
 use crate::flow::{FlowIdx, Tick};
 use crate::graph::packet::NO_FLOW;
 use crate::graph::{Cx, DropReason, Packet};
 use crate::io::steer::Progress;
+use crate::plan::Plan;
 use crate::plan::rules::Rule;
 use crate::wire::ip;
 
@@ -14,6 +15,8 @@ pub struct Treated {
     flows: Box<[Slot]>,
     /// By rule: for packets that have no flow, because the table is full.
     strangers: Box<[Slot]>,
+    /// By share: what this worker has drawn and not used, nanoseconds.
+    credits: Box<[u64]>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,21 +31,21 @@ struct Slot {
 
 impl Treated {
     /// For so many flows.
-    pub fn new(rules: &[Rule], flows: usize) -> Self {
-        if !rules.iter().any(|rule| rule.meter.is_some() || rule.sample > 0) {
-            return Self::default();
-        }
-        Self { flows: vec![Slot::default(); flows].into(), strangers: vec![Slot::default(); rules.len()].into() }
+    pub fn new(plan: &Plan, flows: usize) -> Self {
+        let mut new = Self::default();
+        new.follow(plan, flows);
+        new
     }
 
     /// Another plan: flows go on where they were.
-    pub fn follow(&mut self, rules: &[Rule], flows: usize) {
-        let next = Self::new(rules, flows);
-        if self.flows.len() == next.flows.len() {
-            self.strangers = next.strangers;
-        } else {
-            *self = next;
+    pub fn follow(&mut self, plan: &Plan, flows: usize) {
+        self.credits = vec![0; plan.shares.len()].into();
+        let (slots, strangers) = if plan.keeps_slots { (flows, plan.rules.len()) } else { (0, 0) };
+        // What is there already is the flows'; to make it anew would hold packets up.
+        if self.flows.len() != slots {
+            self.flows = vec![Slot::default(); slots].into();
         }
+        self.strangers = vec![Slot::default(); strangers].into();
     }
 
     /// A flow's slot; of none, the rule's.
@@ -96,10 +99,11 @@ pub fn treat(cx: &mut Cx<'_>, packet: &mut Packet, number: u16, rule: &Rule) -> 
     // What the driver hands up of a flow it has was met and sampled there.
     let below = flow.is_some_and(|(_, flow)| flow.tier() != crate::flow::Tier::Worker);
     let at = flow.map(|(place, flow)| (place, flow.created()));
+    let len = packet.frame.total_len() as u64;
     let counters = cx.rules.treated(number);
     if let Some(slot) = cx.treated.slot(at, number) {
         if let Some(meter) = &rule.meter {
-            let cost = (packet.frame.total_len() as u64).saturating_mul(meter.per_byte) >> 16;
+            let cost = len.saturating_mul(meter.per_byte) >> 16;
             if !slot.conforms(side, cx.now, cost, meter.burst) {
                 if let Some(counters) = counters {
                     counters.metered.inc();
@@ -116,6 +120,17 @@ pub fn treat(cx: &mut Cx<'_>, packet: &mut Packet, number: u16, rule: &Rule) -> 
             }
         }
     }
+    if let Some(number) = rule.share.map(usize::from)
+        && let (Some(share), Some(credit)) = (cx.plan.shares.get(number), cx.treated.credits.get_mut(number))
+    {
+        let cost = len.saturating_mul(share.meter.per_byte) >> 16;
+        if !share.conforms(credit, cx.now, cost) {
+            if let Some(counters) = counters {
+                counters.metered.inc();
+            }
+            return Err(DropReason::Metered);
+        }
+    }
     if let Some(dscp) = rule.dscp {
         ip::set_dscp(packet.frame.bytes_mut(), packet.headers.l3, dscp);
     }
@@ -130,8 +145,8 @@ mod tests {
 
     fn treated() -> (Treated, RuleMeter) {
         let meter = RuleMeter::new(Meter { rate: 1_000_000, burst: 10_000 });
-        let rules = [Rule { meter: Some(meter), sample: 4, ..Rule::default() }];
-        (Treated::new(&rules, 8), meter)
+        let rules = vec![Rule { meter: Some(meter), sample: 4, ..Rule::default() }];
+        (Treated::new(&Plan { rules: rules.into(), keeps_slots: true, ..Plan::default() }, 8), meter)
     }
 
     #[test]
@@ -164,7 +179,8 @@ mod tests {
 
     #[test]
     fn rules_without_meters_take_no_memory() {
-        let treated = Treated::new(&[Rule { dscp: Some(46), ..Rule::default() }], 1 << 20);
+        let rules = vec![Rule { dscp: Some(46), ..Rule::default() }];
+        let treated = Treated::new(&Plan { rules: rules.into(), ..Plan::default() }, 1 << 20);
         assert_eq!((treated.flows.len(), treated.strangers.len()), (0, 0));
     }
 }

@@ -76,6 +76,9 @@ pub fn consider(cx: &Cx<'_>, client: &Client, packet: &Packet) -> Result<Candida
         if rule.tunnel.is_some() || flow.is_protected() {
             return Err(Reason::Protected);
         }
+        if rule.share.is_some() {
+            return Err(Reason::Ceiling);
+        }
         if rule.keep {
             return Err(Reason::PolicyNever);
         }

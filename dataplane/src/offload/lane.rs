@@ -34,7 +34,7 @@ pub struct FlowRef {
 #[derive(Clone, Debug)]
 pub enum Ask {
     Place(Candidate),
-    /// A rule drops it: for the device.
+    /// A rule drops it: for the device, else for the driver.
     Block(Blocked),
     /// The flow is not there any more, or is over.
     Leave(FlowRef),
@@ -57,6 +57,8 @@ pub enum What {
     Placed,
     /// Into the device, which drops it.
     Blocked,
+    /// Into the driver, which drops it; and why not into the device.
+    Dropped(Reason),
     Refused(Reason),
     Counted(Counts),
     Left(Reason, Counts, Back),
@@ -83,8 +85,8 @@ impl Counts {
 /// What a flow takes along from the driver, by direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Back {
-    /// Of TCP: upper half of what is to be sent next.
-    pub next: [u16; 2],
+    /// Of TCP: upper half of what is to be sent next. `None` where the flow was not forwarded.
+    pub next: Option<[u16; 2]>,
     pub progress: [Progress; 2],
 }
 
@@ -97,7 +99,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(thread: Arc<OnceLock<Thread>>) -> Arc<Self> {
+    pub fn new(thread: Arc<OnceLock<Thread>>) -> Arc<Self> {
         Arc::new(Self { asks: ArrayQueue::new(ASKS), notes: ArrayQueue::new(NOTES), thread })
     }
 
@@ -162,16 +164,18 @@ impl Client {
         (counters, rules, applications): (&WorkerCounters, &RuleCounters, &Applications),
     ) {
         let Some(flow) = flows.held(note.flow.idx, &note.flow.key, note.flow.created) else {
-            if matches!(note.what, What::Placed | What::Blocked | What::Counted(_)) {
+            if matches!(note.what, What::Placed | What::Blocked | What::Dropped(_) | What::Counted(_)) {
                 // Where it does not fit, the next note finds the same.
                 self.lane.ask(Ask::Leave(note.flow));
             }
             return;
         };
+        // Only what its rule drops is in a device.
+        let dropped_there = flow.tier() == Tier::Nic;
         let counts = match note.what {
             What::Placed => {
                 flow.set_tier(Tier::Xdp);
-                flow.offload_reason = 0;
+                flow.set_offload_reason(0);
                 // It may have ended while it was on its way down.
                 if flow.state().is_tcp() && flow.state() != L4State::TcpEstablished {
                     self.lane.ask(Ask::Leave(note.flow));
@@ -180,27 +184,34 @@ impl Client {
             }
             What::Blocked => {
                 flow.set_tier(Tier::Nic);
-                flow.offload_reason = 0;
+                flow.set_offload_reason(0);
                 return;
             }
-            What::Refused(reason) => return flow.offload_reason = reason as u8,
+            What::Dropped(nic) => {
+                flow.set_tier(Tier::Xdp);
+                flow.set_offload_reason(nic as u8);
+                return;
+            }
+            What::Refused(reason) => return flow.set_offload_reason(reason as u8),
             What::Judge(dir, segment) => return flows.judge(note.flow.idx, dir, &segment),
             What::Counted(counts) => counts,
             What::Left(reason, counts, back) => {
-                // Refused half-way, or in the device, it was not in the driver.
-                if flow.tier() == Tier::Xdp {
+                // Refused half-way, or dropped, it was not forwarded by the driver.
+                if let Some(next) = back.next.filter(|_| flow.tier() == Tier::Xdp) {
                     if flow.state().is_tcp() {
-                        flow.set_tcp_next(back.next);
+                        flow.set_tcp_next(next);
                     }
                     treated.resume(note.flow.idx, flow.created(), back.progress, clock::now());
                 }
                 flow.set_tier(Tier::Worker);
-                flow.offload_reason = reason as u8;
+                flow.set_offload_reason(reason as u8);
                 counts
             }
         };
         let (rule, class) = (last_rule(flow), Class::place(flow.class));
         if let Some(counter) = rule.and_then(|rule| rules.treated(rule)) {
+            let dropped: u64 = counts.traffic.iter().map(|count| count.packets).sum();
+            counter.dropped.add(if dropped_there { dropped } else { counts.metered });
             counter.metered.add(counts.metered);
             counter.sampled.add(counts.sampled);
         }
@@ -296,7 +307,7 @@ mod tests {
         /// What the thread says of a flow that came as far as `next`.
         fn left(&mut self, flow: FlowRef, next: [u32; 2]) {
             let traffic = [FlowCount { packets: 7, bytes: 7000 }, FlowCount { packets: 5, bytes: 200 }];
-            let back = Back { next: next.map(|next| (next >> 16) as u16), ..Back::default() };
+            let back = Back { next: Some(next.map(|next| (next >> 16) as u16)), ..Back::default() };
             self.note(flow, What::Left(Reason::Asked, Counts { traffic, ..Counts::default() }, back));
         }
     }

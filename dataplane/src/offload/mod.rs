@@ -11,7 +11,7 @@
 //! worker, whose flow goes on ageing and counting as if it had seen the packets. Every packet is counted once: by the entry,
 //! or by the worker.
 //!
-//! A flow that a rule drops is proposed to the device it comes by, where that takes such ([`nic`]).
+//! A flow that a rule drops is proposed to the device it comes by, where that takes such ([`nic`]), else to the driver.
 //!
 //! A flow that a rule protects is never proposed. Before a snapshot of keys that may protect other flows is in force, the
 //! [`Gate`] takes all entries out, and nothing gets in until workers have the new one.
@@ -24,6 +24,7 @@ pub mod reason;
 mod reason_docs;
 mod table;
 pub mod thread;
+mod told;
 
 pub use flow_name::FlowName;
 pub use lane::{Ask, Back, Client, Counts, FlowRef, Lane, Note, What};

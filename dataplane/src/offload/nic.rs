@@ -63,7 +63,7 @@ pub fn open(ifindex: u32, entries: u32) -> (Option<Device>, State) {
     }
 }
 
-/// One direction of a flow that a rule drops.
+/// One direction of a flow that a rule drops, for the device or the driver that it comes by.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocked {
     pub flow: FlowRef,
@@ -74,11 +74,11 @@ pub struct Blocked {
     pub key: FlowKey,
 }
 
-/// A packet is about to be dropped by a rule: its flow may be one for the device that it came by.
+/// A packet is about to be dropped by a rule: its flow may be one for the device or the driver that it came by.
 #[inline]
 pub fn look(cx: &mut Cx<'_>, packet: &Packet) {
     let Some(client) = cx.offload else { return };
-    if packet.meta.flow == NO_FLOW || client.devices.get(usize::from(packet.meta.port_in)) != Some(&true) {
+    if packet.meta.flow == NO_FLOW {
         return;
     }
     let flow = cx.flows.get(FlowIdx(packet.meta.flow));
@@ -94,10 +94,10 @@ fn propose(cx: &mut Cx<'_>, client: &Client, packet: &Packet) {
         Ok(_) => Reason::Busy,
         Err(reason) => reason,
     };
-    cx.flows.get_mut(FlowIdx(packet.meta.flow)).offload_reason = reason as u8;
+    cx.flows.get_mut(FlowIdx(packet.meta.flow)).set_offload_reason(reason as u8);
 }
 
-/// Whether the device may drop the packet's flow.
+/// Whether device or driver may drop the packet's flow.
 ///
 /// # Errors
 /// The first reason against it.
@@ -105,6 +105,11 @@ fn consider(cx: &Cx<'_>, client: &Client, packet: &Packet) -> Result<Blocked, Re
     let meta = &packet.meta;
     if meta.tunnel_in != NONE {
         return Err(Reason::Protected);
+    }
+    let port = usize::from(meta.port_in);
+    let device = client.devices.get(port) == Some(&true);
+    if !device && client.interfaces.get(port).is_none_or(|index| *index == 0) {
+        return Err(Reason::NotXdp);
     }
     if cx.plan.guards_by_class {
         return Err(Reason::ByClass);

@@ -47,7 +47,7 @@ const BANNED: &str = "[[rule]]\nname = \"banned\"\nprotocol = \"udp\"\nports = [
 
 fn flow(harness: &Harness) -> (Tier, Option<Reason>) {
     let first = harness.worker.flows.entries(0, harness.worker.flows.capacity()).next();
-    first.map_or_else(Default::default, |(_, flow)| (flow.tier(), Reason::of(flow.offload_reason)))
+    first.map_or_else(Default::default, |(_, flow)| (flow.tier(), Reason::of(flow.offload_reason())))
 }
 
 #[test]
@@ -99,7 +99,11 @@ fn what_a_device_must_not_decide_is_not_proposed() {
     };
     let banned = udp(CLIENT, SERVER, (5000, 7000));
     assert_eq!(asked(BANNED, 0, &banned), (true, Some(Reason::Asked)));
-    assert_eq!(asked(BANNED, 1, &udp(SERVER, CLIENT, (5000, 7000))), (false, None), "no device there");
+    assert_eq!(
+        asked(BANNED, 1, &udp(SERVER, CLIENT, (5000, 7000))),
+        (false, Some(Reason::NotXdp)),
+        "no device there, and no driver"
+    );
     assert!(!asked(BANNED, 0, &udp(CLIENT, SERVER, (5000, 7001))).0, "forwarded");
     let kept = BANNED.to_owned() + "offload = \"never\"\n";
     assert_eq!(asked(&kept, 0, &banned), (false, Some(Reason::PolicyNever)));

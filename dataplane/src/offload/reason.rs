@@ -2,7 +2,7 @@
 
 macro_rules! reasons {
     ($($(#[$again:ident])? $name:ident = $number:literal $code:literal $help:literal,)*) => {
-        /// Numbers are kept in flows ([`crate::flow::Flow::offload_reason`]); 0 there means that nothing was tried yet.
+        /// Numbers are kept in flows ([`crate::flow::Flow::offload_reason`], below 64); 0 there means that nothing was tried yet.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Reason { $($name = $number,)* }
@@ -62,6 +62,7 @@ reasons! {
     NicRefused = 31 "nic_refused" "Tier `nic`: the device was asked and refused the table or the program. `softdpu status` has the kernel's error and the verifier's words.",
     NicOnlyDrops = 32 "nic_only_drops" "Tier `nic`: of what flows need, a device only drops; this one is to be forwarded.",
     NicFull = 33 "nic_full" "Tier `nic`: the device has no room for more flows. `softdpu status` says how many it took.",
+    Ceiling = 34 "ceiling" "Its application has a ceiling, which all of its flows share: only workers count them together.",
 }
 
 impl Reason {
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn numbers_and_codes_are_unique() {
         for (at, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, at + 1);
+            assert!(*reason as usize == at + 1 && (*reason as u8) < 64);
             assert_eq!((Reason::of(*reason as u8), Reason::from_code(reason.code())), (Some(*reason), Some(*reason)));
         }
         assert_eq!(Reason::of(0), None);

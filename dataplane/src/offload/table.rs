@@ -1,16 +1,20 @@
 //! The flows that are in the driver's table, and how they come and go. Shared by the thread and those who have to take flows
 //! out at once: the publisher of keys, the control socket.
 
+mod drops;
+
 use super::candidate::Candidate;
 use super::lane::{Back, Counts, FlowRef, Lane, Note, What};
-use super::nic::{Blocked, Nics};
+use super::nic::Nics;
 use super::reason::Reason;
+use super::told;
 use crate::flow::tcp::Segment;
 use crate::flow::{Direction, Tick};
 use crate::host::fib::{Adjacency, Fib, Hop, PortId};
 use crate::host::xdp_features;
 use crate::io::steer::{EntryId, FlowCount, FlowKey, FlowRule, FlowVerdict, Last, Progress, Steer, SteerError};
 use crate::plan::Plan;
+use crate::telemetry::journal::Journal;
 use crate::tunnel::keys::Keys;
 use crate::tunnel::steering::Steering;
 use crate::worker::clock;
@@ -26,14 +30,15 @@ const SILENT_ROUNDS: u8 = 5;
 /// At the end workers have so long to read the last counts.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// One flow with both its entries.
+/// One flow with its entries: both directions of one that is forwarded, one of one that is dropped.
 struct Record {
     worker: usize,
     flow: FlowRef,
-    entries: [EntryId; 2],
+    entries: [Option<EntryId>; 2],
     /// Not told yet, for want of room.
     pending: Counts,
-    /// The worker was told that the flow is here.
+    /// How the worker is told that the flow is here, and whether it was.
+    arrival: What,
     placed: bool,
     /// In the queue of those whose worker is to be told something.
     queued: bool,
@@ -44,7 +49,7 @@ struct Record {
     back: Back,
     silent: u8,
     /// Destination, ports and way out of each direction: compared when routes change.
-    ways: [(IpAddr, PortId, Adjacency, u16); 2],
+    ways: Vec<(IpAddr, PortId, Adjacency, u16)>,
 }
 
 pub(super) struct Table {
@@ -87,6 +92,7 @@ pub struct Gate {
     interfaces: Arc<[u32]>,
     pub(super) lanes: Vec<Arc<Lane>>,
     pub(super) wakers: Vec<Waker>,
+    journal: Arc<Journal>,
 }
 
 impl Gate {
@@ -96,6 +102,7 @@ impl Gate {
         interfaces: Arc<[u32]>,
         (lanes, wakers): (Vec<Arc<Lane>>, Vec<Waker>),
         nics: Nics,
+        journal: Arc<Journal>,
     ) -> Self {
         let table = Table {
             records: HashMap::new(),
@@ -118,6 +125,7 @@ impl Gate {
             interfaces,
             lanes,
             wakers,
+            journal,
         }
     }
 
@@ -129,6 +137,12 @@ impl Gate {
     pub fn len(&self) -> usize {
         let table = self.table();
         table.records.len() + table.nics.len()
+    }
+
+    /// Flows in the driver, and in devices.
+    pub fn below(&self) -> (u64, u64) {
+        let table = self.table();
+        (table.records.len() as u64, table.nics.len() as u64)
     }
 
     /// Flows that a port's device has, and `None` where it has none or is gone.
@@ -177,7 +191,7 @@ impl Gate {
     fn take_out(&self, table: &mut Table, why: Reason, leaves: impl Fn(&(usize, u32)) -> bool) -> usize {
         let blocked = table.nics.take_out(why, &leaves, |worker, flow, what| self.tell(worker, flow, what));
         let gone: Vec<Record> = table.records.extract_if(|key, _| leaves(key)).map(|(_, record)| record).collect();
-        self.remove(gone.iter().flat_map(|record| record.entries));
+        self.remove(gone.iter().flat_map(|record| record.entries).flatten());
         let count = gone.len();
         table.leaving.extend(gone.into_iter().map(|record| (record, why)));
         count + blocked
@@ -200,14 +214,7 @@ impl Gate {
             return;
         }
         match self.try_place(&mut table, worker, candidate) {
-            Ok(mut record) => {
-                record.placed = self.tell(worker, candidate.flow, What::Placed);
-                record.queued = !record.placed;
-                if record.queued {
-                    table.waiting[worker].push_back(candidate.flow.idx.0);
-                }
-                table.records.insert((worker, candidate.flow.idx.0), record);
-            }
+            Ok(record) => self.keep(&mut table, record),
             // Its note comes with what the driver did meanwhile.
             Err(_) if table.halves.last().is_some_and(|half| half.flow == candidate.flow) => {}
             // Without the note the flow is proposed again.
@@ -217,25 +224,26 @@ impl Gate {
         }
     }
 
-    /// Has a device drop a proposed flow.
-    pub(super) fn block(&self, worker: usize, blocked: &Blocked) {
-        let mut table = self.table();
-        // As for others below.
-        let generation = self.plan.load().generation.wrapping_add(self.keys.load().selection);
-        let placed = if table.closed || generation != blocked.generation {
-            Err(Reason::Changing)
-        } else {
-            table.nics.place(worker, blocked)
-        };
-        self.tell(worker, blocked.flow, placed.map_or_else(What::Refused, |()| What::Blocked));
+    /// Remembers a flow that is in, and tells its worker, now or later.
+    fn keep(&self, table: &mut Table, mut record: Record) {
+        let (worker, place) = (record.worker, record.flow.idx.0);
+        record.placed = self.tell(worker, record.flow, record.arrival);
+        record.queued = !record.placed;
+        if record.queued {
+            table.waiting[worker].push_back(place);
+        }
+        table.records.insert((worker, place), record);
+    }
+
+    /// Whether a verdict still holds. Asked under the lock: `close` comes before new keys and `open` after them, so one of the old
+    /// ones finds either the gate closed or the numbers changed.
+    fn is_current(&self, table: &Table, generation: u32) -> bool {
+        !table.closed && generation == self.plan.load().generation.wrapping_add(self.keys.load().selection)
     }
 
     fn try_place(&self, table: &mut Table, worker: usize, candidate: &Candidate) -> Result<Record, Reason> {
         let fib = self.fib.load();
-        // Compared under the lock: `close` comes before the new keys and `open` after them, so a verdict of the old ones
-        // finds either the gate closed or the numbers changed.
-        let generation = self.plan.load().generation.wrapping_add(self.keys.load().selection);
-        if table.closed || generation != candidate.generation {
+        if !self.is_current(table, candidate.generation) {
             return Err(Reason::Changing);
         }
         let v6 = candidate.flow.key.is_v6();
@@ -304,12 +312,13 @@ impl Gate {
             table.halves.push(Half { worker, flow: candidate.flow, entry, why: *why });
         }
         let entries = entries?;
-        let (Ok(entries), Ok(ways)) = (entries.try_into(), ways.try_into()) else { return Err(Reason::Driver) };
+        let Ok(entries) = <[EntryId; 2]>::try_from(entries) else { return Err(Reason::Driver) };
         Ok(Record {
             worker,
             flow: candidate.flow,
-            entries,
+            entries: entries.map(Some),
             pending: Counts::default(),
+            arrival: What::Placed,
             placed: false,
             queued: false,
             every: treatment.sample,
@@ -332,7 +341,7 @@ impl Gate {
             return;
         }
         if let Some(record) = table.records.remove(&key) {
-            self.remove(record.entries.into_iter());
+            self.remove(record.entries.into_iter().flatten());
             // Should the worker not believe it, the flow goes down again.
             let why = if judge.is_some() { Reason::Asked } else { Reason::Closing };
             table.leaving.push((record, why));
@@ -402,10 +411,14 @@ impl Gate {
         let Table { records, waiting, .. } = &mut *table;
         self.steering.ask_mut(|steer| {
             for (key, record) in records {
-                let counts = record.entries.map(|entry| steer.flows().count(entry));
+                let counts =
+                    record.entries.map(|entry| entry.map_or_else(Default::default, |entry| steer.flows().count(entry)));
                 if record.every > 0 || record.metered {
-                    let progress = record.entries.map(|entry| steer.flows().progress(entry));
-                    record.treated(progress);
+                    record.treated(
+                        record
+                            .entries
+                            .map(|entry| entry.map_or_else(Default::default, |entry| steer.flows().progress(entry))),
+                    );
                 }
                 if counts.iter().all(|count| count.packets == 0) {
                     record.silent += 1;
@@ -435,7 +448,7 @@ impl Gate {
             while let Some(place) = queue.front() {
                 // One that has left is told of by `settle`.
                 if let Some(record) = records.get_mut(&(worker, *place)).filter(|record| record.queued) {
-                    record.placed = record.placed || self.tell(worker, record.flow, What::Placed);
+                    record.placed = record.placed || self.tell(worker, record.flow, record.arrival);
                     if !record.placed
                         || !record.pending.is_zero() && !self.tell(worker, record.flow, What::Counted(record.pending))
                     {
@@ -467,12 +480,13 @@ impl Gate {
             });
             leaving.retain_mut(|(record, why)| {
                 // Told the next time for want of room: then it was all read already.
-                let of = record.entries.map(|entry| last.remove(&entry));
+                let none = Some(Last::default());
+                let of = record.entries.map(|entry| entry.map_or(none, |entry| last.remove(&entry)));
                 if let [Some(a), Some(b)] = of {
                     record.ends([a, b]);
                 }
                 // The worker has to know that it was there to take anything back.
-                record.placed = record.placed || self.tell(record.worker, record.flow, What::Placed);
+                record.placed = record.placed || self.tell(record.worker, record.flow, record.arrival);
                 !(record.placed && self.tell(record.worker, record.flow, What::Left(*why, record.pending, record.back)))
             });
             halves.retain(|half| {
@@ -516,7 +530,11 @@ impl Gate {
 
     fn tell(&self, worker: usize, flow: FlowRef, what: What) -> bool {
         let note = Note { flow, what, seen: Tick::from_nanos(clock::now()) };
-        self.lanes.get(worker).is_some_and(|lane| lane.notes.push(note).is_ok())
+        let told = self.lanes.get(worker).is_some_and(|lane| lane.notes.push(note).is_ok());
+        if told && self.journal.is_wished() {
+            told::tell(&self.journal, worker, &flow, &what);
+        }
+        told
     }
 }
 
@@ -538,8 +556,10 @@ impl Record {
         if self.every > 0 || self.metered {
             self.treated(last.map(|last| (last.progress, last.over)));
         }
-        let next = last.map(|last| last.numbers as u16);
-        self.back = Back { next, progress: last.map(|last| last.progress) };
+        if self.entries.iter().all(Option::is_some) {
+            let next = Some(last.map(|last| last.numbers as u16));
+            self.back = Back { next, progress: last.map(|last| last.progress) };
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::lane::{Ask, Client, Lane};
 use super::nic::{NicMode, Nics};
 use super::table::Gate;
 use crate::host::watch::AskQueue;
+use crate::telemetry::journal::Journal;
 use crate::tunnel::steering::Steering;
 use crate::worker::idle::Waker;
 use crate::worker::turn::Shared;
@@ -85,10 +86,10 @@ impl Lanes {
         shared: &Shared,
         steering: Arc<Steering>,
         wakers: Vec<Waker>,
-        asks: Arc<AskQueue>,
+        (asks, journal): (Arc<AskQueue>, Arc<Journal>),
     ) -> Result<Offload> {
         let from = (shared.plan.clone(), shared.keys.clone(), shared.fib.clone());
-        let gate = Arc::new(Gate::new(steering, from, self.interfaces, (self.lanes, wakers), self.nics));
+        let gate = Arc::new(Gate::new(steering, from, self.interfaces, (self.lanes, wakers), self.nics, journal));
         let stop = Arc::new(AtomicBool::new(false));
         let (its_gate, its_stop) = (gate.clone(), stop.clone());
         let thread = std::thread::Builder::new()

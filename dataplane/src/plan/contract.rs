@@ -1,11 +1,13 @@
 //! The contract: what became of each intent under a policy, who decided it and where. What `softdpu plan` and `/v1/plan` say.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 pub use super::reason::{Reason, Verdict};
 
 /// A line of a file, and who can change it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Place {
     pub file: String,
     /// From 1.
@@ -13,6 +15,9 @@ pub struct Place {
     /// From 1, in characters.
     pub column: usize,
     pub owner: String,
+    /// The line itself. Neither file has secrets: keys are files of their own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub quote: String,
 }
 
 impl std::fmt::Display for Place {
@@ -22,7 +27,7 @@ impl std::fmt::Display for Place {
 }
 
 /// One statement about an intent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Because {
     pub reason: Reason,
     /// In words, with names and figures.
@@ -32,7 +37,7 @@ pub struct Because {
 }
 
 /// Capacity that an intent takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Takes {
     /// Bits per second.
     pub bandwidth: u64,
@@ -42,7 +47,7 @@ pub struct Takes {
 }
 
 /// What became of one intent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     pub name: String,
     pub owner: String,
@@ -65,6 +70,9 @@ pub struct Outcome {
     /// Of packets when no worker is there: "pass" or "drop".
     pub on_loss: String,
     pub takes: Takes,
+    /// Microseconds that 99 of 100 packets are wished to take at most. A wish: nothing is booked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_p99_us: Option<u64>,
     /// Names of the rules it became, in their order.
     pub rules: Vec<String>,
     /// What is not known, and other asides.
@@ -72,7 +80,7 @@ pub struct Outcome {
 }
 
 /// Something about two lines.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// "conflict", "shadowed", "stricter_wins" or "overbooked".
     pub kind: String,
@@ -82,7 +90,7 @@ pub struct Finding {
 }
 
 /// How much of something is promised.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Budget {
     /// "bandwidth", "crypto" (bits per second) or "connections".
     pub what: String,
@@ -95,7 +103,7 @@ pub struct Budget {
 }
 
 /// The whole contract.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Contract {
     /// Name of the instance.
     pub name: String,
@@ -115,7 +123,7 @@ pub struct Contract {
 }
 
 /// One difference between two contracts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Difference {
     pub intent: String,
     /// "new", "gone" or "changed".
@@ -131,21 +139,24 @@ impl Contract {
 
     /// What changes from `self`, which runs, to `next`.
     pub fn difference(&self, next: &Self) -> Vec<Difference> {
-        let of = |contract: &Self, name: &str| contract.intents.iter().find(|intent| intent.name == name).cloned();
+        let by_name = |contract: &'_ Self| -> HashMap<String, usize> {
+            contract.intents.iter().enumerate().map(|(at, intent)| (intent.name.clone(), at)).collect()
+        };
+        let (was, is) = (by_name(self), by_name(next));
         let mut out = Vec::new();
-        for gone in self.intents.iter().filter(|intent| of(next, &intent.name).is_none()) {
+        for gone in self.intents.iter().filter(|intent| !is.contains_key(&intent.name)) {
             let what = vec![format!("was {}", gone.verdict.as_str())];
             out.push(Difference { intent: gone.name.clone(), kind: "gone".into(), what });
         }
         for intent in &next.intents {
-            match of(self, &intent.name) {
+            match was.get(&intent.name).map(|at| &self.intents[*at]) {
                 None => out.push(Difference {
                     intent: intent.name.clone(),
                     kind: "new".into(),
                     what: vec![format!("{}: {}", intent.verdict.as_str(), intent.because.reason.code())],
                 }),
                 Some(before) => {
-                    let what = changed(&before, intent);
+                    let what = changed(before, intent);
                     if !what.is_empty() {
                         out.push(Difference { intent: intent.name.clone(), kind: "changed".into(), what });
                     }

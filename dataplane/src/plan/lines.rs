@@ -19,6 +19,14 @@ impl<'a> Lines<'a> {
         let before = self.text.get(self.starts[line - 1]..offset).unwrap_or("");
         (line, before.chars().count() + 1)
     }
+
+    /// The text of a line, without what is around it, cut to what a page has room for. Empty where there is none.
+    pub fn quote(&self, line: usize) -> String {
+        const LONGEST: usize = 160;
+        let start = line.checked_sub(1).and_then(|at| self.starts.get(at));
+        let text = start.and_then(|start| self.text.get(*start..)).and_then(|rest| rest.lines().next()).unwrap_or("");
+        text.trim().chars().take(LONGEST).collect()
+    }
 }
 
 #[cfg(test)]
@@ -34,5 +42,7 @@ mod tests {
         for at in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
             assert_eq!(lines.position(at), source.position(at), "{at}");
         }
+        assert_eq!((lines.quote(2).as_str(), lines.quote(4).as_str()), ("bü = \"x\"", "c"));
+        assert_eq!((lines.quote(0).as_str(), lines.quote(9).as_str()), ("", ""));
     }
 }

@@ -7,6 +7,7 @@ mod lines;
 pub mod persona;
 pub mod reason;
 pub mod rules;
+pub mod shares;
 pub mod site;
 pub mod steering;
 
@@ -15,7 +16,9 @@ use crate::io::pool::MAX_PORTS;
 use crate::l7::Class;
 use anyhow::{Context, Result, bail};
 use applications::Applications;
-use rules::Rule;
+use rules::{Rule, Rules};
+use shares::Share;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What all workers run. Immutable; a change is a new plan with another generation.
@@ -33,7 +36,11 @@ pub struct Plan {
     /// Some rule encrypts or drops by class or host.
     pub guards_by_class: bool,
     /// First match wins.
-    pub rules: Vec<Rule>,
+    pub rules: Rules,
+    /// Some rule meters or samples its flows.
+    pub keeps_slots: bool,
+    /// What flows of several rules share.
+    pub shares: Box<[Share]>,
     /// The operator's names for flows.
     pub applications: Applications,
     /// Their names, for who counts by them.
@@ -83,6 +90,7 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
         fragment_outer: tunnel.fragment_outer,
     };
     let mut rules = policy.rules.iter().map(rule).collect::<Result<Vec<_>>>()?;
+    let shares = shares(policy, &mut rules);
     let xfrm = policy.tunnels.iter().position(|tunnel| matches!(tunnel.kind, policy::TunnelKind::Xfrm(_)));
     let xfrm = xfrm.map(|at| {
         let name = format!("xfrm:{}", policy.tunnels[at].name);
@@ -102,9 +110,26 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
         ports: policy.ports.iter().map(|port| Port { name: port.name.clone(), finish_checksums: false }).collect(),
         tunnels: policy.tunnels.iter().map(tunnel).collect(),
         asks_ports: policy.rules.iter().any(|r| !r.matches.ports.is_empty() || !r.matches.source_ports.is_empty()),
-        rules,
+        keeps_slots: rules.iter().any(|rule| rule.meter.is_some() || rule.sample > 0),
+        rules: rules.into(),
+        shares,
         applications: Applications::compile(&policy.applications)?.for_generation(generation.max(1)),
     })
+}
+
+/// One share per name; of rules that drop there is nothing to share.
+fn shares(policy: &Policy, rules: &mut [Rule]) -> Box<[Share]> {
+    let mut list = Vec::new();
+    let mut numbers: HashMap<&str, u16> = HashMap::new();
+    for (rule, own) in rules.iter_mut().zip(&policy.rules).filter(|(rule, _)| !rule.drop) {
+        rule.share = own.ceiling.as_ref().map(|ceiling| {
+            *numbers.entry(&ceiling.of).or_insert_with(|| {
+                list.push(Share::new(ceiling.of.clone(), rules::RuleMeter::new(ceiling.meter)));
+                list.len() as u16 - 1
+            })
+        });
+    }
+    list.into()
 }
 
 fn rule(rule: &policy::Rule) -> Result<Rule> {
@@ -131,5 +156,6 @@ fn rule(rule: &policy::Rule) -> Result<Rule> {
         dscp: rule.dscp,
         sample: rule.sample,
         mirrored: false,
+        share: None,
     })
 }

@@ -1,9 +1,10 @@
 //! Why an intent is met, degraded or refused. Codes are stable; each says what would change it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What became of an intent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// It has what it asks for.
@@ -27,7 +28,7 @@ impl Verdict {
 
 macro_rules! reasons {
     ($($(#[$default:meta])? $name:ident = $code:literal $verdict:ident $help:literal,)*) => {
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "snake_case")]
         pub enum Reason { $($(#[$default])? $name,)* }
 
@@ -63,6 +64,7 @@ reasons! {
     PeerNotAllowed = "peer_not_allowed" Refused "A rule of the policy sends these flows into a tunnel that `peers` leaves out: what both allow is nothing. They are dropped. One side changes its tunnel.",
     PolicyDrops = "policy_drops" Refused "A rule of the policy drops these flows, and the stricter side wins. The operator changes the rule.",
     DroppedByIntent = "dropped_by_intent" Refused "Another application's intent claims these flows, must have them encrypted and has no tunnel. Its owner narrows it, or is given a tunnel.",
+    ClaimedByIntent = "claimed_by_intent" Refused "Another application's intent claims all of these flows and does not agree with this one: that one is stricter, or comes first, and is obeyed. This one has no effect. One of the two names other flows.",
     NameUnresolved = "name_unresolved" Refused "A name has no address, so its flows cannot be told from others: no rule is made for them. With the address in DNS or /etc/hosts, a reload.",
     InClear = "in_clear" Degraded "Encryption is preferred and no tunnel can carry it: it goes in clear. The operator defines a tunnel, or the application names one in `peers`.",
     PolicyEncrypts = "policy_encrypts" Degraded "It asks to go in clear, but a rule of the policy encrypts these flows, and the stricter side wins. The operator changes the rule.",
@@ -73,7 +75,7 @@ reasons! {
     PolicyPart = "policy_part" Degraded "A rule of the policy drops some of these flows, and the stricter side wins. The operator changes the rule, or the application narrows its flows.",
     NoCompression = "no_compression" Degraded "A rule of the policy compresses these flows and the intent, or what it says of its data, forbids it: they are not compressed.",
     MixedData = "mixed_data" Degraded "Compression is asked for flows that carry secrets beside text an outsider chooses, whose length would tell of the secrets (CRIME, VORACLE): they are not compressed. Two intents, one for each kind of data, could.",
-    NoMeter = "no_meter" Degraded "A ceiling is booked but not enforced: workers have no meter yet.",
+    NoMeter = "no_meter" Degraded "A steering rule of the policy leaves flows of it to the kernel, where no worker meters them: its ceiling holds for the rest only. The operator changes the steering rule.",
     AppLimit = "app_limit" Degraded "The policy's `[[limit]]` for this application is lower than what it asks for; the limit is booked. The operator raises it.",
     OverbookedBandwidth = "overbooked_bandwidth" Degraded "Intents of higher priority have booked the bandwidth: the floor is not promised. The operator raises `bandwidth` of `[capacity]`, or the application lowers its floor or raises its priority.",
     OverbookedCrypto = "overbooked_crypto" Degraded "Intents of higher priority have booked what can be encrypted. Required encryption stays, without the promised floor; preferred goes in clear. The operator raises `crypto` of `[capacity]`.",

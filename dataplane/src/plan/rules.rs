@@ -1,14 +1,67 @@
 //! Which rule a packet's flow falls under, and what that means for this packet. Pure; asked once per flow and cached there.
 
+mod index;
+#[cfg(test)]
+mod index_tests;
+mod sets;
+
 use crate::config::policy::{HostPattern, PortRange};
 use crate::graph::packet::NONE;
 use crate::io::steer::Meter;
 use crate::wire::prefix::Prefix;
+use index::Index;
 use softdpu_ebpf_common::walk::{Fragment, Headers, L3, proto};
 use std::net::IpAddr;
 
 /// Most rules of a plan: a flow remembers its rule in 15 bits, one value of which says "none".
 pub const MAX_RULES: usize = (1 << 15) - 1;
+
+/// From so many rules on they are looked up in an index; few are walked faster.
+const INDEXED: usize = 24;
+
+/// A plan's rules, in order, and what finds one of many.
+#[derive(Debug, Default)]
+pub struct Rules {
+    list: Box<[Rule]>,
+    index: Option<Index>,
+}
+
+impl From<Vec<Rule>> for Rules {
+    fn from(list: Vec<Rule>) -> Self {
+        let index = (list.len() >= INDEXED).then(|| Index::new(&list));
+        Self { list: list.into(), index }
+    }
+}
+
+impl std::ops::Deref for Rules {
+    type Target = [Rule];
+
+    fn deref(&self) -> &[Rule] {
+        &self.list
+    }
+}
+
+impl Rules {
+    /// As [`look_up`], in about the same time however many there are.
+    pub fn look_up(&self, headers: &Headers, known: &Known<'_>, tunnel_in: Option<u16>) -> Match {
+        match &self.index {
+            Some(index) => index.look_up(&self.list, &Ends::of(headers), known, tunnel_in),
+            None => look_up(&self.list, headers, known, tunnel_in),
+        }
+    }
+
+    /// As [`onward`].
+    pub fn onward<'a>(
+        &'a self,
+        headers: &Headers,
+        known: &Known<'a>,
+        tunnel_in: u16,
+    ) -> impl Iterator<Item = Onward> + use<'a> {
+        let indexed = self.index.as_ref().map(|index| index.onward(&self.list, &Ends::of(headers), known, tunnel_in));
+        let walked = self.index.is_none().then(|| onward(&self.list, headers, *known, tunnel_in));
+        indexed.into_iter().flatten().chain(walked.into_iter().flatten())
+    }
+}
 
 /// A rule of the policy, names resolved to indices.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +85,8 @@ pub struct Rule {
     pub keep: bool,
     /// Of each direction of each flow; what is over is dropped.
     pub meter: Option<RuleMeter>,
+    /// Index of what its flows share with those of other rules: a ceiling.
+    pub share: Option<u16>,
     /// 0..=63.
     pub dscp: Option<u8>,
     /// One of so many packets is counted, and seen by a worker; 0: none.
@@ -103,7 +158,7 @@ impl Match {
 impl Rule {
     /// Whether packets that go on are metered, sampled or marked.
     pub fn treats(&self) -> bool {
-        self.meter.is_some() || self.dscp.is_some() || self.sample > 0
+        self.meter.is_some() || self.share.is_some() || self.dscp.is_some() || self.sample > 0
     }
 
     /// Which flows may not go on in clear, or at all, is told from what they carry.
@@ -232,6 +287,8 @@ pub fn ip(l3: L3, bytes: &[u8; 16]) -> IpAddr {
 /// because too little was known of it.
 ///
 /// `tunnel_in`: the tunnel the packet came by; it settles the side where a rule's `from` and `to` overlap.
+///
+/// Walks them all: [`Rules::look_up`] finds the same in many.
 pub fn look_up(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: Option<u16>) -> Match {
     let ends = Ends::of(headers);
     let mut open = false;
@@ -260,11 +317,16 @@ pub struct Onward {
 
 /// The rules that want what came out of `tunnel_in` in another tunnel, in order. What a flow remembers is one rule, whose
 /// answers are let in by it and may have to go on by another.
-pub fn onward(rules: &[Rule], headers: &Headers, known: &Known<'_>, tunnel_in: u16) -> impl Iterator<Item = Onward> {
+fn onward<'a>(
+    rules: &'a [Rule],
+    headers: &Headers,
+    known: Known<'a>,
+    tunnel_in: u16,
+) -> impl Iterator<Item = Onward> + use<'a> {
     let ends = Ends::of(headers);
     let wants = move |(at, rule): (usize, &Rule)| {
         let other = rule.tunnel.is_some_and(|tunnel| tunnel != tunnel_in) && !rule.mirrored;
-        (other && rule.side(&ends, None) == Some(Side::Out) && rule.payload_terms_hold(known) != Some(false))
+        (other && rule.side(&ends, None) == Some(Side::Out) && rule.payload_terms_hold(&known) != Some(false))
             .then(|| Onward { rule: at as u16, both_ways: rule.fits(ends.dst, ends.src, ends.dport, ends.sport) })
     };
     rules.iter().enumerate().filter_map(wants)

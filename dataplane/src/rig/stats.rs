@@ -1,9 +1,9 @@
 //! What becomes of raw rounds: median, spread, and ratios taken within each round.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Rounds of one contender, summed up.
-#[derive(Clone, Debug, Serialize, PartialEq)]
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Summary {
     pub median: f64,
     pub min: f64,

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::l7::{Inspector, Reason};
 
@@ -72,6 +72,21 @@ pub struct PortCounters {
     pub tx: Traffic,
 }
 
+/// One queue of a port, as the worker that has it knows it.
+#[derive(Debug, Default)]
+pub struct QueueCounters {
+    /// Index of the port in the plan.
+    pub port: usize,
+    /// Number of the queue; `None`: the port has one for each worker.
+    pub queue: Option<u32>,
+    pub rx: Traffic,
+    pub tx: Traffic,
+    /// Lost because the receive ring was full.
+    pub rx_ring_full: Counter,
+    /// Lost because the transmit ring stayed full.
+    pub tx_ring_full: Counter,
+}
+
 /// A tunnel's counters. Bytes of `sealed` and `opened` are of inner packets, as before sealing and after opening.
 #[derive(Debug, Default)]
 pub struct TunnelCounters {
@@ -101,6 +116,11 @@ pub struct TreatCounters {
     /// Dropped, over the meter.
     pub metered: Counter,
     pub sampled: Counter,
+    /// Dropped once the rule was found, for whatever reason, those over the meter too.
+    pub dropped: Counter,
+    /// Inner packets encrypted, and decrypted.
+    pub sealed: Traffic,
+    pub opened: Traffic,
 }
 
 /// Counters of a class of flows, or of an application.
@@ -137,6 +157,8 @@ pub struct LoopCounters {
     pub idle: Counter,
     /// Times the worker slept in poll.
     pub polls: Counter,
+    /// Nanoseconds of the turns that had packets.
+    pub busy: Counter,
 }
 
 /// Where recognition stopped at a bound, or at the end of what it knows.
@@ -228,6 +250,8 @@ pub struct WorkerCounters {
     pub escaped_bytes: Counter,
     /// Generation of the plan that the worker's last batch was walked with.
     pub plan: Counter,
+    /// In the order of the worker's ports; set once, by the worker.
+    queues: OnceLock<Box<[QueueCounters]>>,
     names: Arc<Names>,
 }
 
@@ -255,11 +279,16 @@ impl RuleCounters {
     fn totals(&self) -> impl Iterator<Item = (&str, RuleTotal)> {
         let counters = self.traffic.iter().zip(self.treated.iter());
         self.names.iter().zip(counters).map(|(name, (traffic, treated))| {
-            let [packets, bytes] = [traffic.packets.get(), traffic.bytes.get()];
-            (
-                name.as_str(),
-                RuleTotal { packets, bytes, metered: treated.metered.get(), sampled: treated.sampled.get() },
-            )
+            let total = RuleTotal {
+                packets: traffic.packets.get(),
+                bytes: traffic.bytes.get(),
+                metered: treated.metered.get(),
+                sampled: treated.sampled.get(),
+                dropped: treated.dropped.get(),
+                sealed: (treated.sealed.packets.get(), treated.sealed.bytes.get()),
+                opened: (treated.opened.packets.get(), treated.opened.bytes.get()),
+            };
+            (name.as_str(), total)
         })
     }
 }
@@ -271,6 +300,10 @@ pub struct RuleTotal {
     pub bytes: u64,
     pub metered: u64,
     pub sampled: u64,
+    pub dropped: u64,
+    /// Packets and bytes.
+    pub sealed: (u64, u64),
+    pub opened: (u64, u64),
 }
 
 impl std::ops::Add for RuleTotal {
@@ -281,6 +314,9 @@ impl std::ops::Add for RuleTotal {
             bytes: self.bytes + other.bytes,
             metered: self.metered + other.metered,
             sampled: self.sampled + other.sampled,
+            dropped: self.dropped + other.dropped,
+            sealed: (self.sealed.0 + other.sealed.0, self.sealed.1 + other.sealed.1),
+            opened: (self.opened.0 + other.opened.0, self.opened.1 + other.opened.1),
         }
     }
 }
@@ -382,8 +418,20 @@ impl WorkerCounters {
             outer_fragmented: Counter::default(),
             escaped_bytes: Counter::default(),
             plan: Counter::default(),
+            queues: OnceLock::new(),
             names,
         }
+    }
+
+    /// What the worker has, by port and number. Only the first call counts.
+    pub fn set_queues(&self, queues: impl Iterator<Item = (usize, Option<u32>)>) {
+        let counters = |(port, queue)| QueueCounters { port, queue, ..QueueCounters::default() };
+        let _ = self.queues.set(queues.map(counters).collect());
+    }
+
+    /// Empty until [`WorkerCounters::set_queues`].
+    pub fn queues(&self) -> &[QueueCounters] {
+        self.queues.get().map_or(&[], |queues| queues)
     }
 
     pub fn names(&self) -> &Arc<Names> {

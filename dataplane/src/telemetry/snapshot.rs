@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::counters::{
@@ -10,7 +11,7 @@ use super::counters::{
 use crate::l7::Reason;
 
 /// Packets and bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Traffic {
     pub packets: u64,
     pub bytes: u64,
@@ -23,15 +24,36 @@ impl Traffic {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PortTraffic {
     pub name: String,
     /// Whole Ethernet frames without FCS.
     pub rx: Traffic,
     pub tx: Traffic,
+    /// Packets lost because the receive ring was full; they are among the drops too.
+    #[serde(default)]
+    pub rx_ring_full: u64,
+    /// Packets lost because the transmit ring stayed full, likewise.
+    #[serde(default)]
+    pub tx_ring_full: u64,
+    /// By number.
+    #[serde(default)]
+    pub queues: Vec<QueueTraffic>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// One queue of a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueTraffic {
+    pub queue: u32,
+    /// Who has it.
+    pub worker: usize,
+    pub rx: Traffic,
+    pub tx: Traffic,
+    pub rx_ring_full: u64,
+    pub tx_ring_full: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RuleTraffic {
     pub name: String,
     pub packets: u64,
@@ -41,9 +63,18 @@ pub struct RuleTraffic {
     pub metered: u64,
     #[serde(default)]
     pub sampled: u64,
+    /// Packets dropped once they were known to be of the rule, whatever the reason.
+    #[serde(default)]
+    pub dropped: u64,
+    /// Inner packets encrypted.
+    #[serde(default)]
+    pub sealed: Traffic,
+    /// Inner packets decrypted.
+    #[serde(default)]
+    pub opened: Traffic,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TunnelTraffic {
     pub name: String,
     /// Inner packets sent.
@@ -69,7 +100,7 @@ impl TunnelTraffic {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClassTraffic {
     pub name: String,
     pub flows: u64,
@@ -77,7 +108,7 @@ pub struct ClassTraffic {
     pub bytes: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropTraffic {
     pub reason: String,
     pub packets: u64,
@@ -85,7 +116,7 @@ pub struct DropTraffic {
 
 /// Where frames are. `free + fill + tx + graph` equals `total` when no frame is lost; read while workers run, a few may be
 /// between two places.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Frames {
     pub total: u64,
     pub free: u64,
@@ -105,7 +136,7 @@ impl Frames {
 }
 
 /// Where a worker's recognition stopped at a bound, or at the end of what it knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct L7Refusals {
     /// Flows that stay unknown, by reason.
     pub given_up: BTreeMap<String, u64>,
@@ -141,13 +172,18 @@ impl L7Refusals {
 }
 
 /// What a worker did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerLoop {
     pub worker: usize,
     pub batches: u64,
     pub packets: u64,
+    /// Rounds that found nothing.
     pub idle: u64,
+    /// Times it slept.
     pub polls: u64,
+    /// Nanoseconds of the rounds that found something.
+    #[serde(default)]
+    pub busy_ns: u64,
     /// Flows in its table now.
     pub flows: u64,
     /// Packets that found the flow table full and were judged by themselves.
@@ -208,7 +244,7 @@ pub struct WorkerLoop {
 }
 
 /// All counters at one time.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     pub ports: Vec<PortTraffic>,
     pub rules: Vec<RuleTraffic>,
@@ -252,6 +288,7 @@ impl Snapshot {
         for (worker, counters) in workers.into_iter().enumerate() {
             all.add(worker, counters);
         }
+        all.ports.iter_mut().for_each(|port| port.queues.sort_by_key(|queue| queue.queue));
         all
     }
 
@@ -259,6 +296,21 @@ impl Snapshot {
         for (sum, port) in self.ports.iter_mut().zip(from.ports.iter()) {
             sum.rx.take(&port.rx);
             sum.tx.take(&port.tx);
+        }
+        for counted in from.queues() {
+            let Some(port) = self.ports.get_mut(counted.port) else { continue };
+            let mut queue = QueueTraffic {
+                queue: counted.queue.unwrap_or(worker as u32),
+                worker,
+                rx_ring_full: counted.rx_ring_full.get(),
+                tx_ring_full: counted.tx_ring_full.get(),
+                ..QueueTraffic::default()
+            };
+            queue.rx.take(&counted.rx);
+            queue.tx.take(&counted.tx);
+            port.rx_ring_full += queue.rx_ring_full;
+            port.tx_ring_full += queue.tx_ring_full;
+            port.queues.push(queue);
         }
         self.add_rules(from.rules.totals());
         for (sum, tunnel) in self.tunnels.iter_mut().zip(from.tunnels.iter()) {
@@ -291,6 +343,7 @@ impl Snapshot {
             packets: from.work.packets.get(),
             idle: from.work.idle.get(),
             polls: from.work.polls.get(),
+            busy_ns: from.work.busy.get(),
             flows: from.flows.get(),
             flows_refused: from.flows_refused.get(),
             flows_unread: from.flows_unread.get(),
@@ -328,6 +381,11 @@ impl Snapshot {
             sum.bytes += total.bytes;
             sum.metered += total.metered;
             sum.sampled += total.sampled;
+            sum.dropped += total.dropped;
+            for (sum, (packets, bytes)) in [(&mut sum.sealed, total.sealed), (&mut sum.opened, total.opened)] {
+                sum.packets += packets;
+                sum.bytes += bytes;
+            }
         }
     }
 
@@ -356,9 +414,15 @@ pub(crate) mod tests {
         for (i, w) in workers.iter().enumerate() {
             let n = i as u64 + 1;
             w.ports[0].rx.add(10 * n, 1000 * n);
+            // The first worker has the second queue.
+            w.set_queues([(0, Some(2 - n as u32)), (1, None)].into_iter());
+            w.queues()[0].rx.add(10 * n, 1000 * n);
+            w.queues()[1].tx_ring_full.add(n);
             w.ports[1].tx.add(9 * n, 900 * n);
             let rules = w.rules.begin(["protect".to_owned()].into());
             rules.get(0).unwrap().add(9 * n, 800 * n);
+            rules.treated(0).unwrap().sealed.add(8 * n, 700 * n);
+            rules.treated(0).unwrap().dropped.add(n);
             w.tunnels[0].sealed.add(9 * n, 800 * n);
             w.tunnels[0].compress_in_bytes.add(600 * n);
             w.tunnels[0].compress_out_bytes.add(200 * n);
@@ -367,6 +431,7 @@ pub(crate) mod tests {
             w.applications[0].bytes.add(70 * n);
             w.drop_packet(1);
             w.work.batches.add(n);
+            w.work.busy.add(1_500_000_000 * n);
             w.flows.set(n);
             w.frames.total.set(64);
             w.frames.free.set(64);
@@ -381,6 +446,11 @@ pub(crate) mod tests {
         assert_eq!(s.ports[0].tx, Traffic::default());
         assert_eq!(s.ports[1].tx, Traffic { packets: 27, bytes: 2700 });
         assert_eq!((s.rules[0].packets, s.rules[0].bytes), (27, 2400));
+        assert_eq!((s.rules[0].sealed, s.rules[0].dropped), (Traffic { packets: 24, bytes: 2100 }, 3));
+        assert_eq!(s.ports[1].tx_ring_full, 3);
+        let queues = |port: usize| s.ports[port].queues.iter().map(|q| (q.queue, q.worker, q.rx.packets));
+        assert_eq!(queues(0).collect::<Vec<_>>(), [(0, 1, 20), (1, 0, 10)]);
+        assert_eq!(queues(1).collect::<Vec<_>>(), [(0, 0, 0), (1, 1, 0)]);
         assert_eq!(s.tunnels[0].ratio(), Some(3.0));
         assert_eq!((s.tunnels[0].replayed, s.classes[1].flows), (3, 3));
         assert_eq!((s.applications[0].name.as_str(), s.applications[0].bytes), ("payments", 210));

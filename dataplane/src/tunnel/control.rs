@@ -15,6 +15,7 @@ use crate::control::types::PeerStatus;
 use crate::crypto::keyfile;
 use crate::crypto::wg::PublicKey;
 use crate::host::fib::Fib;
+use crate::telemetry::journal::{Journal, Kind, Note};
 use crate::worker::clock;
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
@@ -73,7 +74,7 @@ impl Prepared {
         self,
         policy: &Policy,
         publisher: Arc<Mutex<Publisher>>,
-        events: Arc<Events>,
+        (events, journal): (Arc<Events>, Arc<Journal>),
         steering: &Arc<Steering>,
         fib: &Arc<ArcSwap<Fib>>,
     ) -> Result<Control> {
@@ -105,7 +106,8 @@ impl Prepared {
         control.tasks.push(tokio::spawn(keepalive::run(policy.clone(), publisher.clone())));
         control.tasks.push(tokio::spawn(lifetimes::run(policy.clone(), publisher.clone())));
         let listeners = (control.wireguard.clone(), control.xfrm.clone());
-        control.tasks.push(tokio::spawn(dispatch(events, publisher.clone(), listeners)));
+        let names = policy.tunnels.iter().map(|tunnel| tunnel.name.clone()).collect();
+        control.tasks.push(tokio::spawn(dispatch(events, publisher.clone(), listeners, (journal, names))));
         control.tasks.push(tokio::spawn(sweep(publisher)));
         Ok(control)
     }
@@ -226,6 +228,7 @@ async fn dispatch(
     events: Arc<Events>,
     publisher: Arc<Mutex<Publisher>>,
     (wireguard, xfrm): (Vec<(usize, Handle)>, Option<xfrm::run::Handle>),
+    (journal, names): (Arc<Journal>, Vec<String>),
 ) {
     loop {
         let mut taken = 0;
@@ -235,7 +238,11 @@ async fn dispatch(
             taken += 1;
             let tunnel = usize::from(event.tunnel());
             if let Event::Moved { from, .. } = event {
-                esp_moved(&publisher, tunnel, from);
+                if let Some(before) = esp_moved(&publisher, tunnel, from) {
+                    let name = names.get(tunnel).map_or("?", String::as_str);
+                    let note = Note::new(Kind::TunnelMoved, name, format!("the peer moved from {before} to {from}"));
+                    journal.tell(note.with("from", before.to_string()).with("to", from.to_string()));
+                }
             } else if let Event::Acquire { flow, .. } = event {
                 if let Some(xfrm) = &xfrm {
                     xfrm.acquire(flow);
@@ -249,15 +256,20 @@ async fn dispatch(
     }
 }
 
-fn esp_moved(publisher: &Mutex<Publisher>, tunnel: usize, from: std::net::SocketAddr) {
+/// The address that it moved from; `None`: it has not moved, or cannot.
+fn esp_moved(publisher: &Mutex<Publisher>, tunnel: usize, from: std::net::SocketAddr) -> Option<std::net::SocketAddr> {
     let mut publisher = lock(publisher);
-    let Some(mut esp) = publisher.part(tunnel).and_then(StaticEsp::of) else { return };
-    if esp.move_to(from) {
+    let part = publisher.part(tunnel)?;
+    let before = part.keys.ways.first()?.as_deref()?.remote;
+    let mut esp = StaticEsp::of(part)?;
+    let moved = esp.move_to(from);
+    if moved {
         tracing::info!(tunnel, %from, "the tunnel's peer has moved");
         if let Err(error) = publisher.set(tunnel, esp.part(), false) {
             tracing::error!(%error, "the tunnel's new peer address cannot be published");
         }
     }
+    moved.then_some(before)
 }
 
 async fn sweep(publisher: Arc<Mutex<Publisher>>) {

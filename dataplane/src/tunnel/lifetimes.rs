@@ -44,14 +44,17 @@ pub async fn run(policy: Policy, publisher: Arc<Mutex<Publisher>>) {
 const SOFT: &str = "nine tenths of the keys' lifetime are over: make new keys and restart both ends";
 const HARD: &str = "the keys' lifetime is over: packets are dropped until both ends are restarted with new keys";
 
+/// Which end of their lifetime a tunnel's keys have reached at `now`, by direction.
+pub fn reached(tunnel: u16, keys: &Keys, now: u64) -> Vec<(&'static str, Expiry)> {
+    let out = outbound(tunnel, keys).and_then(|sa| sa.expired(now)).map(|reached| ("out", reached));
+    let inward = inbound(tunnel, keys).and_then(|sa| sa.expired(now)).map(|reached| ("in", reached));
+    out.into_iter().chain(inward).collect()
+}
+
 /// What `softdpu status` says of a tunnel's keys at `now`.
 pub fn notes(tunnel: u16, keys: &Keys, now: u64) -> Vec<String> {
-    let note = |direction: &str, reached: Option<Expiry>| {
-        Some(format!("{direction}: {}", if reached? == Expiry::Soft { SOFT } else { HARD }))
-    };
-    let out = note("out", outbound(tunnel, keys).and_then(|sa| sa.expired(now)));
-    let inward = note("in", inbound(tunnel, keys).and_then(|sa| sa.expired(now)));
-    out.into_iter().chain(inward).collect()
+    let note = |(direction, reached)| format!("{direction}: {}", if reached == Expiry::Soft { SOFT } else { HARD });
+    reached(tunnel, keys, now).into_iter().map(note).collect()
 }
 
 fn outbound(tunnel: u16, keys: &Keys) -> Option<&OutboundSa> {

@@ -12,6 +12,7 @@ use crate::l7::{Class, Inspector, L7Config};
 use crate::plan::{self, Plan};
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::export::{self, Sink};
+use crate::telemetry::journal::Journal;
 use crate::tunnel;
 use crate::tunnel::events::Events;
 use crate::tunnel::publisher::Publisher;
@@ -33,6 +34,8 @@ pub struct Blueprint {
     pub publisher: Arc<Mutex<Publisher>>,
     pub events: Arc<Events>,
     pub asks: Arc<AskQueue>,
+    /// What happens, for those who follow the instance.
+    pub journal: Arc<Journal>,
     pub names: Arc<Names>,
     pub l7: L7Config,
     /// From workers to the exporter, where the policy has one.
@@ -68,6 +71,7 @@ impl Blueprint {
             publisher: Arc::new(Mutex::new(publisher)),
             events: Events::new(),
             asks: AskQueue::new(),
+            journal: Journal::new(),
             names,
             l7: L7Config::default(),
             export,

@@ -2,13 +2,14 @@
 
 use super::build::{Blueprint, wire_fib};
 use super::turn::{Shared, Worker, WorkerPort};
-use crate::config::policy::Policy;
+use crate::config::policy::{Policy, Port};
 use crate::graph::DropReason;
 use crate::host::fib::Fib;
 use crate::io::loopback::{LoopbackPort, Wire};
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::io::umem::Umem;
+use crate::telemetry::counters::Names;
 use crate::tunnel::events::Events;
 use crate::tunnel::publisher::Publisher;
 use anyhow::Result;
@@ -24,6 +25,8 @@ pub struct Harness {
     pub publisher: Arc<Mutex<Publisher>>,
     /// What the worker tells it.
     pub events: Arc<Events>,
+    /// What counters are of.
+    pub names: Arc<Names>,
     /// Per port: the far ends, into the worker and out of it.
     wires: Vec<(Wire, Wire)>,
     /// Monotonic nanoseconds; tests move it.
@@ -45,20 +48,41 @@ impl Harness {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_fib(policy: Policy, fib: Fib) -> Result<Self> {
-        let blueprint = Blueprint::new(policy, fib, |_, _| true)?;
+        Self::with_checksums(policy, fib, |_, _| true)
+    }
+
+    /// The same, and which ports' senders leave checksums to their device, where the policy does not say.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_checksums(policy: Policy, fib: Fib, checksums: impl Fn(usize, &Port) -> bool) -> Result<Self> {
+        Self::with_all(policy, fib, checksums, WIRE)
+    }
+
+    /// The same with wires of so many packets. What is measured wants few: their buffers go round, and those of 4,096 large
+    /// packets leave no cache to the worker.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_wires(policy: Policy, fib: Fib, packets: usize) -> Result<Self> {
+        Self::with_all(policy, fib, |_, _| true, packets)
+    }
+
+    fn with_all(policy: Policy, fib: Fib, checksums: impl Fn(usize, &Port) -> bool, packets: usize) -> Result<Self> {
+        let blueprint = Blueprint::new(policy, fib, checksums)?;
         let pool = FramePool::new(Umem::heap(blueprint.policy.workers.frames.max(256), 4096)?);
         let mut ports = Vec::new();
         let mut wires = Vec::new();
         for id in 0..blueprint.policy.ports.len() {
-            let (inward, outward) = (Wire::new(WIRE), Wire::new(WIRE));
+            let (inward, outward) = (Wire::new(packets), Wire::new(packets));
             let io = PortIo::Loopback(LoopbackPort::new(inward.clone(), outward.clone()));
             ports.push(WorkerPort { id: id as u8, io });
             wires.push((inward, outward));
         }
         let now = 2_000_000_000;
         let (worker, _questions) = blueprint.worker(pool, ports, now);
-        let Blueprint { shared, publisher, events, .. } = blueprint;
-        Ok(Self { worker, shared, publisher, events, wires, now })
+        let Blueprint { shared, publisher, events, names, .. } = blueprint;
+        Ok(Self { worker, shared, publisher, events, names, wires, now })
     }
 
     /// Puts a frame on a port's wire. `false` where the wire is full.
@@ -90,10 +114,13 @@ impl Harness {
     pub fn pass(&mut self, port: usize, frame: &[u8]) -> Vec<(usize, Vec<u8>)> {
         assert!(self.send(port, frame), "the wire is full");
         self.settle();
+        self.left()
+    }
+
+    /// Whatever left and was not taken yet, port by port.
+    pub fn left(&self) -> Vec<(usize, Vec<u8>)> {
         (0..self.wires.len())
-            .flat_map(|p| {
-                std::iter::from_fn(move || Some(p)).map_while(|p| Some((p, self.receive(p)?))).collect::<Vec<_>>()
-            })
+            .flat_map(|p| std::iter::from_fn(move || Some((p, self.receive(p)?))).collect::<Vec<_>>())
             .collect()
     }
 

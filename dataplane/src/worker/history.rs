@@ -1,9 +1,11 @@
-//! The policies that were in force, so that an operator can see what changed when, and go back.
+//! The policies that were in force, with their intents, so that an operator can see what changed when, and go back.
 
+use crate::config::Source;
 use crate::control::types::{PlanEntry, PlanOutcome};
 use anyhow::{Context, Result};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Policies kept; the oldest go first.
@@ -13,7 +15,15 @@ const KEPT: usize = 64;
 #[derive(Clone, Debug)]
 struct Kept {
     entry: PlanEntry,
-    text: String,
+    texts: Texts,
+}
+
+/// What a plan was made from. What did not change from one plan to the next is in memory once.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    pub policy: Arc<str>,
+    /// In the order of their files.
+    pub intents: Vec<Arc<Source>>,
 }
 
 /// Newest last.
@@ -53,19 +63,23 @@ impl History {
     }
 
     /// A policy comes into force. Answers its number.
-    pub fn begin(&mut self, by: &str, changes: usize, text: &str) -> u64 {
+    pub fn begin(&mut self, by: &str, changes: usize, mut texts: Texts) -> u64 {
+        if let Some(last) = self.kept.back() {
+            texts.share(&last.texts);
+        }
         self.end_running(PlanOutcome::Replaced);
         let plan = self.next;
         self.next += 1;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let outcome = PlanOutcome::Running;
         let entry = PlanEntry { plan, since, by: by.to_owned(), changes, outcome, why: None };
-        self.kept.push_back(Kept { entry, text: text.to_owned() });
+        self.kept.push_back(Kept { entry, texts });
         self.keep(plan);
         while self.kept.len() > KEPT {
             if let (Some(oldest), Some(folder)) = (self.kept.pop_front(), &self.folder) {
                 // What cannot be removed is read again next time, and goes then.
                 let _ = std::fs::remove_file(file(folder, oldest.entry.plan));
+                let _ = std::fs::remove_file(intents_file(folder, oldest.entry.plan));
             }
         }
         plan
@@ -91,9 +105,9 @@ impl History {
         self.kept.iter().rev().map(|kept| kept.entry.clone()).collect()
     }
 
-    /// The text of a policy.
-    pub fn text(&self, plan: u64) -> Option<&str> {
-        self.kept.iter().find(|kept| kept.entry.plan == plan).map(|kept| kept.text.as_str())
+    /// What a plan was made from.
+    pub fn texts(&self, plan: u64) -> Option<&Texts> {
+        self.kept.iter().find(|kept| kept.entry.plan == plan).map(|kept| &kept.texts)
     }
 
     /// The number of the policy in force.
@@ -107,9 +121,18 @@ impl History {
         let Some(kept) = self.kept.iter().find(|kept| kept.entry.plan == plan) else { return };
         let write = || -> Result<()> {
             let head = serde_json::to_string(&kept.entry)?;
-            let (path, fresh) = (file(folder, plan), folder.join(format!(".{plan}.new")));
-            std::fs::write(&fresh, format!("# {head}\n{}", kept.text))?;
-            Ok(std::fs::rename(&fresh, &path)?)
+            let (path, intents) = (file(folder, plan), intents_file(folder, plan));
+            let put = |path: &Path, text: String| {
+                let fresh = folder.join(format!(".{plan}.new"));
+                std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, path))
+            };
+            // Once: when a plan ends only its entry changes.
+            if !kept.texts.intents.is_empty() && !intents.exists() {
+                let list: Vec<(&str, &str)> =
+                    kept.texts.intents.iter().map(|intent| (intent.name.as_str(), intent.text.as_str())).collect();
+                put(&intents, serde_json::to_string(&list)?)?;
+            }
+            Ok(put(&path, format!("# {head}\n{}", kept.texts.policy))?)
         };
         if let Err(error) = write() {
             tracing::warn!("plan {plan} is not kept in {}: {error:#}", folder.display());
@@ -121,13 +144,47 @@ fn file(folder: &Path, plan: u64) -> PathBuf {
     folder.join(format!("plan-{plan}.toml"))
 }
 
+/// Names and texts, where the policy has intents.
+fn intents_file(folder: &Path, plan: u64) -> PathBuf {
+    folder.join(format!("plan-{plan}.intents.json"))
+}
+
+impl Texts {
+    pub fn new(policy: &crate::config::Policy) -> Self {
+        Self {
+            policy: policy.source.text.as_str().into(),
+            intents: policy.intents.iter().map(|intent| intent.source.clone()).collect(),
+        }
+    }
+
+    /// Takes from `before` what is the same.
+    fn share(&mut self, before: &Self) {
+        if self.policy == before.policy {
+            self.policy = before.policy.clone();
+        }
+        let known: HashMap<&str, &Arc<Source>> = before.intents.iter().map(|old| (old.name.as_str(), old)).collect();
+        for intent in &mut self.intents {
+            if let Some(old) = known.get(intent.name.as_str()).filter(|old| old.text == intent.text) {
+                *intent = Arc::clone(old);
+            }
+        }
+    }
+}
+
 /// The entry is a comment in the first line, so that the file is a policy too.
 fn read(path: &Path) -> Option<Kept> {
     let number: u64 = path.file_name()?.to_str()?.strip_prefix("plan-")?.strip_suffix(".toml")?.parse().ok()?;
     let text = std::fs::read_to_string(path).ok()?;
     let (head, text) = text.split_once('\n')?;
     let entry: PlanEntry = serde_json::from_str(head.strip_prefix("# ")?).ok()?;
-    (entry.plan == number).then(|| Kept { entry, text: text.to_owned() })
+    if entry.plan != number {
+        return None;
+    }
+    // Without it, it is a plan without intents.
+    let list = std::fs::read_to_string(intents_file(path.parent()?, number)).ok();
+    let list: Vec<(String, String)> = list.and_then(|list| serde_json::from_str(&list).ok()).unwrap_or_default();
+    let intents = list.into_iter().map(|(name, text)| Arc::new(Source { name, text })).collect();
+    Some(Kept { entry, texts: Texts { policy: text.into(), intents } })
 }
 
 #[cfg(test)]
@@ -135,14 +192,34 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn texts(policy: &str, intents: &[(&str, &str)]) -> Texts {
+        let source = |(name, text): &(&str, &str)| Arc::new(Source { name: (*name).into(), text: (*text).into() });
+        Texts { policy: policy.into(), intents: intents.iter().map(source).collect() }
+    }
+
+    #[test]
+    fn intents_are_kept_with_their_plan() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut history = History::open(Some(folder.path())).unwrap();
+        let (pay, web) = (("pay.intent.toml", "a"), ("web.intent.toml", "b"));
+        history.begin("start", 0, texts("p", &[pay, web]));
+        history.begin("reload", 1, texts("p", &[("pay.intent.toml", "c"), web]));
+        history.begin("reload", 1, texts("p", &[]));
+        let (one, two) = (history.texts(1).unwrap(), history.texts(2).unwrap());
+        assert!(Arc::ptr_eq(&one.intents[1], &two.intents[1]) && Arc::ptr_eq(&one.policy, &two.policy), "kept once");
+        let history = History::open(Some(folder.path())).unwrap();
+        let of = |plan| history.texts(plan).unwrap().intents.iter().map(|i| i.text.clone()).collect::<Vec<_>>();
+        assert_eq!((of(1), of(2), of(3)), (vec!["a".into(), "b".into()], vec!["c".into(), "b".into()], vec![]));
+    }
+
     #[test]
     fn what_was_in_force_is_known_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let mut history = History::open(Some(folder.path())).unwrap();
-        assert_eq!(history.begin("start", 0, "name = \"a\"\n"), 1);
-        assert_eq!(history.begin("reload", 2, "name = \"b\"\n"), 2);
+        assert_eq!(history.begin("start", 0, texts("name = \"a\"\n", &[])), 1);
+        assert_eq!(history.begin("reload", 2, texts("name = \"b\"\n", &[])), 2);
         history.rolled_back("the health check failed");
-        assert_eq!(history.begin("rollback", 2, "name = \"a\"\n"), 3);
+        assert_eq!(history.begin("rollback", 2, texts("name = \"a\"\n", &[])), 3);
         drop(history);
         std::fs::write(folder.path().join("notes.txt"), "not ours").unwrap();
         let mut history = History::open(Some(folder.path())).unwrap();
@@ -150,8 +227,8 @@ mod tests {
         let (replaced, back) = (PlanOutcome::Replaced, PlanOutcome::RolledBack);
         assert_eq!(outcomes, [(3, replaced), (2, back), (1, replaced)]);
         assert_eq!(history.entries()[1].why.as_deref(), Some("the health check failed"));
-        assert_eq!(history.text(2), Some("name = \"b\"\n"));
-        assert_eq!((history.begin("start", 0, ""), history.current()), (4, 4));
+        assert_eq!(&*history.texts(2).unwrap().policy, "name = \"b\"\n");
+        assert_eq!((history.begin("start", 0, texts("", &[])), history.current()), (4, 4));
         assert_eq!(std::fs::read_to_string(folder.path().join("notes.txt")).unwrap(), "not ours");
     }
 
@@ -160,9 +237,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut history = History::open(Some(folder.path())).unwrap();
         for _ in 0..KEPT + 3 {
-            history.begin("reload", 1, "");
+            history.begin("reload", 1, texts("", &[("a", "b")]));
         }
-        assert_eq!((history.entries().len(), history.text(3)), (KEPT, None));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), KEPT);
+        assert!(history.entries().len() == KEPT && history.texts(3).is_none());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2 * KEPT);
     }
 }

@@ -2,15 +2,18 @@
 
 use super::build::Blueprint;
 use super::clock;
-use super::history::History;
+use super::history::{History, Texts};
 use super::idle::Waker;
+use super::notices::{Look, WorkerLook};
 use super::reload::Switch;
 use super::runtime::RunOptions;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
+use crate::control::types::PeerStatus;
 use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanSource,
-    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TunnelStatus, WatchRefused, WorkerStatus, XdpVerdict,
+    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus, WatchRefused, WorkerStatus,
+    XdpVerdict,
 };
 use crate::flow::{Direction, Flow, FlowIdx, Tick, Tier};
 use crate::graph::DropReason;
@@ -19,6 +22,7 @@ use crate::plan::Plan;
 use crate::plan::contract::Contract;
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::export;
+use crate::telemetry::journal::{Journal, Kind, Note};
 use crate::telemetry::snapshot::{DropTraffic, RuleTraffic, Snapshot, TunnelTraffic};
 use crate::tunnel;
 use crate::tunnel::keys::{Keys, Seal};
@@ -29,6 +33,7 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use futures::future::BoxFuture;
+use softdpu_ebpf_common::maps::Reason as XdpReason;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -77,6 +82,7 @@ pub struct Instance {
     offload: Option<Offload>,
     tunnels: Option<tunnel::control::Control>,
     export: Option<Arc<export::Queue>>,
+    journal: Arc<Journal>,
     /// The XDP program drops what it cannot walk.
     drops_malformed: bool,
     watching: super::watching::Watching,
@@ -96,7 +102,7 @@ impl Instance {
         mut history: History,
     ) -> Self {
         let policy = blueprint.policy.clone();
-        history.begin("start", 0, &policy.source.text);
+        history.begin("start", 0, Texts::new(&policy));
         let switch = Switch {
             policy: Arc::new(ArcSwap::from_pointee(policy)),
             path: options.policy_path.clone(),
@@ -105,6 +111,7 @@ impl Instance {
             gate: offload.as_ref().map(|offload| offload.gate().clone()),
             workers,
             history: Mutex::new(history),
+            journal: blueprint.journal.clone(),
             turn: Mutex::new(()),
         };
         Self {
@@ -115,14 +122,78 @@ impl Instance {
             offload,
             tunnels,
             export: blueprint.export.clone(),
+            journal: blueprint.journal.clone(),
             drops_malformed: protects(&blueprint.policy),
-            watching: super::watching::Watching::new(blueprint.shared.clone()),
+            watching: super::watching::Watching::new(blueprint.shared.clone(), blueprint.journal.clone()),
             started: Instant::now(),
         }
     }
 
-    fn policy(&self) -> Arc<Policy> {
+    pub fn policy(&self) -> Arc<Policy> {
         self.switch.policy.load_full()
+    }
+
+    pub(super) fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    pub(super) fn workers(&self) -> &[WorkerHandle] {
+        &self.switch.workers
+    }
+
+    pub(super) fn tell_started(&self) {
+        let (policy, path) = (self.policy(), self.switch.path.display().to_string());
+        let plan = self.switch.entries().first().map_or(0, |entry| entry.plan);
+        let note =
+            Note::new(Kind::InstanceStarted, &policy.name, format!("{} serves {path}, plan {plan}", policy.name));
+        let note = note.with("version", env!("CARGO_PKG_VERSION")).with("pid", std::process::id());
+        self.journal.tell(note.with("policy", path).with("plan", plan));
+    }
+
+    /// What is looked at for events, but for the peers.
+    pub(super) fn look(&self) -> Look {
+        let counters = Snapshot::take(&self.names, self.switch.workers.iter().map(|worker| &*worker.counters));
+        let mut dropped = drops(&counters);
+        dropped.extend(self.steer_drops().1);
+        let (policy, keys, now) = (self.policy(), self.keys.load(), clock::now());
+        let failed = |handle: &WorkerHandle| handle.state.lock().is_ok_and(|state| *state == WorkerState::Failed);
+        let worker = |(handle, counted): (&WorkerHandle, &crate::telemetry::snapshot::WorkerLoop)| WorkerLook {
+            failed: failed(handle),
+            refused: counted.flows_refused_full,
+            evicted: counted.flows_evicted_full,
+        };
+        let expired = policy.esp_tunnels().flat_map(|(at, _)| {
+            let reached = tunnel::lifetimes::reached(at as u16, &keys, now);
+            let name = &policy.tunnels[at].name;
+            reached.into_iter().map(move |(direction, reached)| (name.clone(), direction, reached))
+        });
+        let notes = self.tunnels.iter().flat_map(|tunnels| tunnels.notes());
+        let nic = self
+            .ports
+            .iter()
+            .enumerate()
+            .filter_map(|(at, facts)| self.nic_status(at, facts).map(|nic| (facts.name.clone(), nic.state)));
+        Look {
+            escaped_bytes: counters.escaped_bytes,
+            workers: self.switch.workers.iter().zip(&counters.workers).map(worker).collect(),
+            peers: None,
+            expired: expired.collect(),
+            notes: notes.map(|(at, notes)| (policy.tunnels[at].name.clone(), notes)).collect(),
+            devices: nic.collect(),
+            drops: dropped,
+        }
+    }
+
+    /// The WireGuard peers, each with its tunnel.
+    pub(super) async fn peers_now(&self) -> Vec<(String, PeerStatus)> {
+        let Some(tunnels) = &self.tunnels else { return Vec::new() };
+        let policy = self.policy();
+        let all = tunnels.peers(&policy).await.into_iter();
+        all.flat_map(|(at, peers)| {
+            let tunnel = policy.tunnels[at].name.clone();
+            peers.into_iter().map(move |peer| (tunnel.clone(), peer))
+        })
+        .collect()
     }
 
     /// Takes offloaded flows back and the XDP program off the interfaces.
@@ -206,11 +277,9 @@ impl Instance {
 
     /// Rules as the XDP program counts them, its verdicts, and those of them that are drops.
     fn steer_status(&self) -> (Vec<SteerStatus>, Vec<XdpVerdict>, Vec<DropCount>) {
-        let counted = self
-            .switch
-            .steering
-            .ask(|steer| (steer.rule_counters().unwrap_or_default(), steer.reason_counters().unwrap_or_default()));
-        let Some((rules, reasons)) = counted else { return Default::default() };
+        let Some(rules) = self.switch.steering.ask(|steer| steer.rule_counters().unwrap_or_default()) else {
+            return Default::default();
+        };
         let policy = self.policy();
         let own = rules.len().saturating_sub(policy.steer.len());
         let rules = rules.into_iter().enumerate().map(|(at, counted)| {
@@ -225,8 +294,16 @@ impl Instance {
             let (action, on_loss) = (action.to_owned(), on_loss.to_owned());
             SteerStatus { name: counted.name, action, on_loss, packets: counted.packets, bytes: counted.bytes }
         });
+        let rules = rules.collect();
+        let (verdicts, drops) = self.steer_drops();
+        (rules, verdicts, drops)
+    }
+
+    /// The verdicts of the XDP program, and the drops: its own and those of devices.
+    fn steer_drops(&self) -> (Vec<XdpVerdict>, Vec<DropCount>) {
+        let reasons = self.switch.steering.ask(|steer| steer.reason_counters().unwrap_or_default());
         let (mut verdicts, mut drops) = (Vec::new(), Vec::new());
-        for (reason, count) in reasons {
+        for (reason, count) in reasons.unwrap_or_default() {
             if count.packets == 0 {
                 continue;
             }
@@ -243,7 +320,39 @@ impl Instance {
             let (reason, node, help) = (reason.to_owned(), "nic".to_owned(), help.to_owned());
             drops.push(DropCount { reason, node, count: by_devices, help });
         }
-        (rules.collect(), verdicts, drops)
+        (verdicts, drops)
+    }
+
+    /// Who handled what the XDP program saw, and what devices kept from it. A packet that a device or the driver handled is in
+    /// none of the tiers below.
+    fn tiers(&self, xdp: &[XdpVerdict], counters: &Snapshot) -> Vec<TierStatus> {
+        if xdp.is_empty() {
+            return Vec::new();
+        }
+        let gate = self.offload.as_ref().map(Offload::gate);
+        let (driver, devices) = gate.as_ref().map_or((0, 0), |gate| gate.below());
+        let by_devices = gate.map_or_else(Default::default, |gate| gate.dropped_by_devices());
+        let workers: u64 = counters.workers.iter().map(|worker| worker.flows).sum();
+        let tier = |name: &str, flows| TierStatus { tier: name.to_owned(), flows, ..TierStatus::default() };
+        let mut tiers = [
+            TierStatus { packets: by_devices.packets, bytes: by_devices.bytes, ..tier("nic", Some(devices)) },
+            tier("xdp", Some(driver)),
+            // Its table has those too that are below.
+            tier("worker", Some(workers.saturating_sub(driver + devices))),
+            tier("kernel", None),
+        ];
+        for counted in xdp {
+            let verdict = XdpReason::ALL.iter().find(|reason| reason.name() == counted.verdict);
+            let at = match verdict {
+                Some(XdpReason::Worker) => 2,
+                Some(XdpReason::FlowForward) => 1,
+                Some(reason) if reason.drop_help(self.drops_malformed).is_some() => 1,
+                _ => 3,
+            };
+            tiers[at].packets += counted.packets;
+            tiers[at].bytes += counted.bytes;
+        }
+        tiers.into()
     }
 
     /// Asks one worker for its flows, a part of the table at a time.
@@ -310,8 +419,8 @@ fn wanted(
 
 fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, generation): (&Plan, u32)) -> FlowInfo {
     let rule = crate::nodes::policy::rule_of(flow, plan, generation);
-    let offload_reason = Reason::of(flow.offload_reason);
-    // What a rule drops is proposed to devices only, everything else to drivers only.
+    let offload_reason = Reason::of(flow.offload_reason());
+    // What a rule drops is proposed to devices and drivers alike, everything else to drivers only.
     let drops = rule.is_some_and(|rule| rule.drop);
     let seconds = |ticks: u32| f64::from(ticks) / f64::from(Tick::PER_SECOND);
     FlowInfo {
@@ -330,7 +439,8 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         application: None,
         tier: flow.tier().name().to_owned(),
         id: String::new(),
-        offload_reason: offload_reason.filter(|_| !drops).map(|reason| reason.code().to_owned()),
+        offload_reason: offload_reason.filter(|_| flow.tier() == Tier::Worker).map(|reason| reason.code().to_owned()),
+        drops,
         nic_reason: match flow.tier() {
             Tier::Nic => None,
             _ if drops => offload_reason.map(|reason| reason.code().to_owned()),
@@ -384,6 +494,7 @@ impl Instance {
         let (steer, xdp, steer_drops) = self.steer_status();
         let mut drops = drops(&counters);
         drops.extend(steer_drops);
+        let tiers = self.tiers(&xdp, &counters);
         Status {
             name: policy.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -395,6 +506,7 @@ impl Instance {
             tunnels: tunnels(&policy, &self.keys.load(), &counters),
             steer,
             xdp,
+            tiers,
             rules: rule_status(&policy, &counters),
             classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
             applications: counters.applications.iter().filter(|app| app.flows > 0).cloned().collect(),
@@ -403,6 +515,7 @@ impl Instance {
             escaped_bytes: counters.escaped_bytes,
             export: self.export_status(),
             ciphers: self.ciphers(),
+            events: self.journal.figures(),
         }
     }
 }
@@ -418,6 +531,10 @@ impl ControlSource for Instance {
         let count = offload.gate().demote(which.transpose()?);
         offload.wake();
         Ok(count)
+    }
+
+    fn events(&self) -> Arc<Journal> {
+        self.journal.clone()
     }
 
     fn watch(&self, request: &WatchRequest, trace: bool, by: u32) -> Result<Feed, WatchRefused> {
@@ -467,7 +584,7 @@ impl ControlSource for Instance {
     /// The workers' counters, and behind their drops those of the XDP program, as `steer_` and the reason.
     fn counters(&self) -> Snapshot {
         let mut counters = Snapshot::take(&self.names, self.switch.workers.iter().map(|worker| &*worker.counters));
-        let (_, _, drops) = self.steer_status();
+        let (_, drops) = self.steer_drops();
         let name =
             |drop: &DropCount| if drop.node == "nic" { drop.reason.clone() } else { format!("steer_{}", drop.reason) };
         counters.drops.extend(drops.into_iter().map(|drop| DropTraffic { reason: name(&drop), packets: drop.count }));

@@ -8,10 +8,12 @@ pub mod history;
 pub mod idle;
 pub mod instance;
 pub mod neighbours;
+pub mod notices;
 pub mod reload;
 pub mod replay;
 pub mod runtime;
 pub mod turn;
+mod watch_files;
 pub mod watching;
 
 pub use turn::{Shared, Worker};

@@ -6,13 +6,16 @@
 //! is whole in itself: what it protects is protected from then on.
 
 use super::build;
-use super::history::History;
+use super::history::{History, Texts};
 use super::instance::{WorkerHandle, WorkerState};
 use crate::config::{self, Policy};
 use crate::control::PlanSource;
 use crate::control::types::{PlanEntry, PlanOutcome, ReloadReport};
 use crate::offload::Gate;
+use crate::plan::contract::Contract;
+use crate::plan::shares::Share;
 use crate::plan::{self, Plan};
+use crate::telemetry::journal::{Journal, Kind, Note};
 use crate::tunnel::control::lock;
 use crate::tunnel::steering::Steering;
 use anyhow::{Context, Result, anyhow, bail};
@@ -27,6 +30,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two runs of a health check.
 const BETWEEN_CHECKS: Duration = Duration::from_millis(200);
 
+/// Intents whose change is told one by one.
+const MOST_INTENTS: usize = 100;
+
+/// As `softdpu history` names who asked.
+fn asked_by(from: &PlanSource) -> String {
+    match from {
+        PlanSource::File(by) => (*by).to_owned(),
+        PlanSource::History(plan) => format!("rollback to {plan}"),
+    }
+}
+
 /// What a change of policy works with.
 pub struct Switch {
     pub policy: Arc<ArcSwap<Policy>>,
@@ -36,6 +50,7 @@ pub struct Switch {
     pub gate: Option<Arc<Gate>>,
     pub workers: Vec<WorkerHandle>,
     pub history: Mutex<History>,
+    pub journal: Arc<Journal>,
     /// One change at a time.
     pub turn: Mutex<()>,
 }
@@ -56,8 +71,57 @@ impl Switch {
     pub fn apply(&self, from: &PlanSource, dry: bool) -> Result<ReloadReport> {
         let _turn = lock(&self.turn);
         let before = self.policy.load_full();
+        let done = self.change(&before, from, dry);
+        if !dry {
+            self.tell(&asked_by(from), &before.contract, &done);
+        }
+        done
+    }
+
+    /// Tells who follows the instance what came of a change.
+    fn tell(&self, by: &str, before: &Contract, done: &Result<ReloadReport>) {
+        let report = match done {
+            Ok(report) => report,
+            Err(error) => {
+                let all = format!("{error:#}");
+                let first = all.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+                let text = format!("the policy in force stays: {first}");
+                return self.journal.tell(Note::new(Kind::PlanRefused, by, text).with("error", all));
+            }
+        };
+        if let Some(why) = &report.rolled_back {
+            let text = format!("taken back, plan {} is in force: {why}", report.plan);
+            let note = Note::new(Kind::PlanRolledBack, by, text).with("plan", report.plan);
+            return self.journal.tell(note.with("why", why.as_str()));
+        }
+        if !report.applied {
+            return;
+        }
+        let text = format!("plan {} is in force, {} changes", report.plan, report.changes.len());
+        let note =
+            Note::new(Kind::PlanApplied, by, text).with("plan", report.plan).with("changes", report.changes.len());
+        self.journal.tell(note.with("compile_ms", report.compile_ms).with("switch_ms", report.switch_ms));
+        let after = self.policy.load().contract.clone();
+        let differences = before.difference(&after);
+        for difference in differences.iter().take(MOST_INTENTS) {
+            let text = format!("{}: {}", difference.kind, difference.what.join(", "));
+            let mut note = Note::new(Kind::IntentChanged, &difference.intent, text);
+            note = note.with("change", difference.kind.as_str()).with("what", difference.what.clone());
+            if let Some(intent) = after.intents.iter().find(|intent| intent.name == difference.intent) {
+                note = note.with("verdict", intent.verdict.as_str()).with("reason", intent.because.reason.code());
+            }
+            self.journal.tell(note);
+        }
+        let more = differences.len().saturating_sub(MOST_INTENTS);
+        if more > 0 {
+            let note = Note::new(Kind::LeftOut, Kind::IntentChanged.code(), format!("{more} more intents changed"));
+            self.journal.tell(note.with("count", more));
+        }
+    }
+
+    fn change(&self, before: &Arc<Policy>, from: &PlanSource, dry: bool) -> Result<ReloadReport> {
         let started = Instant::now();
-        let candidate = self.compile(&before, from)?;
+        let candidate = aside(|| self.compile(before, from))?;
         let mut report = ReloadReport {
             compile_ms: started.elapsed().as_secs_f64() * 1e3,
             changes: candidate.changes.clone(),
@@ -72,13 +136,9 @@ impl Switch {
             }
             return Ok(report);
         }
-        let (text, count) = (candidate.policy.source.text.clone(), candidate.changes.len());
+        let (texts, count) = (Texts::new(&candidate.policy), candidate.changes.len());
         report.switch_ms = self.go_on(candidate)?;
-        let by = match from {
-            PlanSource::File(by) => (*by).to_owned(),
-            PlanSource::History(plan) => format!("rollback to {plan}"),
-        };
-        report.plan = lock(&self.history).begin(&by, count, &text);
+        report.plan = lock(&self.history).begin(&asked_by(from), count, texts);
         report.applied = true;
         let after = self.policy.load_full();
         if let Err(why) = healthy(&after) {
@@ -87,13 +147,12 @@ impl Switch {
             lock(&self.history).rolled_back(&why);
             report.applied = false;
             report.rolled_back = Some(why);
-            let text = before.source.text.clone();
             self.go_on(Candidate {
-                plan: self.build(&before, false)?,
-                policy: Policy::clone(&before),
+                plan: self.build(before, false)?,
+                policy: Policy::clone(before),
                 changes: Vec::new(),
             })?;
-            report.plan = lock(&self.history).begin("health check", count, &text);
+            report.plan = lock(&self.history).begin("health check", count, Texts::new(&before));
         }
         Ok(report)
     }
@@ -107,9 +166,10 @@ impl Switch {
         let policy = match from {
             PlanSource::File(_) => config::load(&self.path).map_err(|errors| anyhow!("{}", errors.render(false)))?,
             PlanSource::History(plan) => {
-                let text = lock(&self.history).text(*plan).map(str::to_owned);
-                let text = text.with_context(|| format!("there is no plan {plan}: `softdpu history` lists them"))?;
-                config::load_text(&text, &format!("{} (plan {plan})", self.path.display()), &self.path)
+                let texts = lock(&self.history).texts(*plan).cloned();
+                let texts = texts.with_context(|| format!("there is no plan {plan}: `softdpu history` lists them"))?;
+                let name = format!("{} (plan {plan})", self.path.display());
+                config::load_text(&texts.policy, &name, &self.path, texts.intents)
                     .map_err(|errors| anyhow!("{}", errors.render(false)))?
             }
         };
@@ -127,6 +187,7 @@ impl Switch {
         let current = self.plan.load();
         let mut plan = plan::build(policy, current.generation.wrapping_add(1))?;
         plan.ports.clone_from(&current.ports);
+        Share::follow(&mut plan.shares, &current.shares);
         plan.applications = plan.applications.after(&current.applications, same_applications);
         Ok(plan)
     }
@@ -177,6 +238,27 @@ impl Switch {
         }
         Ok(())
     }
+}
+
+/// Does something on a thread of its own, behind whatever else wants its core: a worker may be there.
+///
+/// # Errors
+/// Its own, or that there is no thread for it.
+fn aside<T: Send>(task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    /// Still a tenth of a busy core (sched(7)).
+    const NICE: libc::c_int = 10;
+    let run = move || {
+        // SAFETY: a system call without pointers; 0 is this thread, which ends with its task.
+        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } < 0 {
+            tracing::debug!("plans are made at full priority: {}", std::io::Error::last_os_error());
+        }
+        task()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("plan".into()).spawn_scoped(scope, run);
+        let thread = thread.context("no thread to make the plan")?;
+        thread.join().map_err(|_| anyhow!("making the plan failed: the log says where"))?
+    })
 }
 
 /// The gate is open again, however a change ends.

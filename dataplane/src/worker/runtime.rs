@@ -9,7 +9,9 @@ use super::clock;
 use super::history::History;
 use super::idle::{Idler, Waker};
 use super::instance::{self, Instance, PortFacts, WorkerHandle, WorkerState};
+use super::notices;
 use super::turn::{Worker, WorkerPort};
+use super::watch_files;
 use crate::config::policy::{self, Cores, Policy, PortKind, TapPort as TapPolicy, XdpPort};
 use crate::control::{ControlSource, PlanSource, Server};
 use crate::crypto::secret::harden_process;
@@ -29,6 +31,7 @@ use crate::io::xdp::{XdpSpec, open_ports};
 use crate::offload::nic::{self, Nics};
 use crate::offload::{Lanes, NicMode, Setting, Unparker};
 use crate::telemetry::export::Exporter;
+use crate::telemetry::journal::{Kind, Note};
 use crate::tunnel;
 use crate::tunnel::steering::Steering;
 use crate::tunnel::wireguard::uapi_server;
@@ -46,6 +49,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const CHUNK: u32 = 4096;
 /// Packets that a loopback port's wire holds.
 const WIRE: usize = 4096;
+
+/// Between the last event and the end of the control socket.
+const GOODBYE: Duration = Duration::from_millis(20);
 
 /// How an instance is run, besides its policy.
 #[derive(Clone, Debug, Default)]
@@ -115,8 +121,10 @@ async fn go(
     let exporter = exporter.map(Exporter::start).transpose()?;
     let steering = Arc::new(host.steering());
     let blueprint = &host.blueprint;
-    let offload =
-        lanes.map(|lanes| lanes.start(&blueprint.shared, steering.clone(), wakers.clone(), blueprint.asks.clone()));
+    let offload = lanes.map(|lanes| {
+        let with = (blueprint.asks.clone(), blueprint.journal.clone());
+        lanes.start(&blueprint.shared, steering.clone(), wakers.clone(), with)
+    });
     let offload = offload.transpose()?;
     if let (Some(offload), Ok(mut publisher)) = (&offload, blueprint.publisher.lock()) {
         let (gate, thread) = (offload.gate(), offload.waker());
@@ -129,8 +137,8 @@ async fn go(
             thread.unpark();
         }));
     }
-    let (publisher, events, fib) =
-        (blueprint.publisher.clone(), blueprint.events.clone(), blueprint.shared.fib.clone());
+    let (publisher, fib) = (blueprint.publisher.clone(), blueprint.shared.fib.clone());
+    let events = (blueprint.events.clone(), blueprint.journal.clone());
     let start =
         |prepared: tunnel::control::Prepared| prepared.start(&blueprint.policy, publisher, events, &steering, &fib);
     let tunnels = host.tunnels.take().map(start).transpose()?;
@@ -138,10 +146,19 @@ async fn go(
         Instance::new(&host.blueprint, options, host.facts.clone(), handles, steering, offload, tunnels, history);
     let instance = Arc::new(instance);
     let reloader = tokio::spawn(reload_when_asked(instance.clone(), hangup, options.clone()));
+    let noticing = tokio::spawn(notices::run(instance.clone()));
     tracing::info!(socket = %server.socket().display(), ports = host.facts.len(), workers = threads.len(), "running");
+    let journal = host.blueprint.journal.clone();
+    let stop = async move {
+        stop.await;
+        journal.tell(Note::new(Kind::InstanceStopping, "", "the instance was told to end"));
+        // Whoever follows should still hear it.
+        tokio::time::sleep(GOODBYE).await;
+    };
     server.serve(instance.clone(), stop).await;
     tracing::info!("stopping");
     watcher.abort();
+    noticing.abort();
     reloader.abort();
     instance.detach();
     host.blueprint.shared.stop.store(true, Ordering::Relaxed);
@@ -157,18 +174,18 @@ async fn go(
     Ok(())
 }
 
-/// Takes up the policy's file again with each SIGHUP and, where that was asked for, when it has changed.
+/// Takes up the policy again with each SIGHUP and, where that was asked for, when a file that it is made from has changed.
 async fn reload_when_asked(instance: Arc<Instance>, mut hangup: Signal, options: RunOptions) {
-    /// From one look at the file to the next. It is taken up when two looks found the same: no half-written file.
+    /// From one look at the files to the next. They are taken up when two looks found the same: no half-written file.
     const LOOK: Duration = Duration::from_secs(1);
-    let stamp = || std::fs::metadata(&options.policy_path).and_then(|file| Ok((file.modified()?, file.len()))).ok();
+    let stamp = || watch_files::stamp(&options.policy_path, &instance.policy());
     let (mut taken, mut seen) = (stamp(), stamp());
     loop {
         let by = tokio::select! {
             heard = hangup.recv() => if heard.is_some() { "SIGHUP" } else { return },
             () = tokio::time::sleep(LOOK), if options.watch => {
                 let now = stamp();
-                let settled = now.is_some() && now == seen && now != taken;
+                let settled = now == seen && now != taken && watch_files::is_there(&now);
                 seen = now;
                 if !settled {
                     continue;
@@ -470,6 +487,7 @@ impl Host {
             return Ok(tokio::spawn(std::future::pending()));
         }
         let wakers = wakers.to_vec();
+        let (journal, names) = (self.blueprint.journal.clone(), self.blueprint.names.clone());
         let watch = Watch {
             ports: self.nics.iter().map(|nic| nic.as_ref().map(|nic| nic.index)).collect(),
             host: self
@@ -482,7 +500,8 @@ impl Host {
             peers: self.blueprint.policy.esp_tunnels().map(|(_, esp)| esp.remote).collect(),
             fib: self.blueprint.shared.fib.clone(),
             asks: self.blueprint.asks.clone(),
-            changed: Box::new(move || {
+            changed: Box::new(move |old, new| {
+                notices::links(&journal, &names, old, new);
                 if let Some(thread) = offload.as_ref().and_then(|thread| thread.get()) {
                     thread.unpark();
                 }

@@ -118,8 +118,9 @@ impl Worker {
         let plan = plans.load().clone();
         let ports = plan.ports.len();
         let rules = parts.counters.rules.begin(plan.rule_names.clone());
+        parts.counters.set_queues(parts.ports.iter().map(|port| (port.id.into(), port.io.queue())));
         parts.counters.plan.set(plan.generation.into());
-        let treated = Treated::new(&plan.rules, parts.flows.capacity());
+        let treated = Treated::new(&plan, parts.flows.capacity());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -159,10 +160,17 @@ impl Worker {
 
     /// Runs until told to stop. Frames still held are freed and counted.
     pub fn run(&mut self, idler: &mut Idler) {
+        let mut worked_since = None;
         while !self.stop.load(Ordering::Relaxed) {
-            let packets = self.turn(clock::now());
+            let now = clock::now();
+            if let Some(since) = worked_since.take() {
+                self.counters.work.busy.add(now - since);
+            }
+            let packets = self.turn(now);
             if packets == 0 {
                 self.counters.work.idle.inc();
+            } else {
+                worked_since = Some(now);
             }
             // Millions of flows may have come of age; what they hold is given back before the worker rests.
             if idler.tired(packets + usize::from(self.more_to_age)) {
@@ -218,7 +226,7 @@ impl Worker {
         // What was said of the old plan's rules is counted to them.
         self.read_notes();
         self.rules = self.counters.rules.begin(newest.rule_names.clone());
-        self.treated.follow(&newest.rules, self.flows.capacity());
+        self.treated.follow(&newest, self.flows.capacity());
         self.plan = newest;
         self.counters.plan.set(self.plan.generation.into());
     }
@@ -372,8 +380,16 @@ impl Worker {
     /// What the kernel and the rings lost has a name too.
     fn publish_io_drops(&self) {
         let mut lost = [0; 6];
-        for port in &self.ports {
+        for (at, port) in self.ports.iter().enumerate() {
             let (kernel, own) = (port.io.kernel_stats(), port.io.stats());
+            if let Some(queue) = self.counters.queues().get(at) {
+                queue.rx.packets.set(own.rx_packets);
+                queue.rx.bytes.set(own.rx_bytes);
+                queue.tx.packets.set(own.tx_packets);
+                queue.tx.bytes.set(own.tx_bytes);
+                queue.rx_ring_full.set(kernel.rx_ring_full);
+                queue.tx_ring_full.set(own.tx_full);
+            }
             let counts = [
                 kernel.rx_ring_full,
                 kernel.rx_dropped,

@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 #![allow(clippy::unwrap_used)]
 
+pub mod plain;
+pub mod stream;
 pub mod traffic;
 
 use std::{path::Path, time::Duration};
@@ -91,7 +93,12 @@ impl World {
 
     /// Starts softdpu on an edge and waits until it answers.
     pub fn start(&mut self, at: At) {
-        let edge = Edge::start(binary(), self.host(at), self.files(at)).unwrap();
+        self.start_with(at, &[]);
+    }
+
+    /// The same with more words for `run`.
+    pub fn start_with(&mut self, at: At, words: &[&str]) {
+        let edge = Edge::start_with(binary(), self.host(at), self.files(at), words).unwrap();
         self.edges[at as usize] = Some(edge);
     }
 

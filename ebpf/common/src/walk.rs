@@ -176,6 +176,16 @@ impl Headers {
     pub fn is_esp_in_udp(&self) -> bool {
         self.proto == proto::UDP && self.spi != 0
     }
+
+    /// RFC 4861 §4: router and neighbour messages and redirects, valid only with hop limit 255, so never from beyond the link.
+    /// `bytes`: the frame that was walked.
+    #[inline(always)]
+    pub fn is_neighbour_discovery<B: Bytes + ?Sized>(&self, bytes: &B) -> bool {
+        self.l3 as u8 == L3::V6 as u8
+            && self.proto == proto::ICMPV6
+            && self.ttl == 255
+            && matches!(bytes.u8(self.l4_off as usize), Some(133..=137))
+    }
 }
 
 /// Walks a frame from its Ethernet header. What is neither IPv4 nor IPv6 is `L3::Other`, not an error.

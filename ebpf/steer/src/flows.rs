@@ -2,7 +2,7 @@
 //!
 //! Before the header walk, not behind it: a packet of an offloaded flow is plain (no tag, no option, no fragment), so it is
 //! recognised at fixed offsets with a handful of loads. Whatever looks different goes to the walk and the rules, as does
-//! what the worker has to see: SYN, FIN and RST, a TTL that ends here, what is larger than the way out takes.
+//! what the worker has to see: SYN, FIN and RST of what is not dropped, a TTL that ends here, what is larger than the way out takes.
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
@@ -82,7 +82,7 @@ fn v4(frame: &Frame, data: usize) -> Option<(u32, Reason, u64)> {
     let mask = unsafe { core::ptr::read_volatile(&raw const FLOW_MASK) };
     let home = hash4(&key, seed) & mask;
     let tail = find4(home, &key)?;
-    let tcp = transport::<34>(frame, data, protocol, size, 20)?;
+    let tcp = transport::<34>(frame, data, protocol, size, 20, tail.action)?;
     let h = Plain { v6: false, ttl: ttl_proto & 0xff, size, tcp };
     apply(frame, data, h, tail)
 }
@@ -110,7 +110,7 @@ fn v6(frame: &Frame) -> Option<(u32, Reason, u64)> {
     let mask = unsafe { core::ptr::read_volatile(&raw const FLOW_MASK) };
     let home = hash6(&key, seed) & mask;
     let tail = find6(home, &key)?;
-    let tcp = transport::<54>(frame, data, protocol, size, 40)?;
+    let tcp = transport::<54>(frame, data, protocol, size, 40, tail.action)?;
     let h = Plain { v6: true, ttl: proto_ttl >> 8, size, tcp };
     apply(frame, data, h, tail)
 }
@@ -193,12 +193,15 @@ fn transport<const AT: usize>(
     protocol: u8,
     size: u64,
     header: u64,
+    action: u8,
 ) -> Option<Option<Segment>> {
     if protocol == proto::TCP {
         let data = if AT == 34 { frame.start::<54>()? } else { frame.start::<74>()? };
         let offset_flags = if AT == 34 { load_u16::<46>(data) } else { load_u16::<66>(data) };
         let length = u64::from(offset_flags >> 4 & 0x0f) * 4;
-        if (offset_flags >> 8) & FOR_THE_WORKER != 0 || length < 20 || header + length > size {
+        // Of a connection that is dropped whole nobody keeps a state.
+        let kept = action != FlowAction::Drop as u8 && (offset_flags >> 8) & FOR_THE_WORKER != 0;
+        if kept || length < 20 || header + length > size {
             return None;
         }
         let (seq, ack) = if AT == 34 {

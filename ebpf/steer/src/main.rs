@@ -20,7 +20,7 @@ use aya_ebpf::{
 use aya_log_ebpf::info;
 use softdpu_ebpf_common::{
     maps::{ActiveFlags, MAX_QUEUES, MAX_RULES, OnLoss, Reason, RuleAction, UNKNOWN_SLOT, socket_key},
-    walk::{Bytes as _, Headers, L3, proto, walk},
+    walk::{Bytes as _, Headers, L3, walk},
 };
 
 use crate::{
@@ -75,7 +75,7 @@ fn decide(ctx: &XdpContext, frame: &Frame, flags: u32, h: &Headers) -> (u32, Rea
     if h.l3 as u8 == L3::Other as u8 {
         return (XDP_PASS, Reason::NotIp);
     }
-    if is_neighbour_discovery(frame, h) {
+    if h.is_neighbour_discovery(frame) {
         return (XDP_PASS, Reason::NeighbourDiscovery);
     }
     if flags & ActiveFlags::RULES == 0 {
@@ -112,15 +112,6 @@ fn to_worker(slot: u32, queue: u32, on_loss: u8) -> (u32, Reason) {
         }
     }
     (fallback, if drop { Reason::NoSocketDrop } else { Reason::NoSocketPass })
-}
-
-/// RFC 4861 §4: router and neighbour messages and redirects, valid only with hop limit 255, so never from beyond the link.
-#[inline(always)]
-fn is_neighbour_discovery(frame: &Frame, h: &Headers) -> bool {
-    h.l3 as u8 == L3::V6 as u8
-        && h.proto == proto::ICMPV6
-        && h.ttl == 255
-        && matches!(frame.u8(h.l4_off as usize), Some(133..=137))
 }
 
 #[cfg(not(test))]

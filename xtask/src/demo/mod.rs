@@ -77,7 +77,7 @@ pub fn main(arguments: &Arguments) -> Result<bool> {
 }
 
 /// Builds softdpu in release; figures of a debug build would mislead.
-fn build() -> Result<PathBuf> {
+pub fn build() -> Result<PathBuf> {
     eprintln!("building the XDP program and softdpu (release)");
     ebpf::build()?;
     let done = run::loud(run::cargo().args(["build", "--release", "--package", "softdpu"]))?;

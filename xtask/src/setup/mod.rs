@@ -4,6 +4,7 @@
 mod apt;
 mod peers;
 mod programs;
+mod python;
 mod toolchain;
 
 use std::time::Instant;
@@ -38,16 +39,19 @@ pub enum Need {
     Test,
     /// The tests that run in a virtual machine: QEMU, and what goes into it.
     Vm,
+    /// The tests that Python's registry has the strangers of.
+    Python,
 }
 
 impl Need {
-    /// Whether who needs this needs `other` too. The tests do without a virtual machine where none can be had.
+    /// Whether who needs this needs `other` too. The tests do without a virtual machine, and without what only Python's registry
+    /// has, where they cannot be had.
     pub fn includes(self, other: Self) -> bool {
         match other {
             Self::Build => true,
             Self::Run => self != Self::Build,
             Self::Peers => !matches!(self, Self::Build | Self::Run),
-            Self::Test | Self::Vm => self == other,
+            Self::Test | Self::Vm | Self::Python => self == other,
         }
     }
 }
@@ -70,6 +74,7 @@ fn look(need: Need) -> Vec<Item> {
     let mut items = toolchain::look();
     items.extend(programs::look());
     items.extend(peers::look());
+    items.extend(python::look());
     items.push(toolchain::look_fuzz());
     items.retain(|item| need.includes(item.need));
     items
@@ -87,9 +92,12 @@ pub fn main(arguments: &Arguments) -> Result<bool> {
     if !arguments.check {
         install(Need::Test)?;
         install(Need::Vm)?;
+        python::install()?;
     }
     let mut items = look(Need::Test);
-    items.extend(look(Need::Vm).into_iter().filter(|item| item.need == Need::Vm));
+    for more in [Need::Vm, Need::Python] {
+        items.extend(look(more).into_iter().filter(|item| item.need == more));
+    }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&items)?);
     } else {
@@ -101,6 +109,14 @@ pub fn main(arguments: &Arguments) -> Result<bool> {
         }
     }
     Ok(items.iter().all(|item| item.found.is_some()))
+}
+
+/// Installs what the tests can do without, where it can be had.
+///
+/// # Errors
+/// When a command cannot be run at all.
+pub fn try_python() -> Result<()> {
+    python::install()
 }
 
 /// Makes sure that everything up to `need` is there; silent when it is.

@@ -15,7 +15,7 @@ macro_rules! plugin {
 }
 
 /// Program (or a file, where the path is absolute), Debian package, need, why.
-const PROGRAMS: [(&str, &str, Need, &str); 31] = [
+const PROGRAMS: [(&str, &str, Need, &str); 32] = [
     ("ip", "iproute2", Need::Run, "makes namespaces and links"),
     ("ethtool", "ethtool", Need::Run, "sets offloads of links"),
     ("bpftool", "bpftool", Need::Run, "finds XDP programs left behind"),
@@ -27,6 +27,7 @@ const PROGRAMS: [(&str, &str, Need, &str); 31] = [
     ("dnsmasq", "dnsmasq-base", Need::Run, "DNS server"),
     ("dig", "bind9-dnsutils", Need::Run, "DNS client"),
     ("iperf3", "iperf3", Need::Run, "throughput over TCP and UDP"),
+    ("rsync", "rsync", Need::Run, "backups of the worked example"),
     ("tcpdump", "tcpdump", Need::Run, "captures the wire"),
     ("tshark", "tshark", Need::Test, "decrypts our ESP as a stranger"),
     ("/usr/lib/python3/dist-packages/scapy", "python3-scapy", Need::Test, "builds and opens ESP as a stranger"),

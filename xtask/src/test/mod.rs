@@ -48,6 +48,7 @@ pub fn main(arguments: &Arguments) -> Result<bool> {
     let mut outcomes = Vec::new();
     let setup_start = Instant::now();
     setup::ensure(setup::Need::Test)?;
+    setup::try_python()?;
     outcomes.push(Outcome { step: "setup".into(), took: setup_start.elapsed(), counts: Counts::one(true) });
 
     let before = Machine::look();

@@ -34,8 +34,16 @@ impl Edge {
     /// # Errors
     /// When it ends or does not answer; the message has its last words.
     pub fn start(binary: &Path, ns: &NetNs, files: &EdgeFiles) -> Result<Self> {
+        Self::start_with(binary, ns, files, &[])
+    }
+
+    /// The same with more words for `run`.
+    ///
+    /// # Errors
+    /// As [`Edge::start`].
+    pub fn start_with(binary: &Path, ns: &NetNs, files: &EdgeFiles, words: &[&str]) -> Result<Self> {
         let mut command = ns.exec(binary);
-        command.arg("run").arg("-c").arg(&files.policy);
+        command.arg("run").arg("-c").arg(&files.policy).args(words);
         let process = Process::start(&mut command, &files.log)?;
         let mut this = Self { process, binary: binary.to_owned(), files: files.clone() };
         let (binary, socket) = (&this.binary, &this.files.socket);

@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod capture;
 pub mod cleanup;
 pub mod edge;
+pub mod example;
 pub mod garbage;
 pub mod generator;
 pub mod hostile;

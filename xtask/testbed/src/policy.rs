@@ -108,7 +108,11 @@ pub fn write(folder: &RunDir, options: &Options) -> Result<[EdgeFiles; 2]> {
     Ok([edge(Side::A)?, edge(Side::B)?])
 }
 
-fn write_key(path: &Path, length: usize) -> Result<()> {
+/// Writes a key of `length` bytes from the kernel's random source, readable to its owner alone.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_key(path: &Path, length: usize) -> Result<()> {
     let mut bytes = vec![0u8; length];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -202,9 +202,19 @@ fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control 
         }
         None => PathBuf::from(format!("/run/softdpu/{name}.sock")),
     };
+    let mode = raw.socket_mode.as_ref().map_or(0o660, |m| m.0);
+    if let Some(group) = raw.socket_group.as_ref().filter(|_| mode & 0o060 != 0o060) {
+        check.error(
+            Code::ImpossibleValue,
+            group.span(),
+            format!("group `{}` is to use the control socket, and mode `{mode:04o}` shuts it out", group.0),
+            "write socket_mode = \"0660\": connecting to a socket takes the right to write",
+        );
+    }
     Control {
         socket,
-        socket_mode: raw.socket_mode.as_ref().map_or(0o660, |m| m.0),
+        socket_mode: mode,
+        socket_group: raw.socket_group.as_ref().map(|group| group.0.clone()),
         metrics: raw.metrics.as_ref().map(|m| m.0),
     }
 }

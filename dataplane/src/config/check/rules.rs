@@ -113,6 +113,7 @@ pub fn rules(
                 rate: **rate,
                 burst: r.meter_burst.as_ref().map_or((**rate / 20).max(65_536), |burst| **burst),
             }),
+            ceiling: None,
             dscp: r.dscp.as_ref().map(|dscp| **dscp),
             sample: r.sample.as_ref().map_or(0, |every| **every),
         };

@@ -4,12 +4,15 @@
 //! memory that their ends need is asked for, before the first of them ends.
 
 use super::{FlowTable, ask_for};
-use crate::flow::entry::{Flow, FlowIdx};
+use crate::flow::entry::{Flow, FlowIdx, Tier};
 use crate::flow::timers::{FIRST_LOOK, Tick};
 use crate::flow::young::{QUEUES, STATES};
 
 /// How many flows are taken off their lists together.
 const TOGETHER: usize = 16;
+
+/// How long a flow that is on another tier is kept at least: such leave their tier after 5 s of silence.
+const ELSEWHERE: u32 = 15 * Tick::PER_SECOND;
 
 /// Flows that are off their lists, and the hashes of the keys of those that end now.
 struct Taken {
@@ -74,7 +77,7 @@ impl FlowTable {
     #[inline]
     fn take(&mut self, place: u32, now: Tick, taken: &mut Taken, ended: &mut impl FnMut(FlowIdx, &Flow)) {
         let flow = &self.slab[place as usize];
-        let ends = flow.is_live() && now.since(flow.last_seen) >= self.timeouts.of(flow.state());
+        let ends = flow.is_live() && now.since(flow.last_seen) >= self.patience(flow);
         let hash = ends.then(|| flow.key.hash(&self.seed));
         if let Some(hash) = hash {
             self.index.prefetch(hash);
@@ -100,6 +103,12 @@ impl FlowTable {
         taken.n = 0;
     }
 
+    /// How long a flow may be silent. One on another tier leaves that first, and its last counts come with it.
+    fn patience(&self, flow: &Flow) -> u32 {
+        let own = self.timeouts.of(flow.state());
+        if flow.tier() == Tier::Worker { own } else { own.max(ELSEWHERE) }
+    }
+
     /// Hangs an entry on the wheel; one without a flow goes to the free ones.
     pub(super) fn pass_on(&mut self, place: u32, now: Tick) {
         let flow = &mut self.slab[place as usize];
@@ -107,7 +116,12 @@ impl FlowTable {
             return self.give_back(place);
         }
         let left = self.timeouts.of(flow.state()).saturating_sub(now.since(flow.last_seen));
-        let at = now.plus(left.min(FIRST_LOOK.max(now.since(flow.created))));
+        let mut left = left.min(FIRST_LOOK.max(now.since(flow.created)));
+        if flow.tier() != Tier::Worker {
+            // Never at once: it may be due, and yet not to be ended.
+            left = left.max(Tick::PER_SECOND);
+        }
+        let at = now.plus(left);
         let link = self.wheel.hang(place, at);
         flow.set_link(link);
     }

@@ -12,6 +12,21 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub use reader::{CaptureReader, Record};
 pub use writer::CaptureWriter;
 
+/// All packets of a capture as Ethernet frames, in order; those that are too short for their own link header are left out.
+///
+/// # Errors
+/// The file cannot be read, or is no capture.
+pub fn frames(path: &Path) -> Result<Vec<Vec<u8>>, IoError> {
+    let mut reader = CaptureReader::open(path)?;
+    let mut out = Vec::new();
+    while reader.advance()? {
+        if let Some((header, bytes)) = reader.current().as_ref().and_then(link::ethernet) {
+            out.push([header.as_ref().map_or(&[][..], |h| h), bytes].concat());
+        }
+    }
+    Ok(out)
+}
+
 use super::error::IoError;
 use super::frame::Frame;
 use super::pool::{FramePool, MAX_PORTS};

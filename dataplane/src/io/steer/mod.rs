@@ -12,6 +12,7 @@ mod compile;
 mod counters;
 mod error;
 mod flows;
+mod judge;
 mod link;
 mod log;
 mod maps;

@@ -1,7 +1,7 @@
 //! HTTP/1: the request line and the fields behind it (RFC 9112 §3, §3.2), a status line and the fields behind that (§4);
 //! WebSocket (RFC 6455 §4), which begins as a request, and Elasticsearch, whose answers say so.
 
-use crate::l7::{Class, Fact, Facts, Found, HostName, Look, Notes, Verdict};
+use crate::l7::{Class, Fact, Facts, Found, HostName, Look, Notes, Resume, Verdict};
 
 /// RFC 9110 §9, RFC 5789, RFC 4918 (WebDAV) and what else is common.
 const METHODS: [&[u8]; 24] = [
@@ -35,8 +35,12 @@ const METHODS: [&[u8]; 24] = [
 const MAX_LINE: usize = 8 * 1024;
 
 pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
-    let Notes { host, facts, .. } = notes;
+    let Notes { host, facts, resume, .. } = notes;
     let d = look.data;
+    if look.resume.at > 0 {
+        // The request line was read, and what it says told.
+        return go_on(d, look.resume, (host, facts, resume));
+    }
     if d[0] == b'H' && is_prefix(d, b"HTTP/1.") {
         return status_line(d, facts);
     }
@@ -60,11 +64,10 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
         return Verdict::No;
     }
     let fields = &d[blank + 1 + next_line(&d[blank + 1..])..];
-    let mut seen = Seen::default();
     facts.put(Fact::Method, method);
     if method == b"CONNECT" {
         put_host(target, host);
-        walk(fields, &mut seen, facts);
+        walk(fields, 0, &mut Seen::default(), facts);
         return Verdict::Done(Found::payload(Class::HttpConnect));
     }
     let absolute = after_ignoring_case(target, b"http://").or_else(|| after_ignoring_case(target, b"https://"));
@@ -72,19 +75,40 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
         let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
         put_host(after_last(&rest[..end], b'@'), host);
         put_path(&rest[end..], facts);
-        walk(fields, &mut seen, facts);
+        walk(fields, 0, &mut Seen::default(), facts);
         return Verdict::Settled(Found::payload(Class::HttpProxy));
     }
     put_path(target, facts);
-    let all = walk(fields, &mut seen, facts);
+    let from = Resume { at: (d.len() - fields.len()).try_into().unwrap_or(0), looked: 0, met: 0 };
+    go_on(d, from, (host, facts, resume))
+}
+
+/// A request's fields, from one that may not have been there whole on.
+fn go_on(d: &[u8], from: Resume, (host, facts, resume): (&mut HostName, &mut Facts, &mut Resume)) -> Verdict {
+    let at = usize::from(from.at).min(d.len());
+    let mut seen = Seen { websocket: from.met & WEBSOCKET != 0, key: from.met & KEY != 0, ..Seen::default() };
+    let end = walk(&d[at..], usize::from(from.looked).saturating_sub(at), &mut seen, facts);
     if let Some(name) = seen.host {
         put_host(name, host);
     }
-    let class = if seen.websocket && seen.key && method == b"GET" { Class::Websocket } else { Class::Http };
+    let class = if seen.websocket && seen.key && d.starts_with(b"GET ") { Class::Websocket } else { Class::Http };
     let found = Found::payload(class);
     // Whatever else is known by then, the name is what is waited for.
-    if seen.host.is_some() || all { Verdict::Settled(found) } else { Verdict::Class(found) }
+    match end {
+        None => Verdict::Settled(found),
+        Some(_) if seen.host.is_some() => Verdict::Settled(found),
+        Some(used) => {
+            let place = |n: usize| u16::try_from(n).unwrap_or(0);
+            let met = u8::from(seen.websocket) * WEBSOCKET | u8::from(seen.key) * KEY;
+            *resume = Resume { at: place(at + used), looked: place(d.len()), met };
+            Verdict::Class(found)
+        }
+    }
 }
+
+/// Bits of [`Resume::met`].
+const WEBSOCKET: u8 = 1;
+const KEY: u8 = 2;
 
 /// Without the query, which may hold secrets.
 fn put_path(target: &[u8], facts: &mut Facts) {
@@ -102,13 +126,18 @@ struct Seen<'a> {
     elastic: bool,
 }
 
-/// Goes through the fields, which start at the start. Says whether the blank line behind them has come.
-fn walk<'a>(mut rest: &'a [u8], seen: &mut Seen<'a>, facts: &mut Facts) -> bool {
-    while let Some(l) = line(rest) {
+/// Goes through the fields, which start at the start; the first `looked` bytes are known to have no LF. `None`: the blank line
+/// behind them has come; else how many bytes were whole lines.
+fn walk<'a>(fields: &'a [u8], mut looked: usize, seen: &mut Seen<'a>, facts: &mut Facts) -> Option<usize> {
+    let mut rest = fields;
+    while let Some(end) = rest.get(looked..).and_then(|new| new.iter().position(|b| *b == b'\n')) {
+        let end = looked + end;
+        looked = 0;
+        let l = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
         if l.is_empty() {
-            return true;
+            return None;
         }
-        rest = &rest[next_line(rest)..];
+        rest = &rest[end + 1..];
         let Some(colon) = l.iter().position(|b| *b == b':') else { continue };
         let (name, value) = (&l[..colon], l[colon + 1..].trim_ascii());
         let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
@@ -128,7 +157,7 @@ fn walk<'a>(mut rest: &'a [u8], seen: &mut Seen<'a>, facts: &mut Facts) -> bool 
             _ => {}
         }
     }
-    false
+    Some(fields.len() - rest.len())
 }
 
 /// Authority without its port: `name`, `name:80`, `[v6]`, `[v6]:80`. An IPv6 address comes out without brackets.
@@ -166,7 +195,7 @@ fn status_line(d: &[u8], facts: &mut Facts) -> Verdict {
         Verdict::More
     } else {
         let mut seen = Seen::default();
-        walk(&d[next_line(d)..], &mut seen, facts);
+        walk(&d[next_line(d)..], 0, &mut seen, facts);
         let class = match seen {
             Seen { elastic: true, .. } => Class::Elasticsearch,
             Seen { websocket: true, key: true, .. } if d[9..12] == *b"101" => Class::Websocket,
@@ -202,6 +231,7 @@ fn after_last(d: &[u8], byte: u8) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::flow::Direction;
     use proptest::prelude::*;
@@ -276,6 +306,36 @@ mod tests {
             assert_eq!(host, None);
         }
         assert_eq!(see(all), named(Class::Http, "a.example"));
+    }
+
+    const LONG: &[u8] = b"GET /a HTTP/1.1\r\nUpgrade: websocket\r\nX-Filling: some of it\r\nUser-Agent: x/1\r\n\
+        Sec-WebSocket-Key: dGhl\r\nX: y\r\nHost: a.example\r\n\r\n";
+
+    proptest! {
+        /// However a request is cut, and read on where it was left: the same is told in the end.
+        #[test]
+        fn goes_on_where_it_left_off(cuts in proptest::collection::vec(17usize..LONG.len(), 0..9)) {
+            let mut cuts = cuts;
+            cuts.push(LONG.len());
+            cuts.sort_unstable();
+            let (mut resume, mut told, mut last) = (Resume::default(), Facts::default(), None);
+            for cut in cuts {
+                let mut notes = Notes::default();
+                let part = Look { last: false, resume, ..Look::whole(&LONG[..cut], Direction::FromInitiator, (9, 80)) };
+                let verdict = look(&part, &mut notes);
+                told.merge(&notes.facts);
+                resume = notes.resume;
+                last = Some((verdict, notes.host.get().map(str::to_owned)));
+                if !matches!(verdict, Verdict::Class(_)) {
+                    break;
+                }
+                prop_assert!(usize::from(resume.at) <= cut && usize::from(resume.looked) == cut);
+            }
+            let (verdict, host) = last.unwrap();
+            prop_assert_eq!((verdict, host), named(Class::Websocket, "a.example"));
+            let want = [(Fact::Method, "GET"), (Fact::Path, "/a"), (Fact::Upgrade, "websocket"), (Fact::UserAgent, "x/1")];
+            prop_assert_eq!(told.iter().collect::<Vec<_>>(), want);
+        }
     }
 
     #[test]

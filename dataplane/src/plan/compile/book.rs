@@ -1,7 +1,7 @@
 //! Who is promised what: floors, encryption and connections are booked in the order of priority, until there is no more.
 
 use super::super::contract::{Because, Budget, Finding, Place, Reason, Takes};
-use super::{Draft, Effect, Given};
+use super::{Draft, Effect, Findings, Given};
 use crate::config::intent::Demand;
 use crate::config::rates::Bandwidth;
 use crate::config::terms::Written;
@@ -57,7 +57,7 @@ pub(super) fn bits(value: u64) -> String {
 }
 
 /// Books for all drafts.
-pub(super) fn book(given: &Given<'_>, drafts: &mut [Draft<'_>], findings: &mut Vec<Finding>) -> Vec<Budget> {
+pub(super) fn book(given: &Given<'_>, drafts: &mut [Draft<'_>], findings: &mut Findings) -> Vec<Budget> {
     let (terms, site) = (&given.policy.terms, given.site);
     let mut bandwidth = Stock::new(given, "bandwidth", terms.bandwidth.as_ref(), site.bandwidth);
     let mut crypto = Stock::new(given, "crypto", terms.crypto.as_ref(), site.crypto);
@@ -110,7 +110,7 @@ pub(super) fn book(given: &Given<'_>, drafts: &mut [Draft<'_>], findings: &mut V
     }
     let stocks = [bandwidth, crypto, connections];
     for stock in stocks.iter().filter(|stock| !stock.without.is_empty()) {
-        findings.push(Finding {
+        findings.add(Finding {
             kind: "overbooked".into(),
             text: format!(
                 "{}: {} is asked for, there is {} ({}); without a promise: {}",

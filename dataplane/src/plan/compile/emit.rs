@@ -1,7 +1,7 @@
 //! The rules of an intent: for the flows that an operator's rule is about too, the stricter of both; for the rest its own.
 
 use super::super::contract::{Because, Finding, Reason};
-use super::{Draft, Effect, Given};
+use super::{Draft, Effect, Findings, Given};
 use crate::config::intent::{Demand, Intent, IntentFlow};
 use crate::config::policy::{Compress, Match, Rule, RuleAction, RuleOffload, SequenceMode, Tunnel, TunnelKind};
 use crate::config::{Index, covers, meet_rules};
@@ -30,24 +30,31 @@ struct Held {
 }
 
 /// Makes the rules of one intent; `claims` has those of the intents before it.
-pub(super) fn emit(given: &Given<'_>, draft: &mut Draft<'_>, claims: &mut Claims, findings: &mut Vec<Finding>) {
+pub(super) fn emit(given: &Given<'_>, draft: &mut Draft<'_>, claims: &mut Claims, findings: &mut Findings) {
     let intent = draft.intent;
     let several = intent.flows.len() > 1;
     for (at, flow) in intent.flows.iter().enumerate().filter(|(_, flow)| !flow.nowhere()) {
         let name =
             if several { format!("intent:{}.{}", intent.name, at + 1) } else { format!("intent:{}", intent.name) };
-        let base = base(intent, flow, name);
+        let base = Rule { ceiling: draft.ceiling.clone(), ..base(intent, flow, name) };
         draft.flows += 1;
-        others(given, draft, &base, claims, findings);
+        draft.claimed += usize::from(others(given, draft, &base, claims, findings));
         one(given, draft, &base, findings);
         claims.index.add(&base.matches, &base.hosts);
         claims.list.push(Claim {
             rule: base,
             own: draft.own,
             name: intent.name.clone(),
-            at: given.in_intent(intent, &intent.name_span),
+            at: given.demand_place(intent),
             priority: intent.priority,
         });
+    }
+    if draft.flows > 0 && draft.claimed >= draft.flows {
+        let not_obeyed =
+            |because: &&mut Because| matches!(because.reason, Reason::StricterIntent | Reason::EarlierIntent);
+        for because in draft.all.iter_mut().filter(not_obeyed) {
+            because.reason = Reason::ClaimedByIntent;
+        }
     }
     if draft.flows > 0 && draft.dropped == draft.flows {
         for because in draft.all.iter_mut().filter(|because| because.reason == Reason::PolicyPart) {
@@ -64,6 +71,7 @@ fn base(intent: &Intent, flow: &IntentFlow, name: String) -> Rule {
         hosts: flow.hosts.clone(),
         applications: Vec::new(),
         meter: None,
+        ceiling: None,
         dscp: None,
         sample: 0,
         encrypt: None,
@@ -79,6 +87,7 @@ fn as_rule(rule: Rule, held: Held) -> Rule {
             Effect::Encrypt(tunnel) => Some(tunnel),
             _ => None,
         },
+        ceiling: rule.ceiling.filter(|_| held.effect != Effect::Drop),
         action: if held.effect == Effect::Drop { RuleAction::Drop } else { RuleAction::Forward },
         compress: if held.compress { Compress::Lz4 } else { Compress::Never },
         offload: if held.keep { RuleOffload::Never } else { RuleOffload::Auto },
@@ -92,7 +101,7 @@ fn compresses(tunnel: &Tunnel) -> bool {
 }
 
 /// The rules of one flow.
-fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Vec<Finding>) {
+fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Findings) {
     let own = Held {
         effect: draft.own,
         compress: draft.intent.may_compress()
@@ -115,7 +124,7 @@ fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Vec
             (None, None) => continue,
         };
         let held = stricter(given, draft, at, own, findings);
-        let both = Rule { name: format!("{}+{}", base.name, rule.name), ..both };
+        let both = Rule { name: format!("{}+{}", base.name, rule.name), ceiling: base.ceiling.clone(), ..both };
         if holds_all(rule, target) {
             draft.dropped += usize::from(held.effect == Effect::Drop && draft.own != Effect::Drop);
             if let (Effect::Encrypt(tunnel), Effect::Clear) = (held.effect, draft.own) {
@@ -129,12 +138,17 @@ fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Vec
     }
     if let Some((rule, held)) = rest {
         // What is no different from what comes after it anyway.
-        while list.last().is_some_and(|(_, last)| *last == held) {
+        while list.last().is_some_and(|(last, its)| *its == held && same_treatment(last, &rule)) {
             list.pop();
         }
         list.push((rule, held));
     }
     draft.rules.extend(list.into_iter().map(|(rule, held)| as_rule(rule, held)));
+}
+
+/// Whether the operator has the packets of both metered, marked and sampled alike.
+fn same_treatment(a: &Rule, b: &Rule) -> bool {
+    (a.meter, a.dscp, a.sample) == (b.meter, b.dscp, b.sample)
 }
 
 fn holds_all(rule: &Rule, flow: &Rule) -> bool {
@@ -147,15 +161,14 @@ fn holds_all(rule: &Rule, flow: &Rule) -> bool {
 }
 
 /// What holds where the operator's rule `at` and the intent are about the same flows, and what is to be said about it.
-fn stricter(given: &Given<'_>, draft: &mut Draft<'_>, at: usize, own: Held, findings: &mut Vec<Finding>) -> Held {
+fn stricter(given: &Given<'_>, draft: &mut Draft<'_>, at: usize, own: Held, findings: &mut Findings) -> Held {
     let rule = &given.policy.rules[at];
     let intent = draft.intent;
     let keep = rule.offload == RuleOffload::Never;
     let mut say = |reason, text: String| {
         // Once per rule is enough, however many flows it touches.
-        let because = Because { reason, text, by: given.rule_place(at) };
-        if !draft.all.contains(&because) {
-            draft.all.push(because);
+        if draft.said.insert((reason, at)) {
+            draft.all.push(Because { reason, text, by: given.rule_place(at) });
         }
     };
     let allowed = |tunnel: usize| {
@@ -167,10 +180,7 @@ fn stricter(given: &Given<'_>, draft: &mut Draft<'_>, at: usize, own: Held, find
     }
     let mut said = |text: String| {
         let here = given.in_intent(intent, intent.encrypt_span.as_ref().unwrap_or(&intent.name_span));
-        let finding = Finding { kind: "stricter_wins".into(), text, here, other: Some(given.rule_place(at)) };
-        if !findings.contains(&finding) {
-            findings.push(finding);
-        }
+        findings.add(Finding { kind: "stricter_wins".into(), text, here, other: Some(given.rule_place(at)) });
     };
     let Some(tunnel) = rule.encrypt else {
         match own.effect {
@@ -219,22 +229,20 @@ fn stricter(given: &Given<'_>, draft: &mut Draft<'_>, at: usize, own: Held, find
     Held { effect, compress, keep }
 }
 
-/// What intents before this one claim of the same flows.
-fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims, findings: &mut Vec<Finding>) {
+/// What intents before this one claim of the same flows. Whether one that does not agree claims all of them.
+fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims, findings: &mut Findings) -> bool {
     let intent = draft.intent;
+    let mut claimed = false;
     for at in claims.index.near(&base.matches, &base.hosts) {
         let claim = &claims.list[at];
         if claim.name == intent.name || meet_rules(&claim.rule, base).is_none() {
             continue;
         }
         let whole = holds_all(&claim.rule, base);
-        let here = given.in_intent(intent, &intent.name_span);
+        let here = given.demand_place(intent);
         let which = if whole { "all" } else { "some" };
         let mut finding = |kind: &str, text: String| {
-            let finding = Finding { kind: kind.into(), text, here: here.clone(), other: Some(claim.at.clone()) };
-            if !findings.contains(&finding) {
-                findings.push(finding);
-            }
+            findings.add(Finding { kind: kind.into(), text, here: here.clone(), other: Some(claim.at.clone()) });
         };
         let reason = match (claim.own, draft.own) {
             (Effect::Drop, Effect::Clear) if whole => Some(Reason::DroppedByIntent),
@@ -244,7 +252,8 @@ fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims
         };
         match reason {
             Some(reason) => {
-                let text = format!("intent `{}` claims {which} of these flows", claim.name);
+                claimed |= whole;
+                let text = format!("intent `{}` claims {which} of these flows and is obeyed", claim.name);
                 draft.all.push(Because { reason, text, by: claim.at.clone() });
                 finding(
                     "conflict",
@@ -263,6 +272,7 @@ fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims
             None => {}
         }
     }
+    claimed
 }
 
 /// Whether a match is about nothing but ports of TCP or UDP.

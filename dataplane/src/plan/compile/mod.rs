@@ -7,18 +7,19 @@
 //! tunnel, then those in clear: where two claim the same flows, the stricter one is obeyed. Within these, priority.
 
 mod book;
+mod ceiling;
 mod emit;
 mod steer;
 mod tier;
 mod tunnel;
 
-use super::contract::{Because, Contract, Outcome, Place, Reason, Takes, Verdict};
+use super::contract::{Because, Contract, Finding, Outcome, Place, Reason, Takes, Verdict};
 use super::lines::Lines;
 use super::site::Site;
 use crate::config::intent::{Demand, Intent};
-use crate::config::policy::{OnLoss, Policy, Rule, Steer};
+use crate::config::policy::{OnLoss, Policy, Rule, Shared, Steer};
 use crate::config::{Index, Source};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,17 +48,38 @@ struct Draft<'a> {
     intent: &'a Intent,
     own: Effect,
     all: Vec<Because>,
+    /// What of it was said about an operator's rule already.
+    said: HashSet<(Reason, usize)>,
     takes: Takes,
     notes: Vec<String>,
     rules: Vec<Rule>,
+    /// What all of its flows may take together.
+    ceiling: Option<Shared>,
     /// Flows for which a rule was made.
     flows: usize,
     /// Of these, those that a rule of the policy drops whole.
     dropped: usize,
     /// Of these, those that a rule of the policy encrypts, with the tunnel.
     encrypted: Option<usize>,
+    /// Of these, those that another intent claims whole, and is obeyed.
+    claimed: usize,
     /// A steering rule leaves all of its flows to the kernel.
     kernel: bool,
+}
+
+/// Each is told once, however often it is found.
+#[derive(Default)]
+struct Findings {
+    list: Vec<Finding>,
+    seen: HashSet<Finding>,
+}
+
+impl Findings {
+    fn add(&mut self, finding: Finding) {
+        if self.seen.insert(finding.clone()) {
+            self.list.push(finding);
+        }
+    }
 }
 
 /// What is compiled.
@@ -86,13 +108,26 @@ impl<'a> Given<'a> {
     /// A place in the policy.
     fn in_policy(&self, span: Option<&Range<usize>>) -> Place {
         let (line, column) = self.lines.position(span.map_or(0, |span| span.start));
-        Place { file: self.policy_name.to_owned(), line, column, owner: self.policy.terms.owner.clone() }
+        Place {
+            file: self.policy_name.to_owned(),
+            line,
+            column,
+            owner: self.policy.terms.owner.clone(),
+            // Without a line of its own it is about the policy as a whole.
+            quote: span.map_or_else(String::new, |_| self.lines.quote(line)),
+        }
     }
 
     fn in_intent(&self, intent: &Intent, span: &Range<usize>) -> Place {
         let lines = self.intent_lines.get(intent.source.name.as_str());
         let (line, column) = lines.map_or((1, 1), |lines| lines.position(span.start));
-        Place { file: intent.source.name.clone(), line, column, owner: intent.owner.clone() }
+        let quote = lines.map_or_else(String::new, |lines| lines.quote(line));
+        Place { file: intent.source.name.clone(), line, column, owner: intent.owner.clone(), quote }
+    }
+
+    /// What the intent says of encryption; where it leaves that to the policy, its name.
+    fn demand_place(&self, intent: &Intent) -> Place {
+        self.in_intent(intent, intent.encrypt_span.as_ref().unwrap_or(&intent.name_span))
     }
 
     fn rule_place(&self, rule: usize) -> Place {
@@ -117,7 +152,7 @@ pub fn compile(policy: &Policy, source: &Source, intents: &[Intent], site: &Site
         intent_lines: intents.iter().map(|i| (i.source.name.as_str(), Lines::new(&i.source.text))).collect(),
         index,
     };
-    let mut findings = Vec::new();
+    let mut findings = Findings::default();
     let mut drafts: Vec<Draft<'_>> = intents.iter().map(|intent| begin(&given, intent)).collect();
     let budgets = book::book(&given, &mut drafts, &mut findings);
     // Stable: intents of one rank and priority stay in the order of their files.
@@ -138,7 +173,7 @@ pub fn compile(policy: &Policy, source: &Source, intents: &[Intent], site: &Site
         owner: policy.terms.owner.clone(),
         planned_for: site.label.clone(),
         intents: outcomes,
-        findings,
+        findings: findings.list,
         budgets,
         notes: site.notes.clone(),
         compile_us: 0,
@@ -168,14 +203,18 @@ fn begin<'a>(given: &Given<'_>, intent: &'a Intent) -> Draft<'a> {
         intent,
         own,
         all,
+        said: HashSet::new(),
         takes: Takes::default(),
         notes: Vec::new(),
         rules: Vec::new(),
+        ceiling: None,
         flows: 0,
         dropped: 0,
         encrypted: None,
+        claimed: 0,
         kernel: false,
     };
+    ceiling::set(given, &mut draft);
     wishes(given, &mut draft);
     draft
 }
@@ -188,13 +227,6 @@ fn wishes(given: &Given<'_>, draft: &mut Draft<'_>) {
             reason: Reason::MixedData,
             text: "secrets and attacker-input together are never compressed".into(),
             by: given.in_intent(intent, &intent.data_span),
-        });
-    }
-    if let Some(ceiling) = &intent.ceiling {
-        draft.all.push(Because {
-            reason: Reason::NoMeter,
-            text: format!("the ceiling of {} is not enforced", book::bits(ceiling.value)),
-            by: given.in_intent(intent, &ceiling.span),
         });
     }
     if let Some(wish) = &intent.latency_p99 {
@@ -221,6 +253,7 @@ fn wishes(given: &Given<'_>, draft: &mut Draft<'_>) {
 }
 
 fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
+    ceiling::say(given, &mut draft);
     let intent = draft.intent;
     // A name without address spoils the flows that have no other destination; the others are served.
     let nowhere = draft.flows == 0 && draft.rules.is_empty();
@@ -270,6 +303,7 @@ fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
             "pass".into()
         },
         takes: if verdict == Verdict::Refused { Takes::default() } else { draft.takes },
+        latency_p99_us: intent.latency_p99.as_ref().map(|wish| wish.value),
         rules: draft.rules.iter().map(|rule| rule.name.clone()).collect(),
         notes: draft.notes,
         all: draft.all,

@@ -3,7 +3,7 @@
 
 use super::super::contract::{Because, Finding, Reason};
 use super::emit::by_ports;
-use super::{Draft, Effect, Given};
+use super::{Draft, Effect, Findings, Given};
 use crate::config::intent::{Demand, Intent};
 use crate::config::policy::{
     Match, OnLoss, Policy, PortKind, Prefix, Protocol, Rule, RuleAction, Steer, SteerAction, TunnelKind,
@@ -28,7 +28,7 @@ impl Steering {
     }
 
     /// Sees to it that the flows of a draft come to a worker.
-    pub fn reach(&mut self, given: &Given<'_>, draft: &mut Draft<'_>, findings: &mut Vec<Finding>) {
+    pub fn reach(&mut self, given: &Given<'_>, draft: &mut Draft<'_>, findings: &mut Findings) {
         if !self.needed {
             return;
         }
@@ -49,7 +49,7 @@ impl Steering {
         draft: &mut Draft<'_>,
         flow: &Match,
         name: String,
-        findings: &mut Vec<Finding>,
+        findings: &mut Findings,
     ) -> bool {
         let intent = draft.intent;
         let near = self.index.near(flow, &[]);
@@ -73,7 +73,7 @@ impl Steering {
                 draft.all.push(Because { reason: Reason::PolicyPasses, text, by: place });
                 return whole == Some(pass);
             }
-            findings.push(Finding {
+            findings.add(Finding {
                 kind: "stricter_wins".into(),
                 text: format!(
                     "steering rule `{by}` leaves flows of `{}` to the kernel, its intent requires encryption: workers have them",

@@ -160,7 +160,13 @@ fn preferred_and_never_go_in_clear_where_nobody_is_stricter() {
     assert_eq!(outcome(&policy, "secret").tunnel.as_deref(), Some("wg1"));
     assert_eq!(
         outcome(&policy, "secret").because.by,
-        Place { file: policy.source.name.clone(), line: 41, column: 8, owner: "netops".into() }
+        Place {
+            file: policy.source.name.clone(),
+            line: 41,
+            column: 8,
+            owner: "netops".into(),
+            quote: "name = \"vault\"".into()
+        }
     );
     assert_eq!(fate(&policy, [10, 3, 9, 1], 443), "wg1");
     assert_eq!(fate(&policy, [10, 8, 0, 1], 23), "drop", "the policy's own rule holds within the intent");
@@ -217,6 +223,28 @@ fn between_intents_the_stricter_is_obeyed_and_both_are_named() {
     let files: Vec<&str> =
         [&conflict.here, conflict.other.as_ref().unwrap()].map(|p| p.file.rsplit('/').next().unwrap()).to_vec();
     assert_eq!(files, ["lax.intent.toml", "strict.intent.toml"]);
+}
+
+#[test]
+fn an_intent_whose_flows_are_all_anothers_is_refused_with_both_lines() {
+    let flows = "[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.5.0/24\"]\nprotocol = \"tcp\"\nports = [443]\n";
+    let more = "[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.6.0.0/24\"]\n";
+    let policy = compiled(
+        POLICY,
+        &[
+            ("pay", &format!("encrypt = \"required\"\n{flows}")),
+            ("spy", &format!("encrypt = \"never\"\npriority = 1000\n{flows}")),
+            ("both", &format!("encrypt = \"never\"\n{flows}{more}")),
+        ],
+    );
+    assert_eq!(is(&policy, "pay"), (Verdict::Met, "as_asked"));
+    assert_eq!(is(&policy, "spy"), (Verdict::Refused, "claimed_by_intent"));
+    assert_eq!(is(&policy, "both"), (Verdict::Degraded, "stricter_intent"), "it has flows of its own");
+    assert_eq!(fate(&policy, [10, 2, 5, 1], 443), "wg0");
+    let conflict = policy.contract.findings.iter().find(|f| f.here.file.ends_with("spy.intent.toml")).unwrap();
+    let other = conflict.other.as_ref().unwrap();
+    assert_eq!((conflict.here.quote.as_str(), other.quote.as_str()), ("encrypt = \"never\"", "encrypt = \"required\""));
+    assert_eq!((conflict.here.line, other.owner.as_str()), (3, "pay team"));
 }
 
 #[test]
@@ -277,20 +305,45 @@ fn steering_follows_the_intents() {
 }
 
 #[test]
-fn mixed_data_is_not_compressed_and_a_ceiling_has_no_meter() {
+fn mixed_data_is_not_compressed() {
     let policy = compiled(
         POLICY,
-        &[
-            (
-                "web",
-                "compress = \"allow\"\ndata = [\"secrets\", \"attacker-input\"]\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.0.0/16\"]",
-            ),
-            ("cap", "[bandwidth]\nceiling = \"1 Mbit/s\"\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.3.0.0/24\"]"),
-        ],
+        &[(
+            "web",
+            "compress = \"allow\"\ndata = [\"secrets\", \"attacker-input\"]\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.2.0.0/16\"]",
+        )],
     );
     assert_eq!(is(&policy, "web"), (Verdict::Degraded, "mixed_data"));
     assert!(!outcome(&policy, "web").compress);
-    assert_eq!(is(&policy, "cap"), (Verdict::Degraded, "no_meter"));
+}
+
+#[test]
+fn a_ceiling_is_shared_by_all_rules_of_an_intent() {
+    let limits = "[[limit]]\nname = \"less\"\nbandwidth = \"2 Mbit/s\"\n[[limit]]\nname = \"held\"\nbandwidth = \"8 Mbit/s\"\n\
+        [[rule]]\nname = \"slow\"\nto = [\"10.8.1.0/24\"]\nmeter_rate = 125_000\ndscp = 10\n";
+    let flows = "[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.8.0.0/16\"]\n[[flow]]\nto = [\"10.9.0.0/24\"]";
+    let capped = |ceiling: &str| format!("encrypt = \"never\"\n{ceiling}{flows}");
+    let ceiling = "[bandwidth]\nceiling = \"4 Mbit/s\"\n";
+    let intents = [("cap", capped(ceiling)), ("held", capped("")), ("less", capped(ceiling)), ("none", capped(""))];
+    let intents: Vec<(&str, &str)> = intents.iter().map(|(name, body)| (*name, body.as_str())).collect();
+    let policy = compiled(&format!("{POLICY}{limits}"), &intents);
+    let plan = crate::plan::build(&policy, 1).unwrap();
+    let of = |app: &str| {
+        let own = format!("intent:{app}");
+        let of_app = |rule: &&crate::plan::rules::Rule| rule.name.starts_with(&own) && !rule.drop;
+        let shares: Vec<_> = plan.rules.iter().filter(of_app).map(|rule| rule.share).collect();
+        assert!(shares.len() >= 2 && shares.iter().all(|share| *share == shares[0]), "{app}: {shares:?}");
+        shares[0].map(|share| plan.shares[usize::from(share)].meter.meter.rate * 8)
+    };
+    assert_eq!([of("cap"), of("held"), of("less")].map(Option::unwrap), [4_000_000, 8_000_000, 2_000_000]);
+    assert_eq!(of("none"), None);
+    assert_eq!(plan.shares.len(), 3);
+    assert!(outcome(&policy, "cap").notes.iter().any(|note| note.starts_with("ceiling of 4 Mbit/s")));
+    assert!(outcome(&policy, "less").notes.iter().any(|note| note.starts_with("limit of the policy of 2 Mbit/s")));
+    assert_eq!(outcome(&policy, "cap").tier.as_deref(), Some("worker"));
+    // What the operator's rule does to its flows it does to those of the intent too.
+    let slow = plan.rules.iter().find(|rule| rule.name == "intent:cap.1+slow").unwrap();
+    assert!(slow.meter.is_some() && slow.dscp == Some(10) && slow.share.is_some());
 }
 
 #[test]
@@ -390,4 +443,31 @@ fn many_rules_and_intents_compile_in_time() {
     assert_eq!(policy.contract.intents.len(), 1000);
     // A machine under load and a build without optimisation: a bound against going quadratic, not a figure.
     assert!(took.as_secs() < 20, "{took:?}");
+}
+
+#[test]
+fn what_the_operator_meters_stays_metered() {
+    let policy = POLICY.replace(
+        "[[rule]]\nname = \"clear\"",
+        "[[rule]]\nname = \"slow\"\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.4.7.0/24\"]\nmeter_rate = 250_000\ndscp = 10\n\
+         [[rule]]\nname = \"clear\"",
+    );
+    let policy = compiled(
+        &policy,
+        &[("video", "encrypt = \"never\"\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.4.0.0/16\"]")],
+    );
+    let plan = crate::plan::build(&policy, 1).unwrap();
+    let rule = |dst: [u8; 4]| {
+        let mut headers = Headers { l3: L3::V4, proto: 17, sport: 40000, dport: 5000, ..Headers::default() };
+        headers.src[..4].copy_from_slice(&[10, 1, 0, 1]);
+        headers.dst[..4].copy_from_slice(&dst);
+        let found = look_up(&plan.rules, &headers, &Known::default(), None);
+        &plan.rules[usize::from(found.rule)]
+    };
+    assert_eq!(
+        (rule([10, 4, 7, 1]).name.as_str(), rule([10, 4, 8, 1]).name.as_str()),
+        ("intent:video+slow", "intent:video")
+    );
+    assert!(rule([10, 4, 7, 1]).meter.is_some() && rule([10, 4, 7, 1]).dscp == Some(10));
+    assert!(rule([10, 4, 8, 1]).meter.is_none());
 }

@@ -53,7 +53,8 @@ pub(super) fn walk(
 /// Whether flows in clear go down into the driver once they are settled.
 fn lower(given: &Given<'_>, draft: &Draft<'_>) -> bool {
     let policy = given.policy;
-    let kept = draft.rules.iter().any(|rule| rule.offload == RuleOffload::Never);
+    // A ceiling is counted where all of an application's flows are.
+    let kept = draft.rules.iter().any(|rule| rule.offload == RuleOffload::Never || rule.ceiling.is_some());
     let protocols =
         draft.rules.iter().any(|rule| matches!(rule.matches.protocol, Protocol::TCP | Protocol::UDP | Protocol::ANY));
     // Both directions must be seen by the program.

@@ -79,7 +79,7 @@ pub struct FlowRecord {
     pub alpn: Alpn,
     pub host: HostName,
     pub facts: Facts,
-    /// Name of the tier that had the flow last.
+    /// Name of the highest tier that had the flow.
     pub tier: &'static str,
     /// Its rule sends it through a tunnel.
     pub encrypted: bool,

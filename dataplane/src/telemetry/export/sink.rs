@@ -106,7 +106,7 @@ impl Sink {
             alpn: flow.alpn(),
             host,
             facts: inspector.facts_of(at, flow).cloned().unwrap_or_default(),
-            tier: flow.tier().name(),
+            tier: flow.highest_tier().name(),
             encrypted: flow.is_protected(),
             reason,
         });

@@ -60,7 +60,7 @@ impl UapiServer {
             bail!("`{name}` is no interface name: 1 to 15 characters, no slash, no white space");
         }
         let path: PathBuf = folder.join(format!("{name}.sock"));
-        let (listener, bound) = socket::bind(&path, 0o600)?;
+        let (listener, bound) = socket::bind(&path, 0o600, None)?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener).with_context(|| format!("cannot serve {}", path.display()))?;
         Ok(Self { listener, bound })

@@ -8,6 +8,7 @@
 //! * [`spd`]: the policy look-up that workers do.
 //! * [`report`]: what is told back, so that the key daemon rekeys and the kernel can take over.
 
+mod inbound;
 pub mod layout;
 pub mod message;
 pub mod mirror;

@@ -1,18 +1,18 @@
 //! The mirrored tables as the workers' part of the keys, and as steering rules.
 
+use super::inbound::{Handed, Inbound};
 use super::model::{Flow, Mode, State, StateKey, Way as Direction};
 use super::replay::Received;
 use super::report::{Lease, LeaseError, Report, Reporter, Usage};
 use super::selector::XfrmSelector;
 use super::spd::Spd;
 use super::tables::Snapshot;
-use crate::crypto::ecn::{Dscp, Ecn, Exit};
+use crate::crypto::ecn::{Dscp, Ecn};
 use crate::crypto::esp;
-use crate::crypto::inbound::{InboundOptions, NatFix, Sequence};
 use crate::crypto::lifetime::{Expiry, Lifetime, Limits, Used};
 use crate::crypto::outbound::{OutboundOptions, Start};
 use crate::crypto::outer::{Df, Encapsulation};
-use crate::crypto::{InboundConfig, InboundSa, OutboundConfig, OutboundSa};
+use crate::crypto::{InboundSa, OutboundConfig, OutboundSa};
 use crate::tunnel::esp::endpoints;
 use crate::tunnel::keys::{EspIn, EspOut, Seal, Selector, TunnelKeys, Way, WayState};
 use crate::tunnel::publisher::Part;
@@ -33,7 +33,9 @@ pub struct XfrmParts {
     reporter: Reporter,
     snapshot: Snapshot,
     spd: Spd,
-    inbound: HashMap<StateKey, (Arc<State>, Arc<InboundSa>)>,
+    inbound: HashMap<StateKey, Inbound>,
+    /// Associations that received, and which the workers may not have let go of yet.
+    handed: Vec<Handed>,
     outbound: HashMap<StateKey, Outbound>,
     /// Free numbers of ways; number 0 is [`super::selector::NO_STATE`].
     free: Vec<u32>,
@@ -54,6 +56,8 @@ struct Outbound {
     lease: Lease,
     /// Packets at the last look.
     packets: u64,
+    /// Bytes that the kernel had counted when it was taken over: limits include them.
+    before: u64,
 }
 
 impl XfrmParts {
@@ -67,6 +71,7 @@ impl XfrmParts {
             snapshot: Snapshot::default(),
             spd: Spd::default(),
             inbound: HashMap::new(),
+            handed: Vec::new(),
             outbound: HashMap::new(),
             free: Vec::new(),
             ways: 1,
@@ -95,9 +100,16 @@ impl XfrmParts {
                     *self.left.entry("another association receives under its SPI".into()).or_default() += 1;
                     continue;
                 }
-                let known = was_in.remove(&state.key).filter(|(_, sa)| same_key(state, sa.key_id()));
-                match known.map_or_else(|| inbound(state, now), |(_, sa)| Ok(sa)) {
-                    Ok(sa) => drop(self.inbound.insert(state.key, (state.clone(), sa))),
+                let known = was_in.remove(&state.key).filter(|known| same_key(state, known.sa.key_id()));
+                let made = known.map_or_else(
+                    || Inbound::begin(state, now).map(|inbound| (inbound, None)),
+                    |known| known.go_on(state, now),
+                );
+                match made {
+                    Ok((inbound, handed)) => {
+                        self.handed.extend(handed);
+                        self.inbound.insert(state.key, inbound);
+                    }
                     Err(why) => *self.left.entry(format!("{why:#}")).or_default() += 1,
                 }
             } else {
@@ -130,19 +142,20 @@ impl XfrmParts {
     /// A state to send with: its numbers are the kernel's, so a lease comes first.
     fn begin(&mut self, state: &Arc<State>, now: u64) -> Result<Outbound> {
         let lease = self.reporter.lease(state, Lease::length(0)).context("no sequence numbers to be had")?;
-        let sa = outbound(state, lease, Used::default(), now)?;
+        let before = state.used.bytes;
+        let sa = outbound(state, lease, (before, Used::default()), now)?;
         let way = self.free.pop().unwrap_or_else(|| {
             self.ways += 1;
             self.ways - 1
         });
-        Ok(Outbound { state: state.clone(), sa: Arc::new(sa), way, memory: Arc::default(), lease, packets: 0 })
+        Ok(Outbound { state: state.clone(), sa: Arc::new(sa), way, memory: Arc::default(), lease, packets: 0, before })
     }
 
     /// The same state and key with other ends, ports or limits: a new association that goes on behind the old one's numbers.
     fn again(&mut self, state: &Arc<State>, known: &Outbound, now: u64) -> Result<Outbound> {
         let made =
             self.reporter.lease(state, Lease::length(0)).context("no sequence numbers to be had").and_then(|lease| {
-                let sa = outbound(state, lease, known.sa.used(), now)?;
+                let sa = outbound(state, lease, (known.before, known.sa.used()), now)?;
                 if lease.first <= known.lease.last {
                     sa.skip_to(known.lease.last);
                 }
@@ -150,8 +163,8 @@ impl XfrmParts {
             });
         match made {
             Ok((lease, sa)) => {
-                let (way, packets) = (known.way, known.packets);
-                Ok(Outbound { state: state.clone(), sa, way, memory: Arc::default(), lease, packets })
+                let (way, packets, before) = (known.way, known.packets, known.before);
+                Ok(Outbound { state: state.clone(), sa, way, memory: Arc::default(), lease, packets, before })
             }
             Err(error) => {
                 self.free.push(known.way);
@@ -167,7 +180,7 @@ impl XfrmParts {
 
     /// The workers' part. Each is another selection.
     pub fn part(&self) -> Part {
-        let inbound = self.inbound.values().map(|(state, sa)| EspIn {
+        let inbound = self.inbound.values().map(|Inbound { state, sa, .. }| EspIn {
             sa: sa.clone(),
             tunnel: self.tunnel,
             way: 0,
@@ -198,8 +211,9 @@ impl XfrmParts {
         }
     }
 
-    /// Renews the leases of what sends much. To be called several times a second.
+    /// Renews the leases of what sends much, and follows what was built anew. To be called several times a second.
     pub fn renew(&mut self) {
+        self.handed.retain_mut(Handed::follow);
         for outbound in self.outbound.values_mut() {
             let length = outbound.lease.last - outbound.lease.first;
             if outbound.sa.left() > length / 2 {
@@ -228,10 +242,10 @@ impl XfrmParts {
 
     /// Tells the kernel what was carried, and its key daemons which limits were reached. To be called once a second.
     pub fn report(&mut self, now: u64) {
-        let received: Vec<Received> = self.inbound.values().map(|(_, sa)| seen(sa)).collect();
-        let opened = self.inbound.values().zip(&received).map(|((state, sa), received)| Report {
-            state,
-            usage: usage(sa.used(), now),
+        let received: Vec<Received> = self.inbound.values().map(|inbound| seen(&inbound.sa)).collect();
+        let opened = self.inbound.values().zip(&received).map(|(inbound, received)| Report {
+            state: &inbound.state,
+            usage: usage(inbound.sa.used(), now),
             received: Some(received),
         });
         let sealed = self.outbound.values().map(|outbound| Report {
@@ -248,7 +262,7 @@ impl XfrmParts {
 
     /// Limits that workers ran into between two reports.
     fn tell_expiries(&mut self, now: u64) {
-        let opened = self.inbound.values().map(|(state, sa)| (state, sa.take_expiry(now)));
+        let opened = self.inbound.values().map(|inbound| (&inbound.state, inbound.sa.take_expiry(now)));
         let sealed = self.outbound.values().map(|outbound| (&outbound.state, outbound.sa.take_expiry(now)));
         for (state, expiry) in opened.chain(sealed) {
             let Some(expiry) = expiry else { continue };
@@ -306,45 +320,16 @@ fn reshaped(was: &State, is: &State) -> bool {
     shape(was) != shape(is)
 }
 
-fn mode(state: &State) -> esp::Mode {
+pub(super) fn mode(state: &State) -> esp::Mode {
     match state.mode {
         Mode::Transport => esp::Mode::Transport,
         Mode::Tunnel | Mode::Other(_) => esp::Mode::Tunnel,
     }
 }
 
-fn inbound(state: &Arc<State>, now: u64) -> Result<Arc<InboundSa>> {
-    let material = state.material.as_deref().context("it has no keys")?;
-    let mut sa = InboundSa::new(&InboundConfig {
-        spi: state.spi(),
-        material,
-        sequence: if state.flags.esn { Sequence::Extended } else { Sequence::Short },
-        window: state.replay.window,
-        options: InboundOptions {
-            mode: mode(state),
-            exit: Exit { ecn: !state.flags.no_ecn, dscp: state.flags.decap_dscp },
-            nat: NatFix::Recompute,
-            lifetime: lifetime(state),
-            added_ns: now,
-            used: Used::default(),
-        },
-    })?;
-    let received = &state.replay.received;
-    if received.highest > 0 {
-        let was = |seq: u64| {
-            let before = received.highest.checked_sub(seq).and_then(|before| u32::try_from(before).ok());
-            before.is_none_or(|before| before >= state.replay.window || received.was_seen(before))
-        };
-        sa.set_sequence(received.highest, was);
-    }
-    Ok(Arc::new(sa))
-}
-
-fn outbound(state: &Arc<State>, lease: Lease, used: Used, now: u64) -> Result<OutboundSa> {
+fn outbound(state: &State, lease: Lease, (before, used): (u64, Used), now: u64) -> Result<OutboundSa> {
     let material = state.material.as_deref().context("it has no keys")?;
     let endpoints = endpoints(state.src, state.dst()).context("its ends are of different families")?;
-    let mut lifetime = lifetime(state);
-    lifetime.hard.bytes = lifetime.hard.bytes.saturating_add(used.bytes);
     let sa = OutboundSa::new(&OutboundConfig {
         spi: state.spi(),
         material,
@@ -361,7 +346,7 @@ fn outbound(state: &Arc<State>, lease: Lease, used: Used, now: u64) -> Result<Ou
             ecn: if state.flags.no_ecn { Ecn::Compatible } else { Ecn::default() },
             df: if state.flags.no_path_mtu_discovery { Df::Clear } else { Df::default() },
             ttl: None,
-            lifetime,
+            lifetime: lifetime(state, before),
             added_ns: now,
             used,
         },
@@ -371,9 +356,10 @@ fn outbound(state: &Arc<State>, lease: Lease, used: Used, now: u64) -> Result<Ou
 }
 
 /// Hard limits are kept by the workers, in bytes exactly; soft ones, packets and times are told by the reports and the kernel.
-fn lifetime(state: &State) -> Lifetime {
-    let left = |limit: Option<u64>, used: u64| limit.map_or(u64::MAX, |limit| limit.saturating_sub(used));
-    let hard = Limits { bytes: left(state.lifetimes.hard.bytes, state.used.bytes), ..Limits::NONE };
+/// `before`: bytes that count and that no worker has carried.
+pub(super) fn lifetime(state: &State, before: u64) -> Lifetime {
+    let left = |limit: u64| limit.saturating_sub(before);
+    let hard = Limits { bytes: state.lifetimes.hard.bytes.map_or(u64::MAX, left), ..Limits::NONE };
     Lifetime { soft: Limits::NONE, hard }
 }
 

@@ -117,6 +117,22 @@ fn the_checksum_holds_for_every_ttl_and_sum() {
     }
 }
 
+/// Nobody keeps the state of a connection that is dropped whole: its SYNs meet the entry too.
+#[test]
+fn a_dropped_connection_is_dropped_whatever_its_flags() {
+    if !root("a_dropped_connection") {
+        return;
+    }
+    let mut steer = dropping(16);
+    steer.set_rules(&compile(&[SteerRule::any("all", RuleAction::Pass)]).unwrap()).unwrap();
+    let id = steer.flow_insert(&key(&tcp_flags(0x02)), FlowVerdict::Drop).unwrap();
+    for flags in [0x02, 0x10, 0x11, 0x14, 0x50] {
+        assert_eq!(action(&mut steer, &tcp_flags(flags)), XDP_DROP, "flags {flags:#x}");
+    }
+    assert_eq!(steer.flows().count(id).packets, 5);
+    assert_eq!(reason(&steer, Reason::FlowDrop).packets, 5);
+}
+
 /// What does not look exactly like a packet of the flow, and what the worker has to see, meets the rules and is not counted.
 #[test]
 fn the_worker_sees_what_it_has_to() {

@@ -1,0 +1,112 @@
+//! The ledger for a terminal.
+
+use std::fmt::Write as _;
+
+use comfy_table::Table;
+
+use super::function::Function;
+use super::ledger::{Ledger, Tier};
+use crate::report::{figure, right, style};
+
+impl Ledger {
+    /// Classes in the order of the ledger, the sum first.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for e in &self.entries {
+            if !names.contains(&e.class.as_str()) {
+                names.push(&e.class);
+            }
+        }
+        names
+    }
+
+    /// Tables for a terminal.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        for s in &self.sources {
+            let _ = writeln!(
+                out,
+                "{}: {} packets, {} bytes, {} flows, {:.1} s; {} payloads made anew",
+                s.file, s.packets, s.bytes, s.flows, s.seconds, s.regenerated
+            );
+            for (why, n) in &s.left_out {
+                let _ = writeln!(out, "  left out: {n} packets: {why}");
+            }
+            if let Some(why) = &s.damaged {
+                let _ = writeln!(out, "  not read to its end: {why}");
+            }
+        }
+        let _ = writeln!(out, "\nmeasured: cores per Gbit/s (ns per packet)\n{}", self.costs());
+        let _ = writeln!(out, "\nmeasured: flows and whether offloading them pays\n{}", self.flows());
+        for c in &self.classes {
+            for says in &c.says {
+                let _ = writeln!(out, "  {}: {says}", c.class);
+            }
+        }
+        for (class, why) in &self.left_out {
+            let _ = writeln!(out, "  left out: {class}: {why}");
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "  {note}");
+        }
+        out
+    }
+
+    fn costs(&self) -> Table {
+        let mut table = Table::new();
+        let mut header = vec!["class".to_owned(), "tier".into(), "bytes".into()];
+        header.extend(Function::ALL.iter().map(|f| f.name().to_owned()));
+        header.push("saved".into());
+        style(&mut table).set_header(header);
+        for class in self.names() {
+            for tier in [Tier::Worker, Tier::Xdp] {
+                let of = |f| self.entries.iter().find(|e| e.class == class && e.function == f && e.tier == tier);
+                let Some(first) = of(Function::None) else { continue };
+                let mut row = vec![class.to_owned(), tier.name().to_owned(), format!("{:.0}", first.bytes)];
+                row.extend(Function::ALL.iter().map(|f| match of(*f) {
+                    Some(e) => match (e.cores_per_gbit, e.ns) {
+                        (Some(cores), Some(ns)) => format!("{} ({})", figure(cores), figure(ns)),
+                        _ => "–".into(),
+                    },
+                    None => String::new(),
+                }));
+                row.push(first.saved_per_gbit.map_or_else(String::new, figure));
+                table.add_row(row);
+            }
+        }
+        right(&mut table, 2..9);
+        table
+    }
+
+    fn flows(&self) -> Table {
+        let mut table = Table::new();
+        style(&mut table).set_header([
+            "class",
+            "flows",
+            "packets",
+            "% of bytes",
+            "packets per flow: median, 9 in 10, most",
+            "compressed to",
+            "break-even, packets",
+            "flows that pay",
+            "saved",
+        ]);
+        for c in &self.classes {
+            let percent = |x: f64| format!("{:.1} %", 100.0 * x);
+            table.add_row([
+                c.class.clone(),
+                c.flows.to_string(),
+                c.packets.to_string(),
+                percent(c.share),
+                format!("{}, {}, {}", c.length.0, c.length.1, c.length.2),
+                c.compression.map_or_else(|| "–".into(), percent),
+                c.break_even.map_or_else(|| "–".into(), |(m, l, h)| format!("{m:.0} ({l:.0} – {h:.0})")),
+                c.paying_flows.to_string(),
+                c.saved.map_or_else(|| "–".into(), percent),
+            ]);
+        }
+        right(&mut table, 1..9);
+        table
+    }
+}

@@ -1,0 +1,260 @@
+//! Ten thousand rules against ten: packets of old and of new flows through the graph, in turn. And what it takes to make a
+//! plan of ten thousand rules and a thousand intents.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use softdpu::config::{self, Policy};
+use softdpu::io::steer;
+use softdpu::plan::{build, steering};
+use softdpu::worker::harness::Harness;
+
+use crate::bpf::programs::ip_checksum;
+use crate::graph::{POLICY, ports};
+use crate::memory::packet;
+use crate::micro::{Case, Effort, alternate};
+use crate::report::{Bound, Section, Target};
+
+const FEW: u32 = 10;
+const MANY: u32 = 10_000;
+const INTENTS: usize = 1_000;
+/// Packets put on the wire before each timed stretch.
+const BURST: u32 = 1024;
+/// Of old flows: more than one per rule where there are few, each of another where there are many.
+const FLOWS: u32 = 1000;
+
+/// What rules tell flows apart by.
+#[derive(Clone, Copy)]
+enum By {
+    Prefix,
+    /// Known only when the flow is recognised, which it never is: all rules stay open.
+    Host,
+}
+
+/// `count` rules, the last for all that is left.
+fn policy(count: u32, by: By) -> Result<Policy> {
+    let mut own = String::new();
+    for n in 0..count - 1 {
+        write!(own, "[[rule]]\nname = \"r{n}\"\n")?;
+        match by {
+            By::Prefix => writeln!(own, "to = [\"10.{}.{}.0/24\"]\nprotocol = \"udp\"", n / 256, n % 256)?,
+            By::Host => writeln!(own, "host = [\"shop{n}.example\"]\naction = \"drop\"")?,
+        }
+    }
+    let text = POLICY.replacen("[[rule]]", &format!("{own}[[rule]]"), 1);
+    config::parse(&text, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")
+}
+
+/// Packet `n` of a flow of its own, which falls under one of `rules` by prefix.
+fn of_flow(n: u32, rules: u32) -> Vec<u8> {
+    let mut p = packet(0, 60);
+    let rule = (u64::from(n) * 7919 % u64::from(rules - 1)) as u32;
+    // Source: host and port count; destination: the rule's.
+    p[28..30].copy_from_slice(&((n >> 14) as u16).to_be_bytes());
+    p[30..34].copy_from_slice(&[10, (rule / 256) as u8, rule as u8, 7]);
+    p[34..36].copy_from_slice(&((n & 0x3fff) as u16 + 10_000).to_be_bytes());
+    // No UDP checksum (RFC 768).
+    p[40..42].fill(0);
+    p[24..26].fill(0);
+    let sum = ip_checksum(&p[14..34]);
+    p[24..26].copy_from_slice(&sum.to_be_bytes());
+    p
+}
+
+fn send(harness: &Harness, packets: &[Vec<u8>]) {
+    for p in packets {
+        assert!(harness.send(0, p), "the wire holds a burst");
+    }
+}
+
+fn run_burst(harness: &mut Harness) {
+    let mut done = 0;
+    while done < BURST as usize {
+        harness.now += 10_000;
+        done += harness.worker.turn(harness.now);
+    }
+}
+
+/// The same flows again and again.
+fn old<'a>(name: &str, title: &str, rules: u32) -> Result<Case<'a>> {
+    let mut harness = Harness::new(policy(rules, By::Prefix)?)?;
+    let packets: Vec<Vec<u8>> = (0..BURST).map(|n| of_flow(n % FLOWS, rules)).collect();
+    for _ in 0..16 {
+        send(&harness, &packets);
+        harness.settle();
+        let arrived = std::iter::from_fn(|| harness.receive(1)).count();
+        anyhow::ensure!(arrived == packets.len(), "{arrived} of {BURST} packets came through the graph");
+    }
+    let prepare = move |h: &mut Harness| {
+        while h.receive(1).is_some() {}
+        send(h, &packets);
+    };
+    Ok(Case::batches(name, title, BURST as usize, harness, prepare, run_burst))
+}
+
+/// Each packet is of a flow that was never seen.
+fn new<'a>(name: &str, title: &str, rules: u32, by: By) -> Result<Case<'a>> {
+    let harness = Harness::new(policy(rules, by)?)?;
+    let mut n = 0;
+    let prepare = move |h: &mut Harness| {
+        while h.receive(1).is_some() {}
+        let packets: Vec<Vec<u8>> = (n..n + BURST).map(|n| of_flow(n, rules)).collect();
+        n = (n + BURST) % (1 << 30);
+        send(h, &packets);
+    };
+    Ok(Case::batches(name, title, BURST as usize, harness, prepare, run_burst))
+}
+
+/// Packets under few and under many rules.
+///
+/// # Errors
+/// Where a policy or memory fails.
+pub fn packets(effort: Effort) -> Result<(Section, Vec<Target>)> {
+    let mut section =
+        Section::new("rules-packets", "64-byte packets under 10 and under 10,000 rules, per packet", "ns");
+    let mut cases = vec![
+        ports("ports", "the in-memory ports alone", 60)?,
+        old("old-10-all", "old flows, 10 rules, ports too", FEW)?,
+        old("old-10k-all", "old flows, 10,000 rules, ports too", MANY)?,
+        new("new-10-all", "new flows, 10 rules, ports too", FEW, By::Prefix)?,
+        new("new-10k-all", "new flows, 10,000 rules, ports too", MANY, By::Prefix)?,
+        new("host-10-all", "new flows, 10 rules by host, ports too", FEW, By::Host)?,
+        new("host-10k-all", "new flows, 10,000 rules by host, ports too", MANY, By::Host)?,
+    ];
+    alternate(&mut section, &mut cases, effort);
+    drop(cases);
+    for (name, title) in [("old", "old flows"), ("new", "new flows"), ("host", "new flows, rules by host")] {
+        for (count, rules) in [("10", "10 rules"), ("10k", "10,000 rules")] {
+            let (own, all) = (format!("{name}-{count}"), format!("{name}-{count}-all"));
+            section.difference(&own, &format!("graph alone, {title}, {rules}"), &all, "ports");
+        }
+    }
+    section.notes.push(format!(
+        "Old: {FLOWS} flows in turn, each under another rule where there are that many. New: every packet begins a flow, and the \
+         table is full of them. By host: rules that hold for none of them, and are open until the flow is recognised."
+    ));
+    section
+        .notes
+        .push("Ratios are packets per second with 10,000 rules over those with 10, the ports left out.".into());
+    let old = section.ratio("old-10", "old-10k");
+    let new = section.ratio("new-10", "new-10k");
+    let host = section.ratio("host-10", "host-10k");
+    let target = |title: &str, wanted, seen| Target::new(title, Bound::AtLeast, wanted, seen);
+    let targets = vec![
+        target("packets/s of old flows, 10,000 rules over 10", 0.95, old),
+        target("packets/s of new flows, 10,000 rules over 10", 0.8, new),
+        target("packets/s of new flows, 10,000 rules by host over 10", 0.8, host),
+    ];
+    Ok((section, targets))
+}
+
+/// A policy and its intents as an operator of a large host might have them.
+fn write_host(folder: &Path) -> Result<()> {
+    let mut policy = String::from(
+        "name = \"edge\"\nintents = \"intents\"\n\
+         [[port]]\nname = \"uplink\"\nkind = \"xdp\"\ninterface = \"lo\"\n\
+         [[steer]]\nname = \"apps\"\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.0.0.0/8\"]\naction = \"worker\"\n\
+         [[steer]]\nname = \"apps-back\"\nfrom = [\"10.0.0.0/8\"]\nto = [\"10.1.0.0/16\"]\naction = \"worker\"\n",
+    );
+    for n in 0..MANY {
+        let action = if n % 3 == 0 { "action = \"drop\"\n" } else { "" };
+        writeln!(
+            policy,
+            "[[rule]]\nname = \"r{n}\"\nfrom = [\"10.1.{}.0/24\"]\nto = [\"10.{}.{}.0/24\"]\nprotocol = \"tcp\"\n\
+             ports = [{}]\n{action}",
+            n % 200,
+            20 + n / 256,
+            n % 256,
+            1000 + n
+        )?;
+    }
+    std::fs::write(folder.join("edge.toml"), policy)?;
+    let intents = folder.join("intents");
+    std::fs::create_dir(&intents)?;
+    for n in 0..INTENTS {
+        let text = format!(
+            "name = \"app{n}\"\nowner = \"team {n}\"\nencrypt = \"{}\"\n[bandwidth]\nfloor = \"100 kbit/s\"\n\
+             ceiling = \"10 Mbit/s\"\n[[flow]]\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.{}.{}.0/24\"]\n",
+            ["preferred", "never"][n % 2],
+            20 + n / 256,
+            n % 256
+        );
+        std::fs::write(intents.join(format!("app{n}.intent.toml")), text)?;
+    }
+    Ok(())
+}
+
+/// What a reload does before it touches anything.
+///
+/// # Errors
+/// Where a policy is not valid, or a file cannot be written.
+pub fn plan(rounds: usize) -> Result<(Section, Vec<Target>)> {
+    let title = "making a plan of 10,000 rules and 1,000 intents, as a reload does";
+    let mut section = Section::new("rules-plan", title, "ms");
+    let folder = tempfile::tempdir()?;
+    write_host(folder.path())?;
+    let path = folder.path().join("edge.toml");
+    let load = || config::load(&path).map_err(|e| anyhow::anyhow!("{e}"));
+    let text = std::fs::read_to_string(&path)?;
+    let before = load()?;
+    for _ in 0..rounds {
+        if crate::stop::asked() {
+            break;
+        }
+        let mut at = Instant::now();
+        let mut lap = |name: &str, title: &str, section: &mut Section| {
+            section.round(name, title, at.elapsed().as_secs_f64() * 1e3);
+            at = Instant::now();
+        };
+        let alone =
+            config::parse(&text.replacen("intents = ", "# ", 1), "bench").map_err(|e| anyhow::anyhow!("{e}"))?;
+        lap("parse", "of it reading and checking the policy, without intents", &mut section);
+        drop(alone);
+        lap("", "", &mut section);
+        let policy = load()?;
+        lap("load", "reading, checking and joining policy and intents", &mut section);
+        let changes = config::changes(&before, &policy);
+        anyhow::ensure!(changes.live.is_empty() && changes.restart.is_empty(), "nothing differs");
+        lap("changes", "comparing with the policy in force", &mut section);
+        let tunnels = steering::of_tunnels(&policy).into_iter().flatten().collect();
+        steer::compile(&steering::rules(&policy, &[Some(1)], tunnels))?;
+        lap("steer", "the XDP program's rules", &mut section);
+        let built = build(&policy, 2)?;
+        lap("build", "the workers' plan, its index too", &mut section);
+        section.round("contract", "of loading, the contract", policy.contract.compile_us as f64 / 1e3);
+        let whole = ["load", "changes", "steer", "build"];
+        let last = |name: &&str| section.contenders.iter().find(|c| c.name == **name).and_then(|c| c.rounds.last());
+        let sum = whole.iter().filter_map(last).sum();
+        section.round("all", "all of it", sum);
+        section.notes =
+            vec![format!("{} rules and {} steering rules came of it.", built.rules.len(), policy.steer.len())];
+    }
+    section.contenders.retain(|c| !c.name.is_empty());
+    let seen = section.median("all");
+    Ok((section, vec![Target::new("plan of 10,000 rules and 1,000 intents, ms", Bound::AtMost, 200.0, seen)]))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_flow_falls_under_a_rule_of_its_own() {
+        let mut harness = Harness::new(policy(2000, By::Prefix).unwrap()).unwrap();
+        for n in 0..FLOWS {
+            assert_eq!(harness.pass(0, &of_flow(n, 2000)).len(), 1);
+        }
+        let totals = harness.worker.counters.rules.totals();
+        assert_eq!(totals.iter().filter(|(_, total)| total.packets > 0).count(), FLOWS as usize);
+    }
+
+    #[test]
+    fn the_plan_is_made() {
+        let (section, targets) = super::plan(1).unwrap();
+        assert!(section.median("all").unwrap() > 0.0 && targets[0].seen.is_some());
+    }
+}

@@ -1,0 +1,91 @@
+//! The program as people call it: exit codes and files. Nothing is measured here but a small capture.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use softdpu_bench::machine::Machine;
+use softdpu_bench::report::{Report, Section};
+
+fn call(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_softdpu-bench")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A record of one thing whose rounds are around `ns`.
+fn record(path: &Path, ns: f64) {
+    let mut section = Section::new("x", "X", "ns");
+    for n in 0..7 {
+        section.round("a", "A", ns * (1.0 + 0.002 * f64::from(n))).at.clear();
+    }
+    let mut report = Report { sections: vec![section], ..Report::new(Machine::look()) };
+    report.machine.build = "release".into();
+    report.write(path).unwrap();
+}
+
+#[test]
+fn compare_ends_with_three_where_something_is_worse() {
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b, other] = ["a.json", "b.json", "other.json"].map(|n| folder.path().join(n));
+    record(&a, 100.0);
+    record(&b, 110.0);
+    let [a, b, other] = [&a, &b, &other].map(|p| p.to_str().unwrap());
+    let worse = call(&["compare", a, b]);
+    assert_eq!(worse.status.code(), Some(3), "{}", text(&worse.stdout));
+    assert!(text(&worse.stdout).contains("1 worse"));
+    let better = call(&["compare", b, a, "--json", "-"]);
+    assert_eq!(better.status.code(), Some(0));
+    let json: serde_json::Value = serde_json::from_slice(&better.stdout).unwrap();
+    assert_eq!((json["version"].as_u64(), json["rows"][0]["verdict"].as_str()), (Some(1), Some("better")));
+    let same = call(&["compare", a, a]);
+    assert_eq!(same.status.code(), Some(0));
+    assert!(text(&same.stdout).contains("cannot tell"));
+    std::fs::write(other, "{}").unwrap();
+    let bad = call(&["compare", a, other]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(text(&bad.stderr).contains("no record of a run"), "{}", text(&bad.stderr));
+}
+
+#[test]
+fn report_writes_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run.json");
+    record(&run, 100.0);
+    let out = folder.path().join("out");
+    let done = call(&["report", run.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("report.html"));
+    for name in ["report.html", "run.json", "rounds.csv", "summary.md"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn gain_measures_a_capture_and_says_what_is_wrong_with_others() {
+    let capture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dataplane/tests/real/redis.pcap");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let done = call(&[
+        "gain",
+        capture.to_str().unwrap(),
+        "--quick",
+        "--rounds",
+        "1",
+        "--classes",
+        "1",
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("break-even") && text(&done.stdout).contains("redis/tcp"));
+    let report = Report::read(&out.join("run.json")).unwrap();
+    assert!(report.ledger.is_some() && !report.modelled.is_empty());
+    let missing = call(&["gain", "/nonexistent.pcap"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("cannot read /nonexistent.pcap"), "{}", text(&missing.stderr));
+    let persona = call(&["gain", capture.to_str().unwrap(), "--persona", "bluefeld-2"]);
+    assert!(text(&persona.stderr).contains("did you mean bluefield-2"), "{}", text(&persona.stderr));
+}
