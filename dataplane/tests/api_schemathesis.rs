@@ -274,7 +274,8 @@ fn examples_are_answered() {
     assert_eq!(api.curl(&["-X", "POST"], &format!("/v1/tunnels/{}/rekey", api.tunnel)).0, 200);
     // A look a second: for the events.
     std::thread::sleep(Duration::from_millis(2500));
-    for route in routes::ROUTES {
+    // Answers without an end are asked for in `e2e_watch.rs`.
+    for route in routes::ROUTES.iter().filter(|route| route.body().is_none()) {
         let words: &[&str] = if route.method == "post" { &["-X", "POST"] } else { &[] };
         let (code, body) = api.curl(words, &route.ask.replace("wg0", &api.tunnel));
         assert_eq!(code, 200, "{}: {body}", route.path);

@@ -87,7 +87,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator, error: &Value) -> V
         "tags": [if route.method == "get" { "read" } else { "change" }],
         "responses": responses,
     });
-    if let Some((schema, example)) = routes::body(route.id, generator) {
+    if let Some((schema, example)) = route.body_schema(generator).zip(route.body()) {
         operation["requestBody"] = json!({
             "required": false,
             "content": { "application/json": { "schema": schema, "example": example } },

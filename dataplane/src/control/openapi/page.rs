@@ -39,11 +39,11 @@ Giving the socket to a group takes CAP_CHOWN, or being in that group.
 ## What is common
 
 - What is not done is answered with `{\"error\": …, \"help\": …}`: what is wrong, and what would be right.
-- Parameters go into the query; no route takes a body. Parameters that are not known are refused, not passed over.
+- Parameters go into the query; a body, of JSON, only to `/v1/trace` and `/v1/capture`, where all of it may be left out. Parameters that are not known are refused, not passed over.
 - Paths that do not exist are answered with 404, methods that a path does not have with 405 and `Allow`. A head of more than 16 KiB is
   answered with 431, without a body.
 - 64 connections are served at a time, others wait. A connection may last 60 s, and be silent for 5 s before a request; one that
-  follows events lasts as long as it reads.
+  follows events or watches packets lasts as long as it reads.
 - Fields may be added to any object: pass over what you do not know. What is there keeps its name and meaning.
 - Text from the wire (host names) is in the answers as it came: escape it before you show it.
 
@@ -77,13 +77,14 @@ fn route(page: &mut String, route: &Route) {
         writeln!(page).unwrap();
     }
     let post = if route.method == "get" { "" } else { "-X POST " };
-    let stream = if matches!(route.answer, Answer::Events(_)) { "-N " } else { "" };
+    let stream = if matches!(route.answer, Answer::Events(_)) || route.body().is_some() { "-N " } else { "" };
+    let body = route.body().map(|body| format!("-d '{body}' ")).unwrap_or_default();
     let quote = |ask: &str| {
         if ask.contains(['&', '?']) { format!("'http://localhost{ask}'") } else { format!("http://localhost{ask}") }
     };
     writeln!(
         page,
-        "```\n$ curl -s {stream}{post}--unix-socket /run/softdpu/edge-a.sock {}\n{}\n```\n",
+        "```\n$ curl -s {stream}{post}{body}--unix-socket /run/softdpu/edge-a.sock {}\n{}\n```\n",
         quote(route.ask),
         route.example.trim_end()
     )

@@ -471,8 +471,14 @@ const WATCH_ERRORS: &[(u16, &str)] = &[
     (503, "A worker is too busy to be asked."),
 ];
 
-/// What the body of a route is; `None`: it takes none.
-pub fn body(id: &str, generator: &mut SchemaGenerator) -> Option<(Schema, Value)> {
-    let example = json!({ "count": 1, "seconds": 10 });
-    matches!(id, "trace" | "capture").then(|| (json_of::<WatchRequest>(generator), example))
+impl Route {
+    /// An example of its body; `None`: it takes none.
+    pub fn body(&self) -> Option<Value> {
+        matches!(self.id, "trace" | "capture").then(|| json!({ "count": 1, "seconds": 10 }))
+    }
+
+    /// What its body is.
+    pub fn body_schema(&self, generator: &mut SchemaGenerator) -> Option<Schema> {
+        self.body().map(|_| json_of::<WatchRequest>(generator))
+    }
 }
