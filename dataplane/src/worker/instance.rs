@@ -123,7 +123,7 @@ impl Instance {
             export: blueprint.export.clone(),
             journal: blueprint.journal.clone(),
             drops_malformed: protects(&blueprint.policy),
-            watching: super::watching::Watching::new(blueprint.shared.clone()),
+            watching: super::watching::Watching::new(blueprint.shared.clone(), blueprint.journal.clone()),
             started: Instant::now(),
         }
     }
