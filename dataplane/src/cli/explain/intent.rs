@@ -182,6 +182,10 @@ fn encrypted(of: &Explained, given: &Given<'_>) -> Answer {
         (None, _) => (Some(false), "it goes in clear".to_owned()),
     };
     let mut evidence = Vec::new();
+    if yes == Some(false) && refused {
+        let dropped: u64 = of.rules.iter().filter(|rule| rule.what.contains("drop")).map(|rule| rule.packets).sum();
+        evidence.push(format!("{dropped} packets since the start under its rules, which drop now"));
+    }
     if let Some(tunnel) = &of.tunnel {
         evidence.push(format!(
             "tunnel {} ({} {}): {} packets sealed, {} opened, {} forged, {} replayed; of all that it carries",
@@ -223,10 +227,11 @@ fn offloaded(of: &Explained, given: &Given<'_>) -> Answer {
             Some(tier) => (None, format!("it has no flows now; planned is tier {tier}")),
             None => (None, "no tier is planned: the plan refuses it".to_owned()),
         },
-        (all, down) if down == all => (Some(true), format!("all of its {all} flows are in the driver or the device")),
-        (all, 0) => (Some(false), format!("none of its {all} flows; planned is tier {}", planned.unwrap_or("none"))),
         (all, down) => {
-            (Some(false), format!("{down} of its {all} flows; planned is tier {}", planned.unwrap_or("none")))
+            let planned =
+                planned.map_or_else(|| "the plan refuses it".into(), |tier| format!("planned is tier {tier}"));
+            let text = format!("{down} of {} in the driver or the device; {planned}", flows(all));
+            (Some(down == all), text)
         }
     };
     let mut evidence: Vec<String> = of
@@ -327,6 +332,7 @@ fn slow(of: &Explained, given: &Given<'_>) -> Answer {
         "how long single packets take is not measured by a running instance; `softdpu tune` measures a host".into(),
     );
     let (yes, text) = match (causes, because.is_empty()) {
+        _ if of.intent.verdict == Verdict::Refused => (None, "the plan refuses it".to_owned()),
         (0, true) => (None, "nothing was found that slows it".to_owned()),
         (0, false) => (None, "it is promised less than it asks for".to_owned()),
         _ => (Some(true), "packets of it, or beside it, are held back or lost".to_owned()),

@@ -269,7 +269,10 @@ fn conflict(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
     let (whole, wire, counted, _) = watched(scene, || scene.apps.pay(scene.topology, scene.folder, PATIENCE))?;
     teller.claim("with it in the folder payments go on", whole, if whole { "whole" } else { "they do not" });
     only_sealed("payments (claimed by another)", PAYMENTS, &wire, counted, teller);
-    files.remove(to)
+    files.remove(to)?;
+    let rules = analytics["rules"].as_array().map_or(0, Vec::len);
+    teller.claim("the refused intent has no rule", rules == 0, format!("{rules} rules"));
+    Ok(())
 }
 
 fn mistake(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
@@ -293,7 +296,7 @@ fn mistake(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
 fn limit(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
     let files = scene.files;
     let text = files.read(POLICY)?;
-    files.write(POLICY, &text.replace("connections = 20\n", "connections = 20\nbandwidth = \"200 Mbit/s\"\n"))?;
+    files.write(POLICY, &text.replace("connections = 20\n", "connections = 20\nbandwidth = \"40 Mbit/s\"\n"))?;
     let said = files
         .softdpu(&["plan", "-c", POLICY, "--diff"], &["--socket", &files.edges[0].socket.display().to_string()])?;
     teller.typed(&format!("softdpu plan -c {POLICY} --diff"), &format!("{}{}", said.out, said.err));
@@ -305,11 +308,18 @@ fn limit(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
     let (is, because) = (&explained["intent"], &explained["intent"]["because"]);
     let ok = is["verdict"] == "degraded"
         && because["reason"] == "app_limit"
-        && because["by"]["quote"].as_str().is_some_and(|quote| quote.contains("200 Mbit/s"));
+        && because["by"]["quote"].as_str().is_some_and(|quote| quote.contains("40 Mbit/s"));
     let seen = format!("{}, {}: {}, {}", is["verdict"], because["reason"], because["text"], because["by"]["owner"]);
     teller.claim("the running plan says degraded, by the operator's line", ok, seen.replace('"', ""));
+    let started = std::time::Instant::now();
     let whole = scene.apps.back_up(scene.topology, scene.folder)?;
-    teller.claim("backups go on", whole, if whole { "whole" } else { "they do not" });
+    let seconds = started.elapsed().as_secs_f64();
+    let rate = scene.apps.backup as f64 * 8.0 / seconds / 1e6;
+    teller.claim("backups go on, slower", whole && rate < 44.0, format!("{seconds:.1} s, {rate:.1} Mbit/s"));
+    let said = files.ask(&["explain", "--intent", "backups", "--watch", "0.2"])?;
+    teller.typed("softdpu explain --intent backups", &said.out);
+    let ok = said.out.contains("slow? yes") && said.out.contains("app_limit") && said.out.contains("over its meter");
+    teller.claim("explain says why backups are slow", ok, first(&said, "over its meter"));
     files.write(POLICY, &text)
 }
 
