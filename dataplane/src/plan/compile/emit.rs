@@ -259,7 +259,8 @@ fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims
         };
         match reason {
             Some(reason) => {
-                claimed |= whole;
+                // Who only prefers encryption and had no tunnel of its own gets more than it has, not less.
+                claimed |= whole && (intent.encrypt != Demand::Preferred || draft.own != Effect::Clear);
                 let text = format!("intent `{}` claims {which} of these flows and is obeyed", claim.name);
                 draft.all.push(Because { reason, text, by: claim.at.clone() });
                 finding(
