@@ -15,14 +15,14 @@ use super::keys::{self, ThrowAway};
 use super::peer::{Peer, with_keys};
 use super::read::{Lab, Step};
 use crate::config::policy::{Policy, PortKind, TunnelKind};
-use crate::control::{FlowFilter, FlowInfo};
+use crate::control::{FlowFilter, FlowInfo, Status};
 use crate::graph::DropReason;
 use crate::host::fib::{Fib, Link, Route};
 use crate::io::steer::{self, Reason, RuleTables, SteerRule};
 use crate::offload::lane::Lane;
 use crate::offload::{Ask, Client};
 use crate::plan::steering;
-use crate::telemetry::prometheus;
+use crate::telemetry::prometheus::{self, Scrape};
 use crate::telemetry::snapshot::Snapshot;
 use crate::wire::ethernet::Mac;
 use crate::wire::prefix::Prefix;
@@ -345,8 +345,8 @@ impl Device {
     pub fn counter(&mut self, name: &str) -> Option<u64> {
         self.harness.worker.publish();
         let counters = Snapshot::take(&self.harness.names, [&*self.harness.worker.counters]);
-        let facts = prometheus::Facts { instance: self.policy.name.clone(), ..prometheus::Facts::default() };
-        let text = prometheus::text(facts, counters).ok()?;
+        let status = Status { name: self.policy.name.clone(), ..Status::default() };
+        let text = prometheus::text(Scrape::new(status, counters, self.policy.contract.clone())).ok()?;
         let (metric, labels) = name.split_once('{').unwrap_or((name, ""));
         let labels: Vec<&str> =
             labels.trim_end_matches('}').split(',').map(str::trim).filter(|l| !l.is_empty()).collect();

@@ -61,6 +61,7 @@ impl Peer {
             meter: None,
             dscp: None,
             sample: 0,
+            ceiling: None,
         };
         let mut other = Policy {
             ports: vec![port("inside", 1), port("outside", 0)],

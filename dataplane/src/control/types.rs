@@ -219,7 +219,7 @@ pub struct SteerStatus {
 }
 
 /// What one tier handled.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TierStatus {
     /// "nic", "xdp", "worker" or "kernel".
     pub tier: String,

@@ -9,6 +9,7 @@ pub(super) fn tell(journal: &Journal, worker: usize, flow: &FlowRef, what: &What
     let (kind, text, reason) = match what {
         What::Placed => (Kind::FlowOffloaded, "went down into the driver".to_owned(), None),
         What::Blocked => (Kind::FlowOffloaded, "went down into the device, which drops it".to_owned(), None),
+        What::Dropped(_) => (Kind::FlowOffloaded, "went down into the driver, which drops it".to_owned(), None),
         What::Refused(why) => (Kind::FlowRefused, format!("stays with its worker: {}", why.code()), Some(why)),
         What::Left(why, ..) => (Kind::FlowDemoted, format!("came back to its worker: {}", why.code()), Some(why)),
         What::Counted(_) | What::Judge(..) => return,

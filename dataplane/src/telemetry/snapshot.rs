@@ -42,7 +42,7 @@ pub struct PortTraffic {
 }
 
 /// One queue of a port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueTraffic {
     pub queue: u32,
     /// Who has it.
