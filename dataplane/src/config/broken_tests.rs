@@ -174,7 +174,7 @@ fn every_broken_file_is_answered_as_expected() {
 fn none_comes_into_force() {
     use crate::control::PlanSource;
     use crate::tunnel::steering::Steering;
-    use crate::worker::history::History;
+    use crate::worker::history::{History, Texts};
     use crate::worker::reload::Switch;
 
     let folder = tempfile::tempdir().unwrap();
@@ -183,7 +183,7 @@ fn none_comes_into_force() {
     let policy = super::load(&sound).unwrap();
     let plan = crate::plan::build(&policy, 7).unwrap();
     let mut history = History::open(None).unwrap();
-    history.begin("start", 0, &policy.source.text);
+    history.begin("start", 0, Texts::new(&policy));
     let mut switch = Switch {
         policy: Arc::new(ArcSwap::from_pointee(policy.clone())),
         path: sound.clone(),
@@ -192,6 +192,7 @@ fn none_comes_into_force() {
         gate: None,
         workers: Vec::new(),
         history: std::sync::Mutex::new(history),
+        journal: crate::telemetry::journal::Journal::new(),
         turn: std::sync::Mutex::new(()),
     };
     let (policy, plan) = (switch.policy.load_full(), switch.plan.load_full());
