@@ -174,6 +174,7 @@ fn every_broken_file_is_answered_as_expected() {
 fn none_comes_into_force() {
     use crate::control::PlanSource;
     use crate::tunnel::steering::Steering;
+    use crate::telemetry::journal::Journal;
     use crate::worker::history::{History, Texts};
     use crate::worker::reload::Switch;
 
@@ -192,7 +193,7 @@ fn none_comes_into_force() {
         gate: None,
         workers: Vec::new(),
         history: std::sync::Mutex::new(history),
-        journal: crate::telemetry::journal::Journal::new(),
+        journal: Journal::new(),
         turn: std::sync::Mutex::new(()),
     };
     let (policy, plan) = (switch.policy.load_full(), switch.plan.load_full());

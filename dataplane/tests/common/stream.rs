@@ -14,7 +14,7 @@ use softdpu_testbed::topology::{SERVER, Topology};
 /// After the last was sent: what has not come by then is lost.
 const QUIET: Duration = Duration::from_secs(2);
 /// Room at the receiver, bytes: whether the test's own thread gets a core is not what is tested.
-const ROOM: libc::c_int = 256 << 20;
+static ROOM: libc::c_int = 256 << 20;
 
 /// While it runs.
 pub struct Stream {
