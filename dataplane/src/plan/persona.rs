@@ -131,11 +131,11 @@ impl Persona {
         let known = self
             .figure
             .iter()
-            .map(|f| format!("{}: {} is {} ({}), by {}", self.name, f.key, f.value, f.says, f.source));
+            .map(|f| format!("{}: `{}` is {} ({}), by {}", self.name, f.key, f.value, f.says, f.source));
         let unknown = self
             .unknown
             .iter()
-            .map(|u| format!("{}: {} is not known ({}); it limits nothing here", self.name, u.key, u.note));
+            .map(|u| format!("{}: `{}` is not known ({}); it limits nothing here", self.name, u.key, u.note));
         let notes = known.chain(unknown).collect();
         Ok(Site {
             label: format!("persona {}", self.name),

@@ -181,7 +181,7 @@ fn of_encryption(reason: Reason) -> bool {
 fn encrypted(of: &Explained, given: &Given<'_>) -> Answer {
     let intent = &of.intent;
     let mut because = of.because(of_encryption);
-    if because.is_empty() {
+    if because.is_empty() && intent.because.reason == Reason::AsAsked {
         because.push(intent.because.clone());
     }
     let refused = intent.verdict == Verdict::Refused;

@@ -61,6 +61,8 @@ fn chapters(scene: &Scene<'_>, options: &Options, teller: &mut Teller) -> Result
     teller.chapter("Video: in clear, in the driver");
     video(scene, if options.quick { 300 } else { 2000 }, teller)?;
     teller.chapter("What runs, as softdpu tells it");
+    // What the driver counted comes in once a second.
+    std::thread::sleep(Duration::from_millis(1200));
     teller.typed("softdpu flows", &scene.files.ask(&["flows"])?.out);
     for intent in ["payments", "backups", "video"] {
         let said = scene.files.ask(&["explain", "--intent", intent, "--watch", "0.2"])?;
