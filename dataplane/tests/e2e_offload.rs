@@ -230,8 +230,8 @@ sample = 50
 #[test]
 fn flows_that_go_down_and_come_back_are_told_of() {
     let Some(world) = Plain::new("e2e-off-events", FAST) else { return };
-    let mut command = std::process::Command::new(binary());
-    command.args(["events", "--kind", "flow", "--json", "--socket"]).arg(world._folder.file("edge.sock"));
+    let mut command = std::process::Command::new(common::binary());
+    command.args(["events", "--kind", "flow", "--json", "--socket"]).arg(world.folder.file("edge.sock"));
     let mut follower = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     // As long as nobody asked, nothing is told.
     let follows = || world.edge.status().is_ok_and(|status| status["events"]["readers"] == 1).then_some(());
