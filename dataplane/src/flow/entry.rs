@@ -400,7 +400,7 @@ impl Flow {
     pub fn set_tier(&mut self, tier: Tier) {
         self.flags = (self.flags & !(3 * flag::TIER)) | (tier as u16 * flag::TIER);
         if matches!(tier, Tier::Xdp | Tier::Nic) && tier as u8 > self.offload / HIGHEST {
-            self.offload = self.offload & (HIGHEST - 1) | (tier as u8 * HIGHEST);
+            self.offload = self.offload & (HIGHEST - 1) | tier as u8 * HIGHEST;
         }
     }
 
