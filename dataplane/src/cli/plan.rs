@@ -18,6 +18,8 @@ use crate::plan::site::{Inventory, Site};
 pub fn run(args: &PlanArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let inventory = args.host.as_ref().map(|path| -> anyhow::Result<Inventory> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        // Whether it is one at all, and of a version that is known; then the part that plans need.
+        crate::host::inventory::Inventory::parse(&text).with_context(|| path.display().to_string())?;
         serde_json::from_str(&text)
             .with_context(|| format!("{} is not what `softdpu inventory --json` prints", path.display()))
     });
