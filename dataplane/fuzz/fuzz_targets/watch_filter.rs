@@ -23,7 +23,7 @@ fuzz_target!(|input: (Vec<(u16, u8, u8, u32)>, Vec<u8>, &str)| {
     let mut taken = 0;
     for piece in packet.chunks(7) {
         blocks.push(piece);
-        while let Ok(Some((_, block))) = blocks.next() {
+        while let Ok(Some((_, block))) = blocks.next_block() {
             lost(&block);
             taken += block.len();
         }

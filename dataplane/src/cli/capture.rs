@@ -36,7 +36,7 @@ pub fn run(args: &CaptureArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let (mut blocks, mut packets, mut statistics) = (Blocks::default(), 0_u64, 0);
     ask(watch_client::watch(&socket, false, &request, |bytes| {
         blocks.push(bytes);
-        while let Some((kind, block)) = blocks.next().map_err(anyhow::Error::msg)? {
+        while let Some((kind, block)) = blocks.next_block().map_err(anyhow::Error::msg)? {
             packets += u64::from(kind == Kind::Packet);
             statistics = if kind == Kind::Statistics { statistics.max(lost(&block)) } else { statistics };
             if to_stdout {

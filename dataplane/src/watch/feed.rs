@@ -28,6 +28,9 @@ const MOST_NUMBERS: usize = 65_536;
 /// What the XDP program decides about a frame of a port, of which the bytes are the first; and its length.
 pub type Steer = Box<dyn Fn(u8, &[u8], usize) -> Option<Steered> + Send>;
 
+/// What is to be done when a watch is over, however it ended.
+pub type OnEnd = Box<dyn FnOnce(&Session) + Send>;
+
 /// What the reader has to know of the instance.
 pub struct Source {
     pub plan: Arc<ArcSwap<Plan>>,
@@ -56,12 +59,12 @@ pub struct Feed {
     next_statistics: Instant,
     enough_since: Option<Instant>,
     ended: bool,
-    on_end: Option<Box<dyn FnOnce(&Session) + Send>>,
+    on_end: Option<OnEnd>,
 }
 
 impl Feed {
     /// `seconds`: how long; 0: for ever. `on_end`: what is to be done when it is dropped, however it ended.
-    pub fn new(session: Arc<Session>, source: Source, seconds: u64, on_end: Box<dyn FnOnce(&Session) + Send>) -> Self {
+    pub fn new(session: Arc<Session>, source: Source, seconds: u64, on_end: OnEnd) -> Self {
         let now = Instant::now();
         let began = crate::worker::clock::now().wrapping_add_signed(source.offset);
         Self {

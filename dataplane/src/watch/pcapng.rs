@@ -185,7 +185,7 @@ impl Blocks {
     ///
     /// # Errors
     /// It is none.
-    pub fn next(&mut self) -> Result<Option<(Kind, Vec<u8>)>, &'static str> {
+    pub fn next_block(&mut self) -> Result<Option<(Kind, Vec<u8>)>, &'static str> {
         const MOST: usize = 1 << 20;
         let Some(head) = self.rest.first_chunk::<8>() else { return Ok(None) };
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -266,7 +266,7 @@ mod tests {
             let (mut blocks, mut kinds, mut whole) = (Blocks::default(), Vec::new(), Vec::new());
             for piece in file.chunks(size) {
                 blocks.push(piece);
-                while let Some((kind, block)) = blocks.next().unwrap() {
+                while let Some((kind, block)) = blocks.next_block().unwrap() {
                     if kind == Kind::Statistics {
                         assert_eq!(lost(&block), 4);
                     }
@@ -280,6 +280,6 @@ mod tests {
         }
         let mut blocks = Blocks::default();
         blocks.push(&[6, 0, 0, 0, 13, 0, 0, 0]);
-        assert!(blocks.next().is_err());
+        assert!(blocks.next_block().is_err());
     }
 }
