@@ -102,7 +102,7 @@ pub(super) enum Verb {
                       With --once it prints one page of text after two looks and ends.",
         after_long_help = "EXAMPLES:\n  softdpu top\n  softdpu top -n edge-a --interval 500ms --tab apps\n  softdpu top --once\n  softdpu top \
                            --once --tab drops\n  softdpu top --tab flows --filter payments\n\nEXIT CODES:\n  0  done\n  1  no terminal; with \
-                           --once: no instance, or it could not be asked"
+                           --once: no instance, or it could not be asked\n\nFILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Top(TopArgs),
 

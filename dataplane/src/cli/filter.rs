@@ -56,7 +56,7 @@ mod tests {
         let Ok(Some(both)) = compile(&words("tcp port 80")) else {
             return eprintln!("SKIPPED: no tcpdump");
         };
-        assert!(both.ethernet.len() > both.raw.len() && both.raw.len() > 5, "{both:?}");
+        assert!(both.ethernet.len() > 5 && both.raw.len() > 5 && both.ethernet != both.raw, "{both:?}");
         let link = compile(&words("ether host 02:00:00:00:00:01")).unwrap().unwrap();
         assert_eq!(link.raw, [NOTHING], "there is no such thing within a tunnel");
         let wrong = compile(&words("tcp prt 80")).unwrap_err().to_string();

@@ -38,6 +38,11 @@ fn wrong_usage_is_exit_code_2() {
         "softdpu doctor --host x --fix",
         "softdpu tune",
         "softdpu tune -c x --rounds 1",
+        "softdpu capture tcp",
+        "softdpu capture -w x --at middle",
+        "softdpu capture -w x -W 3",
+        "softdpu trace -c x",
+        "softdpu trace --in a=b",
     ] {
         let error = Cli::try_parse_from(line.split_whitespace()).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");

@@ -76,9 +76,13 @@ pub fn show(way: &Way, out: &mut impl Write) -> std::io::Result<()> {
         line(out, "xdp", &format!("{}{rule}{how}; flow table: {}", xdp.verdict, xdp.flow_table))?;
     }
     for step in &way.steps {
-        line(out, &step.node, &said(step))?;
-        for edit in &step.edits {
-            line(out, "", &changed(edit))?;
+        let (mut said, mut edits) = (said(step), step.edits.iter().map(changed));
+        if said.is_empty() {
+            said = edits.next().unwrap_or_else(|| "goes by".to_owned());
+        }
+        line(out, &step.node, &said)?;
+        for edit in edits {
+            line(out, "", &edit)?;
         }
     }
     let reason = way.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -101,7 +105,7 @@ fn said(step: &Step) -> String {
     if step.moved {
         parts.push(format!("in other memory: {} bytes", step.len));
     }
-    if parts.is_empty() && step.edits.is_empty() { "goes by".to_owned() } else { parts.join("; ") }
+    parts.join("; ")
 }
 
 fn changed(edit: &Edit) -> String {
@@ -150,7 +154,7 @@ mod tests {
             "  xdp            worker, rule apps (recomputed); flow table: ",
             "  parse          -14 bytes in front: 60 bytes",
             "  gather         goes by",
-            "                 at 8    40 -> 3f",
+            "  icmp           at 8    40 -> 3f",
             "  => sent",
         ] {
             assert!(text.contains(line), "{line:?} in {text}");

@@ -42,10 +42,15 @@ fn known(route: &Route, code: u16, head: &str, body: &str) {
 fn every_example_is_answered() {
     let running = Running::start(false);
     for route in ROUTES {
-        let line = format!("{} {} HTTP/1.1", route.method.to_uppercase(), route.ask);
-        let (code, head, body) = ask(&running, &line, b"");
+        let mut line = format!("{} {} HTTP/1.1", route.method.to_uppercase(), route.ask);
+        let sent = route.body.as_ref().map_or("", |body| body.example);
+        if !sent.is_empty() {
+            line += &format!("\r\ncontent-type: application/json\r\ncontent-length: {}", sent.len());
+        }
+        let (code, head, body) = ask(&running, &line, sent.as_bytes());
         known(route, code, &head, &body);
-        assert_eq!(code, 200, "{line}: {body}");
+        // The one that is made up has no packets to watch.
+        assert_eq!(code, if sent.is_empty() { 200 } else { 503 }, "{line}: {body}");
         let other = if route.method == "get" { "DELETE" } else { "PUT" };
         let (code, head, body) = ask(&running, &format!("{other} {} HTTP/1.1", route.ask), b"");
         assert_eq!(code, 405, "{line}: {body}");

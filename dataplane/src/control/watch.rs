@@ -10,10 +10,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ControlSource;
 use super::api::{Peer, Source, refuse};
+use super::extract::NoBody;
 use super::lease::Lease;
 use crate::watch::WatchRequest;
 use crate::watch::request::BadRequest;
@@ -30,7 +32,7 @@ pub enum WatchRefused {
 }
 
 /// Answer of `POST /v1/watch/stop`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WatchStopped {
     /// `false`: nothing was running.
     pub stopped: bool,
@@ -97,6 +99,6 @@ fn watch(
     ([(header::CONTENT_TYPE, kind)], Body::from_stream(stream)).into_response()
 }
 
-async fn stop(State(source): Source) -> Response {
+async fn stop(State(source): Source, _: NoBody) -> Response {
     Json(WatchStopped { stopped: source.stop_watch() }).into_response()
 }

@@ -11,7 +11,7 @@ pub const MAX_LEN: usize = 4096;
 const WORDS: usize = 16;
 
 /// One instruction: what to do, how far to jump where it holds and where not, and a constant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Insn(pub u16, pub u8, pub u8, pub u32);
 
 /// Instruction codes: class, then size and mode, operation, or source.

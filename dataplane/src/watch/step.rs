@@ -83,7 +83,9 @@ fn edits(before: &Record, now: &Record, front: i64) -> Vec<Edit> {
         }
         let from = at;
         let mut to = at + 1;
-        while at < end && at < to + GAP {
+        // What is new in front is one thing, what was written over behind it another.
+        let border = usize::try_from(front).ok().filter(|border| from < *border).unwrap_or(end).min(end);
+        while at < border && at < to + GAP {
             if old(at) != Some(now.bytes[at]) {
                 to = at + 1;
             }
@@ -94,6 +96,12 @@ fn edits(before: &Record, now: &Record, front: i64) -> Vec<Edit> {
         at = to;
     }
     edits
+}
+
+/// TTL or hop limit, of a packet that begins with its IP header.
+fn ttl(record: &Record) -> Option<u8> {
+    let at = if record.bytes.first()? >> 4 == 6 { 7 } else { 8 };
+    record.bytes.get(at).copied()
 }
 
 fn says(before: Option<&Record>, now: &Record, plan: &Plan) -> Vec<String> {
@@ -120,7 +128,8 @@ fn says(before: Option<&Record>, now: &Record, plan: &Plan) -> Vec<String> {
             says.push(names::rule(plan, facts).map_or_else(|| "no rule".to_owned(), |rule| format!("rule {rule}")));
             match names::tunnel(plan, meta.tunnel_out) {
                 Some(tunnel) => says.push(format!("into tunnel {tunnel}")),
-                None => says.push("in clear".to_owned()),
+                None if now.end == End::Going => says.push("in clear".to_owned()),
+                None => {}
             }
             if meta.compress {
                 says.push("may be compressed".to_owned());
@@ -133,6 +142,13 @@ fn says(before: Option<&Record>, now: &Record, plan: &Plan) -> Vec<String> {
         "route" if now.end == End::Going => {
             let mac = facts.hop.map(names::mac).unwrap_or_default();
             says.push(format!("out by port {}, next hop {mac}", names::port(plan, meta.port_out)));
+        }
+        "icmp"
+            if before.is_some_and(|before| ttl(before).is_some_and(|ttl_before| Some(ttl_before) != ttl(now)))
+                && old.is_some_and(|old| old.headers.proto == facts.headers.proto) =>
+        {
+            let ttl = |record: &Record| ttl(record).map_or_else(String::new, |ttl| ttl.to_string());
+            says.push(format!("TTL {} -> {}", before.map(ttl).unwrap_or_default(), ttl(now)));
         }
         "compress" if before.is_some_and(|before| before.len > now.len) => {
             says.push(format!("compressed, {} bytes less", before.map_or(0, |before| before.len - now.len)));
@@ -191,9 +207,19 @@ mod tests {
         let step = super::step(Some(&before), &now, &plan);
         assert_eq!((step.front, step.back), (2, 0));
         assert_eq!(step.edits, [Edit { at: 0, before: String::new(), after: "0909".into() }]);
+        // Written over behind what is new.
+        now.bytes = vec![9, 9, 7, 2, 3];
+        let edits = super::step(Some(&before), &now, &plan).edits;
+        let new = Edit { at: 0, before: String::new(), after: "0909".into() };
+        assert_eq!(edits, [new, Edit { at: 2, before: "01".into(), after: "07".into() }]);
         now.frame = 7;
         assert!(super::step(Some(&before), &now, &plan).moved);
         let nothing = super::step(Some(&before), &before, &plan);
         assert!(nothing.edits.is_empty() && nothing.front == 0 && nothing.says.is_empty());
+        let mut before = record(0, &[0x45; 20]);
+        before.bytes[8] = 64;
+        let mut now = record(0, &[0x45; 20]);
+        now.bytes[8] = 63;
+        assert_eq!(super::step(Some(&before), &now, &plan).says, ["TTL 64 -> 63"]);
     }
 }

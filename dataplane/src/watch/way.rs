@@ -133,6 +133,8 @@ impl Open {
         }
         if let Some(xdp) = &mut way.xdp {
             xdp.flow_table = match self.tier {
+                // Of captures that are replayed.
+                _ if xdp.verdict != "worker" => "not asked: this packet would not come to a worker",
                 "xdp" | "nic" => "has the flow, and left this packet to the worker",
                 _ => "no entry, or it would not have come to the worker",
             }

@@ -6,6 +6,7 @@ use super::reload::Switch;
 use super::turn::{Question, Shared, Worker};
 use crate::control::WatchRefused;
 use crate::io::steer::SteerRule;
+use crate::telemetry::journal::{Journal, Kind, Note};
 use crate::watch::feed::{Source, Steer};
 use crate::watch::steered::steered;
 use crate::watch::{Feed, Session, Watch, WatchRequest, What};
@@ -19,12 +20,13 @@ const LINK: usize = 22;
 /// At most one watch at a time.
 pub struct Watching {
     shared: Shared,
+    journal: Arc<Journal>,
     now: Mutex<Weak<Session>>,
 }
 
 impl Watching {
-    pub fn new(shared: Shared) -> Self {
-        Self { shared, now: Mutex::new(Weak::new()) }
+    pub fn new(shared: Shared, journal: Arc<Journal>) -> Self {
+        Self { shared, journal, now: Mutex::new(Weak::new()) }
     }
 
     fn now(&self) -> std::sync::MutexGuard<'_, Weak<Session>> {
@@ -80,6 +82,11 @@ impl Watching {
             seconds = request.seconds,
             "packets are watched: whoever asked sees what they carry, in clear"
         );
+        let note =
+            Note::new(Kind::WatchBegan, kind, "packets are watched: whoever asked sees what they carry, in clear");
+        let note = note.with("uid", by).with("filter", request.expression());
+        self.journal.tell(note.with("count", request.count).with("seconds", request.seconds));
+        let journal = self.journal.clone();
         let source = Source {
             plan: self.shared.plan.clone(),
             ports,
@@ -94,6 +101,8 @@ impl Watching {
             let (seen, matched) = (seen.load(Ordering::Relaxed), matched.load(Ordering::Relaxed));
             let lost = session.lost().iter().sum::<u64>();
             tracing::info!(kind, by, seen, matched, lost, "packets are watched no more");
+            let note = Note::new(Kind::WatchEnded, kind, "packets are watched no more");
+            journal.tell(note.with("uid", by).with("seen", seen).with("matched", matched).with("lost", lost));
         };
         Ok(Feed::new(session, source, request.seconds, Box::new(on_end)))
     }

@@ -87,6 +87,11 @@ fn operation(route: &Route, generator: &mut SchemaGenerator, error: &Value) -> V
         "tags": [if route.method == "get" { "read" } else { "change" }],
         "responses": responses,
     });
+    if let Some(body) = &route.body {
+        let example: Value = serde_json::from_str(body.example).unwrap_or_default();
+        let content = json!({ "schema": (body.schema)(), "example": example });
+        operation["requestBody"] = json!({ "required": true, "content": { "application/json": content } });
+    }
     if !route.parameters.is_empty() {
         operation["parameters"] = route.parameters.iter().map(parameter).collect();
     }

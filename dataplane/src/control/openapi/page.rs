@@ -39,7 +39,7 @@ Giving the socket to a group takes CAP_CHOWN, or being in that group.
 ## What is common
 
 - What is not done is answered with `{\"error\": …, \"help\": …}`: what is wrong, and what would be right.
-- Parameters go into the query; no route takes a body. Parameters that are not known are refused, not passed over.
+- Parameters go into the query; where no body is described, none is taken. Parameters that are not known are refused, not passed over.
 - Paths that do not exist are answered with 404, methods that a path does not have with 405 and `Allow`. A head of more than 16 KiB is
   answered with 431, without a body.
 - 64 connections are served at a time, others wait. A connection may last 60 s, and be silent for 5 s before a request; one that
@@ -69,6 +69,15 @@ fn route(page: &mut String, route: &Route) {
         }
         writeln!(page).unwrap();
     }
+    if let Some(body) = &route.body {
+        writeln!(page, "The body is JSON:\n\n| field | what |\n| --- | --- |").unwrap();
+        for (name, field) in (body.schema)()["properties"].as_object().unwrap() {
+            let values = range(&field["items"]);
+            writeln!(page, "| `{name}` | {}{values}{} |", field["description"].as_str().unwrap(), range(field))
+                .unwrap();
+        }
+        writeln!(page).unwrap();
+    }
     if !route.errors.is_empty() {
         writeln!(page, "| code | when |\n| --- | --- |").unwrap();
         for (code, when) in route.errors {
@@ -77,13 +86,15 @@ fn route(page: &mut String, route: &Route) {
         writeln!(page).unwrap();
     }
     let post = if route.method == "get" { "" } else { "-X POST " };
-    let stream = if matches!(route.answer, Answer::Events(_)) { "-N " } else { "" };
+    let body = route.body.as_ref().map_or(String::new(), |body| format!("--json '{}' ", body.example));
+    let post = if body.is_empty() { post } else { "" };
+    let stream = if matches!(route.answer, Answer::Events(_)) || !body.is_empty() { "-N " } else { "" };
     let quote = |ask: &str| {
         if ask.contains(['&', '?']) { format!("'http://localhost{ask}'") } else { format!("http://localhost{ask}") }
     };
     writeln!(
         page,
-        "```\n$ curl -s {stream}{post}--unix-socket /run/softdpu/edge-a.sock {}\n{}\n```\n",
+        "```\n$ curl -s {stream}{post}{body}--unix-socket /run/softdpu/edge-a.sock {}\n{}\n```\n",
         quote(route.ask),
         route.example.trim_end()
     )

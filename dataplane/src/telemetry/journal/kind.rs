@@ -87,6 +87,8 @@ kinds! {
     WorkerFull = "worker_full" Warn Often "A worker's flow table has no room: packets are judged by themselves, or older flows make way. At most once a minute. About: its number. Facts: `refused`, `evicted`.",
     BytesEscaped = "bytes_escaped" Error Seldom "Bytes were held back at the last step: they were in clear although a rule encrypts their flow. Please report it. Facts: `bytes`.",
     DropsRising = "drops_rising" Warn Often "Packets were dropped in the last second. Facts: per reason how many.",
+    WatchBegan = "watch_began" Warn Seldom "Somebody traces or captures packets, and sees what they carry, also within tunnels. About: `trace` or `capture`. Facts: `uid`, `filter`, `count`, `seconds`.",
+    WatchEnded = "watch_ended" Info Seldom "That is over. About: `trace` or `capture`. Facts: `uid`, `seen`, `matched`, `lost`.",
     LeftOut = "left_out" Info Often "More happened in a second than is told. About: the kind. Facts: `count`.",
     FlowOffloaded = "flow_offloaded" Info OnWish "A flow went down into the driver or the device. About: the flow.",
     FlowDemoted = "flow_demoted" Info OnWish "A flow came back to its worker. About: the flow. Facts: `reason`, a code of docs/offload-reasons.md.",
