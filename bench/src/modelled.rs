@@ -99,6 +99,24 @@ pub fn model(name: &str, ledger: &Ledger) -> Result<Vec<Modelled>> {
     Ok(rows)
 }
 
+impl Modelled {
+    /// Whether there is anything to say but that nobody published a figure.
+    pub fn is_known(&self) -> bool {
+        self.modelled_gbit.is_some() || !self.sources.is_empty()
+    }
+}
+
+/// The functions of which nothing is known, in a sentence. Empty where there are none.
+pub fn not_modelled(rows: &[Modelled]) -> String {
+    let names: std::collections::BTreeSet<Function> =
+        rows.iter().filter(|r| !r.is_known()).map(|r| r.function).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let names: Vec<&str> = names.into_iter().map(Function::name).collect();
+    format!("Not modelled, as nobody published a figure: {}.", names.join(", "))
+}
+
 /// A table for a terminal.
 pub fn text(rows: &[Modelled]) -> String {
     if rows.is_empty() {
@@ -107,7 +125,7 @@ pub fn text(rows: &[Modelled]) -> String {
     let mut table = Table::new();
     style(&mut table).set_header(["MODELLED", "function", "Gbit/s", "host cores freed per Gbit/s", ""]);
     let shown = |f: Option<f64>| f.map_or_else(|| "–".into(), figure);
-    for row in rows {
+    for row in rows.iter().filter(|r| r.is_known()) {
         table.add_row([
             row.title.clone(),
             row.function.name().to_owned(),
@@ -124,7 +142,11 @@ pub fn text(rows: &[Modelled]) -> String {
         .collect();
     sources.sort();
     sources.dedup();
-    format!("\nmodelled, not measured: what others' figures say of DPUs\n{table}\n{}\n", sources.join("\n"))
+    format!(
+        "\nmodelled, not measured: what others' figures say of DPUs\n{table}\n  {}\n{}\n",
+        not_modelled(rows),
+        sources.join("\n")
+    )
 }
 
 #[cfg(test)]

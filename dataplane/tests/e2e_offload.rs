@@ -226,6 +226,35 @@ sample = 50
     assert_eq!(marked, [got, 0], "{text}");
 }
 
+/// Who asks for events of flows hears of each step.
+#[test]
+fn flows_that_go_down_and_come_back_are_told_of() {
+    let Some(world) = Plain::new("e2e-off-events", FAST) else { return };
+    let mut command = std::process::Command::new(common::binary());
+    command.args(["events", "--kind", "flow", "--json", "--socket"]).arg(world.folder.file("edge.sock"));
+    let mut follower = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // As long as nobody asked, nothing is told.
+    let follows = || world.edge.status().is_ok_and(|status| status["events"]["readers"] == 1).then_some(());
+    assert!(eventually(common::PATIENCE, follows).is_some());
+    numbered(&world, 7000, 3000, |n| {
+        if n == 2000 {
+            world.edge.verb(&["demote", "--all"]).unwrap();
+        }
+    });
+    // SAFETY: a signal to our own child, which has not been waited for.
+    unsafe { libc::kill(follower.id() as i32, libc::SIGINT) };
+    let mut text = String::new();
+    follower.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(follower.wait().unwrap().success());
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of =
+        |kind: &str| events.iter().find(|event| event["kind"] == kind).unwrap_or_else(|| panic!("no {kind}: {text}"));
+    let ends = &of("flow_offloaded")["facts"]["ends"];
+    assert!(ends.as_array().unwrap().contains(&"10.2.0.2:7000".into()), "{ends}");
+    assert_eq!(of("flow_demoted")["facts"]["reason"], "by_hand");
+    assert_eq!(of("flow_demoted")["about"], of("flow_offloaded")["about"]);
+}
+
 #[test]
 fn a_rule_that_says_never_keeps_its_flows() {
     let Some(world) = Plain::new("e2e-off-never", FAST) else { return };

@@ -73,6 +73,20 @@ fn a_replayed_packet_is_dropped_as_replay() {
 }
 
 #[test]
+fn a_rule_counts_what_it_sealed_opened_and_dropped() {
+    let keys = Keys::new();
+    let (mut a, mut b) = keys.edges("");
+    let sent = packet(b"one of a kind");
+    let inner = sent.len() as u64 - 14;
+    let sealed = a.pass(APPS, &sent).remove(0).1;
+    assert_eq!(b.pass(UPLINK, &sealed).len(), 1);
+    assert!(b.pass(UPLINK, &packet(b"spoofed")).is_empty());
+    let [of_a, of_b] = [&a, &b].map(|edge| edge.worker.counters.rules.totals().remove(0).1);
+    assert_eq!((of_a.packets, of_a.sealed, of_a.opened, of_a.dropped), (1, (1, inner), (0, 0), 0));
+    assert_eq!((of_b.packets, of_b.sealed, of_b.opened, of_b.dropped), (2, (0, 0), (1, inner), 1));
+}
+
+#[test]
 fn a_protected_flow_is_not_taken_in_clear() {
     let keys = Keys::new();
     let (_, mut b) = keys.edges("");

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a developer does with this repository, one verb each.
 
 mod demo;
+mod docs;
 mod ebpf;
 mod example;
 mod interop;
@@ -29,6 +30,8 @@ enum Verb {
     Ebpf,
     /// Show the dataplane at work on real applications, beside plain kernel forwarding
     Demo(demo::Arguments),
+    /// Write everything anew that is generated: pages of docs/, expected errors, manual pages, completions
+    Docs(docs::Arguments),
     /// Tell the worked example of docs/example.md: three applications, one policy, two sites
     Example(example::Arguments),
     /// Check everything: format, lints, all tests, a short fuzz run
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
             true
         }),
         Verb::Demo(arguments) => demo::main(&arguments),
+        Verb::Docs(arguments) => docs::main(&arguments),
         Verb::Example(arguments) => example::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),

@@ -371,5 +371,6 @@ mod tests {
         assert!(whole.ns.unwrap() > 0.0);
         assert!(sections.iter().any(|s| s.contenders.iter().any(|c| c.latency.is_some())));
         assert!(ledger.text().contains("break-even"));
+        assert!(ledger.sentence().starts_with("Forwarding this traffic takes a worker"), "{}", ledger.sentence());
     }
 }

@@ -20,6 +20,39 @@ impl Ledger {
         names
     }
 
+    /// The answer in a sentence or two.
+    pub fn sentence(&self) -> String {
+        let (mut flows, mut paying, mut cost, mut saved) = (0, 0, 0.0, 0.0);
+        let mut known = false;
+        for c in &self.classes {
+            flows += c.flows;
+            paying += c.paying_flows;
+            let none = |e: &&super::ledger::Entry| {
+                e.class == c.class && e.function == Function::None && e.tier == Tier::Worker
+            };
+            let Some(ns) = self.entries.iter().find(none).and_then(|e| e.ns) else { continue };
+            cost += ns * c.packets as f64;
+            saved += c.saved.unwrap_or(0.0) * ns * c.packets as f64;
+            known |= c.saved.is_some();
+        }
+        let of = |tier| {
+            let all =
+                |e: &&super::ledger::Entry| e.class == super::ALL && e.function == Function::None && e.tier == tier;
+            self.entries.iter().find(all).and_then(|e| e.cores_per_gbit)
+        };
+        let Some(worker) = of(Tier::Worker) else { return String::new() };
+        let mut out = format!("Forwarding this traffic takes a worker {} cores per Gbit/s", figure(worker));
+        if let (Some(xdp), true) = (of(Tier::Xdp), known && cost > 0.0) {
+            out += &format!(
+                ", the driver's flow table {}. Of {flows} flows {paying} pay for being offloaded; that saves {:.0} % of the worker's \
+                 time for these flows' packets",
+                figure(xdp),
+                100.0 * saved / cost
+            );
+        }
+        out + "."
+    }
+
     /// Tables for a terminal.
     pub fn text(&self) -> String {
         let mut out = String::new();
@@ -37,6 +70,7 @@ impl Ledger {
                 let _ = writeln!(out, "  not read to its end: {why}");
             }
         }
+        let _ = writeln!(out, "\n{}", self.sentence());
         let _ = writeln!(out, "\nmeasured: cores per Gbit/s (ns per packet)\n{}", self.costs());
         let _ = writeln!(out, "\nmeasured: flows and whether offloading them pays\n{}", self.flows());
         for c in &self.classes {

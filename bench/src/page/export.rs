@@ -151,7 +151,7 @@ fn section(s: &Section, out: &mut String) {
 fn ledger(report: &Report, out: &mut String) {
     let shown = |f: Option<f64>| f.map_or_else(|| "–".into(), figure);
     if let Some(l) = &report.ledger {
-        let _ = writeln!(out, "## Ledger (measured): cores per Gbit/s\n");
+        let _ = writeln!(out, "{}\n\n## Ledger (measured): cores per Gbit/s\n", l.sentence());
         head(out, &["traffic", "tier", "none", "classify", "encrypt", "compress", "all", "saved"]);
         for class in l.names() {
             for tier in [Tier::Worker, Tier::Xdp] {
@@ -181,11 +181,12 @@ fn ledger(report: &Report, out: &mut String) {
     if !report.modelled.is_empty() {
         let _ = writeln!(out, "## Modelled, not measured\n");
         head(out, &["DPU and function", "modelled Gbit/s", "modelled host cores freed per Gbit/s", ""]);
-        for r in &report.modelled {
+        for r in report.modelled.iter().filter(|r| r.is_known()) {
             let name = format!("{}: {}", r.title, r.function.name());
             row(out, &[name, shown(r.modelled_gbit), shown(r.modelled_cores_freed_per_gbit), r.says.clone()]);
         }
         out.push('\n');
+        let _ = writeln!(out, "{}\n", crate::modelled::not_modelled(&report.modelled));
         let mut seen = std::collections::BTreeSet::new();
         for r in &report.modelled {
             for s in &r.sources {

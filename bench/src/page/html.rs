@@ -61,7 +61,7 @@ fn machine(report: &Report) -> String {
         vec!["Frequency".into(), frequency],
         vec!["Took".into(), format!("{:.0} s", n.seconds)],
     ];
-    let mut out = table("Machine", &["", ""], &rows) + &table("Noise while it was measured", &["", ""], &noise);
+    let mut out = facts("Machine", &rows) + &facts("Noise while it was measured", &noise);
     if m.build == "debug" {
         out += "<p class=\"missed\">This was a debug build: figures of softdpu's own code mean nothing.</p>";
     }
@@ -73,6 +73,12 @@ fn machine(report: &Report) -> String {
         "<p class=\"soft\">Contenders of a section took turns, round by round. Medians are shown; dots are rounds.</p>"
     };
     out
+}
+
+/// Names and what they are.
+fn facts(caption: &str, rows: &[Vec<String>]) -> String {
+    let items = rows.iter().map(|row| format!("<dt>{}</dt><dd>{}</dd>", escaped(&row[0]), escaped(&row[1])));
+    format!("<h3>{}</h3><dl>{}</dl>", escaped(caption), items.collect::<String>())
 }
 
 fn contents(report: &Report) -> String {

@@ -3,11 +3,12 @@
 use super::{escaped, table};
 use crate::gain::function::Function;
 use crate::gain::ledger::{Ledger, Tier};
-use crate::modelled::Modelled;
+use crate::modelled::{Modelled, not_modelled};
 use crate::report::figure;
 
 pub fn measured(l: &Ledger) -> String {
     let mut out = "<section id=\"ledger\"><h2>The ledger: what offload gains for this traffic</h2>".to_owned();
+    out += &format!("<p><strong>{}</strong></p>", escaped(&l.sentence()));
     let rows: Vec<Vec<String>> = l
         .sources
         .iter()
@@ -128,6 +129,7 @@ pub fn modelled(rows: &[Modelled]) -> String {
     let shown = |f: Option<f64>| f.map_or_else(|| "–".into(), figure);
     let cells: Vec<Vec<String>> = rows
         .iter()
+        .filter(|r| r.is_known())
         .map(|r| {
             vec![
                 format!("{}: {}", r.title, r.function.name()),
@@ -163,8 +165,9 @@ pub fn modelled(rows: &[Modelled]) -> String {
     format!(
         "<section id=\"modelled\" class=\"modelled\"><h2>Modelled, not measured</h2><p>What DPUs would do with this traffic by \
          figures that others published. No such device was here. Freed cores are what the worker was measured to take, on the \
-         assumption that the device does all of it at no cost to the host.</p>{}<h3>Sources</h3><ul>{}</ul></section>",
+         assumption that the device does all of it at no cost to the host.</p>{}<p>{}</p><h3>Sources</h3><ul>{}</ul></section>",
         table("Modelled", &header, &cells),
+        escaped(&not_modelled(rows)),
         sources.join("")
     )
 }

@@ -18,7 +18,9 @@ pub use html::html;
 
 /// Names of the files.
 pub const HTML: &str = "report.html";
-const FILES: [(&str, fn(&Report) -> Option<String>); 4] = [
+/// A file's text, where there is something for it.
+type Make = fn(&Report) -> Option<String>;
+const FILES: [(&str, Make); 4] = [
     (HTML, |r| Some(html(r))),
     ("rounds.csv", |r| Some(csv(r))),
     // In a file of its own: not measured.

@@ -6,6 +6,9 @@ use crate::machine::Noise;
 use crate::report::{Better, Curve, Line, Report, Section, figure};
 use crate::stats::latency::{Latencies, SHOWN};
 
+/// Where plots end: the last mark's name needs room.
+const RIGHT: f64 = WIDTH - 26.0;
+
 /// A drawing with its name, and its figures for those who want or need them.
 fn figure_of(caption: &str, svg: &str, legend: &[String], figures: &str) -> String {
     let mut keys = String::new();
@@ -35,7 +38,7 @@ pub fn bars(section: &Section) -> String {
     const ROW: f64 = 36.0;
     let height = measured.len() as f64 * ROW + 24.0;
     let mut d = Drawing::new(height, &title, "One bar per contender; its figures are in the table behind.");
-    let scale = Scale::new((0.0, most), (4.0, WIDTH - 12.0), false);
+    let scale = Scale::new((0.0, most), (4.0, RIGHT), false);
     for mark in scale.marks() {
         let x = scale.at(mark);
         d.line((x, 4.0), (x, height - 20.0), "grid");
@@ -53,7 +56,8 @@ pub fn bars(section: &Section) -> String {
             d.dot(scale.at(*round), middle, "round");
         }
     }
-    figure_of(&title, &d.done(), &[], &rounds_table(section))
+    let caption = format!("Medians, {} ({better}); dots are rounds", section.unit);
+    figure_of(&caption, &d.done(), &[], &rounds_table(section))
 }
 
 /// What a section measured, as a table.
@@ -110,7 +114,7 @@ pub fn latencies(section: &Section) -> String {
     const HEIGHT: f64 = 240.0;
     let mut d = Drawing::new(HEIGHT, &caption, "A line per contender, from the median to the rarest percentile.");
     // Places by how rare: 1 − 10^−n, from the least value (0) on.
-    let x = Scale::new((0.0, nines), (48.0, WIDTH - 12.0), false);
+    let x = Scale::new((0.0, nines), (48.0, RIGHT), false);
     let y = Scale::new((low, high), (HEIGHT - 34.0, 10.0), true);
     axes(&mut d, &y, HEIGHT, "ns");
     for n in 0..=nines as i32 {
@@ -158,11 +162,11 @@ fn short_nines(n: i32) -> String {
 fn axes(d: &mut Drawing, y: &Scale, height: f64, unit: &str) {
     for mark in y.marks() {
         let at = y.at(mark);
-        d.line((48.0, at), (WIDTH - 12.0, at), "grid");
+        d.line((48.0, at), (RIGHT, at), "grid");
         d.text(44.0, at + 4.0, "value small", &short(mark));
     }
     d.line((48.0, 10.0), (48.0, height - 34.0), "axis");
-    d.line((48.0, height - 34.0), (WIDTH - 12.0, height - 34.0), "axis");
+    d.line((48.0, height - 34.0), (RIGHT, height - 34.0), "axis");
     d.text(4.0, height - 20.0, "label small", unit);
 }
 
@@ -181,14 +185,14 @@ pub fn curve(curve: &Curve) -> String {
     };
     const HEIGHT: f64 = 250.0;
     let mut d = Drawing::new(HEIGHT, &curve.title, &format!("{} over {}, a line each.", curve.y, curve.x));
-    let x = Scale::new(range(|p| p.0, curve.log.0), (48.0, WIDTH - 12.0), curve.log.0);
+    let x = Scale::new(range(|p| p.0, curve.log.0), (48.0, RIGHT), curve.log.0);
     let y = Scale::new(range(|p| p.1, curve.log.1), (HEIGHT - 34.0, 10.0), curve.log.1);
     axes(&mut d, &y, HEIGHT, &curve.y);
     for mark in x.marks() {
         d.line((x.at(mark), 10.0), (x.at(mark), HEIGHT - 34.0), "grid");
         d.text(x.at(mark), HEIGHT - 20.0, "mark", &short(mark));
     }
-    d.text(WIDTH - 12.0, HEIGHT - 5.0, "value small", &curve.x);
+    d.text(RIGHT, HEIGHT - 5.0, "value small", &curve.x);
     for (n, line) in curve.lines.iter().enumerate() {
         let at: Vec<(f64, f64)> = line.points.iter().filter(|p| place(p)).map(|p| (x.at(p.0), y.at(p.1))).collect();
         d.path(&at, n);

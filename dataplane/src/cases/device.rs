@@ -291,7 +291,10 @@ impl Device {
                 Ask::Leave(flow) | Ask::Ends(flow, ..) => {
                     self.placed.remove(&format!("0:{}", flow.idx.0));
                 }
-                Ask::Block(_) => {}
+                // No device is played: it is the driver that drops it.
+                Ask::Block(blocked) => {
+                    self.placed.insert(format!("0:{}", blocked.flow.idx.0));
+                }
             }
         }
     }

@@ -14,6 +14,7 @@ mod keys;
 mod peer;
 mod read;
 pub mod report;
+mod talk;
 #[cfg(test)]
 mod tests;
 
@@ -158,8 +159,10 @@ fn read_file(
     wrong: &mut Vec<Unusable>,
 ) -> Read {
     let name = path.display().to_string();
-    let text =
-        config::text::read(path, MAX_FILE, "a case file").map_err(|(source, problem)| (source, vec![problem]))?;
+    let text = config::text::read(path, MAX_FILE, "a case file").map_err(|wrong| {
+        let (source, problem) = *wrong;
+        (source, vec![problem])
+    })?;
     let source = Arc::new(Source { name, text });
     let mut problems = Vec::new();
     let file: Option<File> = config::shaped::read(&source, &mut problems);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::expect::{self, Expected};
 use super::file::{CaseLine, ConnectionLine, File, Fill, PacketLine};
 use super::frame::{self, ACK, Described, FIN, PSH, RST, SYN};
+use super::talk::{Talk, first_bytes};
 use crate::config::at::At;
 use crate::config::{Code, Policy, Problem, Source, nearest};
 use crate::io::pcap;
@@ -458,61 +459,5 @@ impl Reader<'_> {
     pub fn steer_names(&self) -> HashSet<String> {
         let own = steering::of_tunnels(self.policy).into_iter().flatten().map(|rule| rule.name);
         own.chain(self.policy.steer.iter().map(|steer| steer.name.clone())).collect()
-    }
-}
-
-fn first_bytes(sni: Option<&str>, http_host: Option<&str>, payload: Option<&str>) -> Option<Vec<u8>> {
-    let given = sni.map(frame::tls_hello).or_else(|| http_host.map(frame::http_request));
-    given.or_else(|| payload.map(|payload| payload.as_bytes().to_vec()))
-}
-
-/// Two ends and how far they have come.
-#[derive(Debug)]
-struct Talk {
-    ends: [SocketAddr; 2],
-    protocol: u8,
-    /// What each sends next.
-    next: [u32; 2],
-    vlan: Vec<u16>,
-    dscp: u8,
-    begun: bool,
-}
-
-impl Talk {
-    fn new(from: SocketAddr, to: SocketAddr, protocol: u8, vlan: Vec<u16>, dscp: u8) -> Self {
-        Self { ends: [from, to], protocol, next: [1000, 5000], vlan, dscp, begun: false }
-    }
-
-    fn is(&self, from: SocketAddr, to: SocketAddr, protocol: u8, answer: bool) -> bool {
-        let ends = if answer { [to, from] } else { [from, to] };
-        self.ends == ends && self.protocol == protocol
-    }
-
-    fn headers(&self) -> usize {
-        self.packet(false, 0, 64, &[]).headers()
-    }
-
-    fn packet(&self, answer: bool, flags: u8, ttl: u8, payload: &[u8]) -> Described {
-        let (me, other) = if answer { (1, 0) } else { (0, 1) };
-        Described {
-            from: self.ends[me],
-            to: self.ends[other],
-            protocol: self.protocol,
-            flags,
-            sequence: [self.next[me], self.next[other]],
-            answer,
-            vlan: self.vlan.clone(),
-            dscp: self.dscp,
-            ttl,
-            payload: payload.to_vec(),
-        }
-    }
-
-    fn say(&mut self, answer: bool, flags: u8, ttl: u8, payload: &[u8]) -> Described {
-        let packet = self.packet(answer, flags, ttl, payload);
-        let length = payload.len() as u32 + u32::from(flags & (SYN | FIN) != 0);
-        self.next[usize::from(answer)] = self.next[usize::from(answer)].wrapping_add(length);
-        self.begun = true;
-        packet
     }
 }

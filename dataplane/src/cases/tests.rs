@@ -176,7 +176,7 @@ fn what_is_wrong_with_a_file_is_said_like_of_a_policy() {
         ("", ":", "has no case", "at least one [[case]]"),
         ("[[case]]\nname = \"x\"\n", ":3:", "has no packet", "[case.connection]"),
         (packet, ":3:8", "expects nothing", "[case.expect]"),
-        (&format!("{expect}rool = \"sealed\"\n"), ":9:1", "has no key `rool`", "did you mean `rule`?"),
+        (&format!("{expect}rulle = \"sealed\"\n"), ":9:1", "has no key `rulle`", "did you mean `rule`?"),
         (&format!("{expect}rule = \"seeled\"\n"), ":9:8", "there is no rule `seeled`", "did you mean `sealed`?"),
         (&format!("{expect}reason = \"bad_icw\"\n"), ":9:10", "no drop reason `bad_icw`", "did you mean `bad_icv`?"),
         (&format!("{expect}tunnel = \"x\"\n"), ":9:10", "there is no tunnel `x`", "there is to-b, wg"),

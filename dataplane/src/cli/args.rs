@@ -18,7 +18,8 @@ use crate::telemetry::top::Tab;
                   DPU would do (encrypt, compress, classify) and hands them back.\n\n\
                   `softdpu run` is the dataplane. `softdpu status`, `softdpu top` and `softdpu flows` ask a running one. `softdpu check` says what \
                   is wrong with a policy, `softdpu doctor` what is wrong with the host for it, and `softdpu replay` runs the same graph over capture files, without privileges.",
-    after_long_help = "EXIT CODES:\n  0  done\n  1  failed, or something wrong was found\n  2  wrong usage\n\n\
+    after_long_help = "EXAMPLES:\n  softdpu check /etc/softdpu/edge.toml && softdpu run -c /etc/softdpu/edge.toml\n  softdpu status\n  softdpu help \
+                       plan\n\nEXIT CODES:\n  0  done\n  1  failed, or something wrong was found\n  2  wrong usage\n\n\
                        ENVIRONMENT:\n  SOFTDPU_LOG  log filter, stronger than --log-level: softdpu=debug,aya=warn\n  \
                        NO_COLOR     no colour, whatever the terminal\n\n\
                        FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
@@ -101,7 +102,7 @@ pub(super) enum Verb {
                       With --once it prints one page of text after two looks and ends.",
         after_long_help = "EXAMPLES:\n  softdpu top\n  softdpu top -n edge-a --interval 500ms --tab apps\n  softdpu top --once\n  softdpu top \
                            --once --tab drops\n  softdpu top --tab flows --filter payments\n\nEXIT CODES:\n  0  done\n  1  no terminal; with \
-                           --once: no instance, or it could not be asked"
+                           --once: no instance, or it could not be asked\n\nFILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Top(TopArgs),
 

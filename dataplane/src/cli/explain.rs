@@ -78,18 +78,25 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
 fn of_intent(name: &str, args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let socket = args.instance.path()?;
     let watch = Duration::try_from_secs_f64(args.watch).unwrap_or_default();
-    let (contract, before, after, flows, watched) = ask(async {
+    let (contract, before, after, counters, flows, watched) = ask(async {
         let contract = client::plan(&socket).await?;
         let before = client::status(&socket).await?;
         let start = Instant::now();
         tokio::time::sleep(watch).await;
         let after = if watch.is_zero() { before.clone() } else { client::status(&socket).await? };
         let watched = if watch.is_zero() { 0.0 } else { start.elapsed().as_secs_f64() };
+        let counters = client::counters(&socket).await?;
         let flows = client::flows(&socket, &[], MAX_FLOWS).await?;
-        Ok((contract, before, after, flows, watched))
+        Ok((contract, before, after, counters, flows, watched))
     })?;
-    let given =
-        intent::Given { contract: &contract, before: &before, after: &after, watched_s: watched, flows: &flows };
+    let given = intent::Given {
+        contract: &contract,
+        before: &before,
+        after: &after,
+        counters: &counters,
+        watched_s: watched,
+        flows: &flows,
+    };
     let Some(explained) = intent::explain(name, &given) else {
         let names: Vec<&str> = contract.intents.iter().map(|intent| intent.name.as_str()).collect();
         let have = if names.is_empty() { "it has none".into() } else { format!("it has {}", names.join(", ")) };

@@ -9,14 +9,17 @@ use super::args::PlanArgs;
 use super::ask::ask;
 use super::show::{Rows, clean, number, or_dash};
 use crate::config;
+use crate::config::rates::Bandwidth;
 use crate::control::client;
-use crate::plan::contract::{Because, Contract, Difference, Outcome, Place, Verdict};
+use crate::plan::contract::{Because, Contract, Difference, Finding, Outcome, Place, Verdict};
 use crate::plan::persona::Persona;
 use crate::plan::site::{Inventory, Site};
 
 pub fn run(args: &PlanArgs, out: &mut impl Write) -> anyhow::Result<bool> {
     let inventory = args.host.as_ref().map(|path| -> anyhow::Result<Inventory> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        // Whether it is one at all, and of a version that is known; then the part that plans need.
+        crate::host::inventory::Inventory::parse(&text).with_context(|| path.display().to_string())?;
         serde_json::from_str(&text)
             .with_context(|| format!("{} is not what `softdpu inventory --json` prints", path.display()))
     });
@@ -41,7 +44,11 @@ pub fn run(args: &PlanArgs, out: &mut impl Write) -> anyhow::Result<bool> {
             return Ok(false);
         }
     };
-    let contract = &*policy.contract;
+    let mut contract = Contract::clone(&policy.contract);
+    contract.findings.extend(policy.warnings.iter().map(|warning| of_policy(&policy, warning)));
+    // Said at the end, with what follows from it.
+    contract.notes.retain(|note| args.json || !against.contains(note));
+    let contract = &contract;
     let good = contract.count(Verdict::Refused) == 0 && against.is_empty();
     if args.diff {
         let running = ask(client::plan(&args.instance.path()?))?;
@@ -60,6 +67,33 @@ pub fn run(args: &PlanArgs, out: &mut impl Write) -> anyhow::Result<bool> {
         }
     }
     Ok(good)
+}
+
+/// What a check of the policy found: rules that others shadow, and whatever else is allowed and likely not meant.
+fn of_policy(policy: &config::Policy, warning: &config::Problem) -> Finding {
+    let place = |start: usize| {
+        let (line, column) = policy.source.position(start);
+        let text = policy.source.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+        Place {
+            file: policy.source.name.clone(),
+            line,
+            column,
+            owner: policy.terms.owner.clone(),
+            quote: text.trim().to_owned(),
+        }
+    };
+    Finding {
+        kind: if warning.code == config::Code::Shadowed { "shadowed" } else { "warning" }.into(),
+        text: format!("{}: {}", warning.message, warning.help),
+        here: place(warning.span.start),
+        other: warning.other.as_ref().map(|(span, _)| place(span.start)),
+    }
+}
+
+/// As policies and intents write it where that is short: 500 Mbit/s.
+fn bits(rate: u64) -> String {
+    let exact = Bandwidth(rate).to_string();
+    if exact.len() > 12 { format!("{}bit/s", number(rate as f64)) } else { exact }
 }
 
 /// Colour, or none.
@@ -98,7 +132,7 @@ fn page(contract: &Contract, paint: Paint) -> String {
         "verdict",
         "tier",
         "tunnel",
-        ">bit/s",
+        ">bandwidth",
         ">encrypted",
         ">connections",
         ">priority",
@@ -117,7 +151,7 @@ fn page(contract: &Contract, paint: Paint) -> String {
     if contract.budgets.iter().any(|budget| budget.asked > 0 || budget.have.is_some()) {
         let mut rows = Rows::new(&["capacity", ">there is", ">asked for", ">booked", "limited by"]);
         for budget in &contract.budgets {
-            let amount = |n: u64| number(n as f64);
+            let amount = |n: u64| if budget.what == "connections" { n.to_string() } else { bits(n) };
             rows.add([
                 budget.what.clone(),
                 budget.have.map_or_else(|| "no limit".to_owned(), amount),
@@ -136,8 +170,8 @@ fn page(contract: &Contract, paint: Paint) -> String {
             let _ = writeln!(page, "    {}", place(other));
         }
     }
-    for note in &contract.notes {
-        let _ = writeln!(page, "\nnote: {}", clean(note));
+    for (at, note) in contract.notes.iter().enumerate() {
+        let _ = writeln!(page, "{}note: {}", if at == 0 { "\n" } else { "" }, clean(note));
     }
     let _ = writeln!(
         page,
@@ -150,7 +184,7 @@ fn page(contract: &Contract, paint: Paint) -> String {
 }
 
 fn row(intent: &Outcome) -> [String; 10] {
-    let amount = |n: u64| if n == 0 { "-".to_owned() } else { number(n as f64) };
+    let amount = |n: u64| if n == 0 { "-".to_owned() } else { bits(n) };
     [
         intent.name.clone(),
         intent.verdict.as_str().to_owned(),
@@ -158,7 +192,7 @@ fn row(intent: &Outcome) -> [String; 10] {
         or_dash(intent.tunnel.as_deref()),
         amount(intent.takes.bandwidth),
         amount(intent.takes.crypto),
-        amount(intent.takes.connections),
+        if intent.takes.connections == 0 { "-".to_owned() } else { intent.takes.connections.to_string() },
         intent.priority.to_string(),
         intent.because.reason.code().to_owned(),
         intent.owner.clone(),

@@ -206,3 +206,27 @@ fn a_config_test_without_cases_is_exit_code_2() {
     assert!(result.unwrap(), "{out}");
     assert!(out.contains("2 cases, 2 ok, 0 failed"), "{out}");
 }
+
+#[test]
+fn files_about_other_hosts_are_refused_with_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, "[[port]]\nname = \"apps\"\ninterface = \"veth0\"\n").unwrap();
+    for (option, name, text, says) in [
+        ("--persona", "a.toml", "name = \n", "line 1"),
+        ("--persona", "b.toml", "nam = \"x\"\n", "b.toml"),
+        ("--persona", "c.toml", "", "c.toml"),
+        ("--persona", "absent.toml", "", "absent.toml"),
+        ("--host", "d.json", "{", "line 1"),
+        ("--host", "e.json", "[]", "e.json"),
+        ("--host", "absent.json", "", "absent.json"),
+    ] {
+        let file = folder.path().join(name);
+        if !name.starts_with("absent") {
+            std::fs::write(&file, text).unwrap();
+        }
+        let (result, out) = run_line(&format!("softdpu plan -c {} {option} {}", policy.display(), file.display()));
+        let said = format!("{:#}", result.expect_err(&out));
+        assert!(said.contains(name) && said.contains(says), "{name}: {said}");
+    }
+}

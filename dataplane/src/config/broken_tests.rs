@@ -173,8 +173,8 @@ fn every_broken_file_is_answered_as_expected() {
 #[test]
 fn none_comes_into_force() {
     use crate::control::PlanSource;
-    use crate::tunnel::steering::Steering;
     use crate::telemetry::journal::Journal;
+    use crate::tunnel::steering::Steering;
     use crate::worker::history::{History, Texts};
     use crate::worker::reload::Switch;
 

@@ -9,11 +9,11 @@ use std::fmt;
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
-    /// As in the file: "rule", "steer", "flows".
+    /// As in the file: "rule", "steer", "flows"; "intent": what becomes of one.
     pub kind: String,
     pub name: String,
     pub what: What,
-    /// Keys whose values differ.
+    /// Keys whose values differ; of an intent what differs, as in "verdict: met -> refused".
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
 }
@@ -64,6 +64,17 @@ pub fn changes(before: &Policy, after: &Policy) -> Changes {
             keys: vec!["timeouts".into()],
         });
     }
+    // What becomes of applications, also where no rule of theirs is another one.
+    live.extend(before.contract.difference(&after.contract).into_iter().map(|difference| Change {
+        kind: "intent".into(),
+        name: difference.intent,
+        what: match difference.kind.as_str() {
+            "new" => What::Added,
+            "gone" => What::Removed,
+            _ => What::Changed,
+        },
+        keys: difference.what,
+    }));
     named("steer", &before.steer, &after.steer, |steer| &steer.name, steer_keys, &mut live);
     named("rule", &before.rules, &after.rules, |rule| &rule.name, rule_keys, &mut live);
     let (was, is) = (&before.applications, &after.applications);

@@ -36,10 +36,12 @@ pub fn read_all(applications: &mut [Application]) -> Vec<Problem> {
             }
             Err(cause) => {
                 let message = format!("cannot read hosts file {}: {cause}", path.display());
-                problems.push(
-                    Problem::error(Code::Unreadable, span, message, "relative paths start at the policy's folder")
-                        .label("this file"),
-                );
+                let help = if path.exists() {
+                    "name a text file with one host a line"
+                } else {
+                    "write the file, or correct the path: relative ones start at the policy's folder"
+                };
+                problems.push(Problem::error(Code::Unreadable, span, message, help).label("this file"));
             }
         }
     }

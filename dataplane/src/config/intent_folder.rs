@@ -15,7 +15,7 @@ use super::problem::{Code, Problem, Source};
 use super::schema::{OnLoss, intent_json_schema};
 use super::terms::{Terms, Written};
 use super::values::Prefix;
-use super::{shape, syntax_problem, text};
+use super::{shape, syntax, text};
 
 /// Longest intent file that is read, in bytes.
 const MAX_FILE: usize = 1 << 20;
@@ -55,7 +55,8 @@ pub fn read(folder: &Path, terms: &Terms) -> std::io::Result<Folder> {
         let name = path.display().to_string();
         let text = match text::read(&path, MAX_FILE, "an intent") {
             Ok(text) => text,
-            Err((source, problem)) => {
+            Err(wrong) => {
+                let (source, problem) = *wrong;
                 problems.push((source, vec![problem]));
                 continue;
             }
@@ -119,8 +120,8 @@ fn parse_with(source: &Arc<Source>, terms: &Terms, schema: &serde_json::Value) -
             vec![Problem::error(Code::Unreadable, 0..0, message, format!("an intent has at most {MAX_FILE}"))],
         );
     }
-    let (table, syntax) = DeTable::parse_recoverable(text);
-    let mut problems: Vec<Problem> = syntax.iter().map(syntax_problem).collect();
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut problems = syntax::problems(text, &errors);
     if !problems.is_empty() {
         return (None, problems);
     }
@@ -130,7 +131,7 @@ fn parse_with(source: &Arc<Source>, terms: &Terms, schema: &serde_json::Value) -
         match <File as serde::Deserialize>::deserialize(ValueDeserializer::from(value)) {
             Ok(file) => Some(check(&file, terms, source, &mut problems)),
             Err(e) => {
-                problems.push(syntax_problem(&e));
+                problems.push(syntax::problem(&e));
                 None
             }
         }

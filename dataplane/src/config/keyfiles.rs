@@ -14,6 +14,10 @@ pub fn check(policy: &Policy) -> Vec<Problem> {
 }
 
 fn check_one(cipher: Cipher, sa: &Sa) -> Option<Problem> {
+    // That there is none was told of.
+    if sa.key_file.as_os_str().is_empty() {
+        return None;
+    }
     let bad = |message: String, help: String| {
         Some(Problem::error(Code::KeyFile, sa.key_span.clone(), message, help).label("this file"))
     };

@@ -23,6 +23,7 @@ mod schema;
 mod shape;
 pub(crate) mod shaped;
 mod suggest;
+mod syntax;
 pub mod terms;
 pub(crate) mod text;
 pub mod values;
@@ -87,10 +88,9 @@ pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
 }
 
 fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
-    let text = text::read(path, MAX_FILE, "a policy").map_err(|(source, problem)| ConfigErrors {
-        source,
-        problems: vec![problem],
-        intents: Vec::new(),
+    let text = text::read(path, MAX_FILE, "a policy").map_err(|wrong| {
+        let (source, problem) = *wrong;
+        ConfigErrors { source, problems: vec![problem], intents: Vec::new() }
     })?;
     load_text_with(&text, &path.display().to_string(), path, keys, None, site)
 }
@@ -166,7 +166,7 @@ fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Proble
         );
     }
     let (table, syntax) = DeTable::parse_recoverable(text);
-    let mut problems: Vec<Problem> = syntax.iter().map(syntax_problem).collect();
+    let mut problems = syntax::problems(text, &syntax);
     if !problems.is_empty() {
         // What a broken line might have meant is guesswork: no further checks on it.
         return (None, problems);
@@ -187,23 +187,8 @@ fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Proble
             (policy, problems)
         }
         Err(e) => {
-            problems.push(syntax_problem(&e));
+            problems.push(syntax::problem(&e));
             (None, problems)
         }
     }
-}
-
-fn syntax_problem(error: &toml::de::Error) -> Problem {
-    let span = error.span().unwrap_or(0..0);
-    let message = error.message().trim().replace('\n', ", ");
-    let help = if message.contains("duplicate key") {
-        "give each key once per table; a list of tables has two brackets, as in [[port]]"
-    } else if message.contains("missing value") || message.contains("string values must be quoted") {
-        "write key = value, with strings in quotes: name = \"edge-a\""
-    } else if message.contains("basic string") || message.contains("literal string") {
-        "a string ends with the quote it began with, on the same line"
-    } else {
-        "see https://toml.io for how TOML is written"
-    };
-    Problem::error(Code::Syntax, span, message, help)
 }

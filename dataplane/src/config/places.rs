@@ -173,6 +173,10 @@ impl FromStr for Address {
         if addr.is_unspecified() || addr.is_multicast() || broadcast {
             return Err(Bad::new(format!("`{text}` is not the address of one host"), "write a unicast address"));
         }
+        if addr.is_loopback() {
+            let help = "write one that is reached by a port: nothing on the wire has a loopback address";
+            return Err(Bad::new(format!("`{text}` never leaves this host"), help));
+        }
         Ok(Self(addr))
     }
 }

@@ -161,11 +161,17 @@ impl Source {
         let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
         let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(110).with_context_lines(1);
         let mut out = String::new();
+        let source = Source { name: visible(&self.name), text: visible(&self.text) };
         for problem in problems {
             if !out.is_empty() {
                 out.push('\n');
             }
-            let view = View { source: self, problem };
+            let mut problem = Problem { message: visible(&problem.message), ..problem.clone() };
+            if self.text.is_empty() && !problem.message.contains(&source.name) {
+                // There is nothing to point at.
+                problem.message = format!("{}:1:1: {}", source.name, problem.message);
+            }
+            let view = View { source: &source, problem: &problem };
             // Writing to a String fails only when miette finds a span outside of the source; say it plainly then.
             if handler.render_report(&mut out, &view).is_err() {
                 let (line, column) = self.position(problem.span.start);
@@ -177,6 +183,15 @@ impl Source {
         }
         out
     }
+}
+
+/// Without what could move a terminal's cursor or colour its text, and as long as before.
+fn visible(text: &str) -> String {
+    let control = |c: char| c.is_control() && !matches!(c, '\n' | '\t' | '\r');
+    if !text.contains(control) {
+        return text.to_owned();
+    }
+    text.chars().map(|c| if control(c) { "?".repeat(c.len_utf8()) } else { c.to_string() }).collect()
 }
 
 /// One problem beside its source, in the form miette draws.

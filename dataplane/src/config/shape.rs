@@ -181,6 +181,10 @@ fn wrong_type(value: &DeValue<'_>, types: &[&str], schema: &Value, span: Range<u
         (DeValue::Integer(i), ["string"]) => format!("put it in quotes: {key} = \"{i}\""),
         (DeValue::String(s), ["integer"]) if s.parse::<i64>().is_ok() => format!("without quotes: {key} = {s}"),
         (DeValue::String(s), ["boolean"]) if matches!(&**s, "true" | "false") => format!("without quotes: {key} = {s}"),
+        _ if !words_of(schema).is_empty() => {
+            let words: Vec<String> = words_of(schema).iter().map(|word| format!("\"{word}\"")).collect();
+            format!("it is {}", listed(words.iter().map(String::as_str)))
+        }
         _ => match schema.get("description").and_then(Value::as_str) {
             Some(about) => format!("`{key}` is {wanted}: {about}"),
             None => format!("`{key}` is {wanted}"),

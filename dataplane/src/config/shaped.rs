@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::problem::{Code, Problem, Source};
 use super::schema::json_schema_of;
-use super::{shape, syntax_problem};
+use super::{shape, syntax};
 
 /// Longest file that is read, in bytes.
 const MAX_FILE: usize = 4 << 20;
@@ -19,9 +19,9 @@ pub fn read<T: JsonSchema + DeserializeOwned>(source: &Source, problems: &mut Ve
         problems.push(Problem::error(Code::Unreadable, 0..0, message, format!("such a file has at most {MAX_FILE}")));
         return None;
     }
-    let (table, syntax) = DeTable::parse_recoverable(text);
-    if !syntax.is_empty() {
-        problems.extend(syntax.iter().map(syntax_problem));
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        problems.extend(syntax::problems(text, &errors));
         return None;
     }
     let span = table.span();
@@ -29,7 +29,7 @@ pub fn read<T: JsonSchema + DeserializeOwned>(source: &Source, problems: &mut Ve
     match T::deserialize(ValueDeserializer::from(toml::Spanned::new(span, DeValue::Table(table)))) {
         Ok(file) => Some(file),
         Err(e) => {
-            problems.push(syntax_problem(&e));
+            problems.push(syntax::problem(&e));
             None
         }
     }

@@ -10,7 +10,7 @@ use super::problem::{Code, Problem, Source};
 ///
 /// # Errors
 /// What is wrong with it, and what there is of its text.
-pub fn read(path: &Path, most: usize, what: &str) -> Result<String, (Source, Problem)> {
+pub fn read(path: &Path, most: usize, what: &str) -> Result<String, Box<(Source, Problem)>> {
     let name = path.display().to_string();
     let failed = |error: &std::io::Error| {
         let help = match error.kind() {
@@ -23,7 +23,7 @@ pub fn read(path: &Path, most: usize, what: &str) -> Result<String, (Source, Pro
             _ => format!("{what} must be a readable file"),
         };
         let source = Source { name: name.clone(), text: String::new() };
-        (source, Problem::error(Code::Unreadable, 0..0, format!("cannot read {name}: {error}"), help))
+        Box::new((source, Problem::error(Code::Unreadable, 0..0, format!("cannot read {name}: {error}"), help)))
     };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| failed(&error))?;
@@ -32,7 +32,8 @@ pub fn read(path: &Path, most: usize, what: &str) -> Result<String, (Source, Pro
     if bytes.len() > most {
         let message = format!("{name} is longer than {most} bytes");
         let source = Source { name, text: String::new() };
-        return Err((source, Problem::error(Code::Unreadable, 0..0, message, format!("{what} has at most {most}"))));
+        let help = format!("{what} has at most {most}");
+        return Err(Box::new((source, Problem::error(Code::Unreadable, 0..0, message, help))));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -40,6 +41,7 @@ pub fn read(path: &Path, most: usize, what: &str) -> Result<String, (Source, Pro
         let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
         let message = format!("{name} is not UTF-8 text: byte {at} is {byte:#04x}");
         let help = format!("{what} is UTF-8 text: iconv -f latin1 -t utf-8, if it was written so");
-        (Source { name, text }, Problem::error(Code::Unreadable, at..at, message, help).label("no character"))
+        let problem = Problem::error(Code::Unreadable, at..at, message, help).label("no character");
+        Box::new((Source { name, text }, problem))
     })
 }

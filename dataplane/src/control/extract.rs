@@ -60,41 +60,6 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     }
 }
 
-/// A type that bodies are of.
-pub trait Body: DeserializeOwned + Default + Send {
-    /// What it is made of, for who has written something else.
-    const HELP: &'static str;
-    /// Most bytes of it.
-    const MOST: usize;
-}
-
-/// A body of JSON; where there is none, what is usual.
-pub struct JsonBody<T>(pub T);
-
-impl<S: Send + Sync, T: Body> FromRequest<S> for JsonBody<T> {
-    type Rejection = Response;
-
-    async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
-        let body = Limited::new(request.into_body(), T::MOST).collect();
-        let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-            Err(_) => return Err(refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come in time", T::HELP)),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let error = format!("the body is longer than {} KiB", T::MOST >> 10);
-                return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, error, T::HELP));
-            }
-            Ok(Err(error)) => {
-                return Err(refuse(StatusCode::BAD_REQUEST, format!("the body broke off: {error}"), T::HELP));
-            }
-            Ok(Ok(body)) => body.to_bytes(),
-        };
-        if body.is_empty() {
-            return Ok(Self(T::default()));
-        }
-        let read = serde_json::from_slice(&body).map(Self);
-        read.map_err(|wrong| refuse(StatusCode::BAD_REQUEST, format!("the body: {wrong}"), T::HELP))
-    }
-}
-
 /// No body: whoever sends one expects something of it that will not happen.
 pub struct NoBody;
 

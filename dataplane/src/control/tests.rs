@@ -15,7 +15,6 @@ use super::*;
 use crate::config::Control;
 use crate::telemetry::journal::Journal;
 use crate::telemetry::snapshot::DropTraffic;
-use crate::watch::WatchRequest;
 
 struct Fake {
     journal: Arc<Journal>,
@@ -238,8 +237,6 @@ fn others_may_ask_and_not_change() {
                 client::rekey(&socket, "wg0", None).await.unwrap_err(),
                 client::demote(&socket, None).await.unwrap_err(),
                 client::reload(&socket, Some(1), false).await.unwrap_err(),
-                super::watch_client::watch(&socket, true, &WatchRequest::default(), |_| Ok(true)).await.unwrap_err(),
-                super::watch_client::watch(&socket, false, &WatchRequest::default(), |_| Ok(true)).await.unwrap_err(),
             ] {
                 assert!(refused.to_string().contains("only root"), "{refused}");
             }

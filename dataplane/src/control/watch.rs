@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ControlSource;
 use super::api::{Peer, Source, refuse};
-use super::extract::{Body as Bodied, JsonBody, NoBody};
+use super::extract::NoBody;
 use super::lease::Lease;
 use crate::watch::WatchRequest;
 use crate::watch::request::BadRequest;
@@ -29,14 +31,8 @@ pub enum WatchRefused {
     Unable(String),
 }
 
-impl Bodied for WatchRequest {
-    const HELP: &'static str = "the body is JSON: {\"at\": [\"rx\"], \"count\": 1, \"seconds\": 10, \"snaplen\": 0, \"filter\": {\"ethernet\": […], \"raw\": […]}}";
-    // Two programs of the longest kind.
-    const MOST: usize = 256 << 10;
-}
-
 /// Answer of `POST /v1/watch/stop`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WatchStopped {
     /// `false`: nothing was running.
     pub stopped: bool,
@@ -49,34 +45,40 @@ pub fn routes() -> Router<Arc<dyn ControlSource>> {
         .route("/v1/watch/stop", post(stop))
 }
 
+type Asked = Result<Json<WatchRequest>, JsonRejection>;
+
 async fn trace(
     State(source): Source,
     peer: Option<Extension<Peer>>,
     lease: Extension<Arc<Lease>>,
-    body: JsonBody<WatchRequest>,
+    body: Asked,
 ) -> Response {
-    watch(&source, &body.0, true, peer, &lease)
+    watch(&source, body, true, peer, &lease)
 }
 
 async fn capture(
     State(source): Source,
     peer: Option<Extension<Peer>>,
     lease: Extension<Arc<Lease>>,
-    body: JsonBody<WatchRequest>,
+    body: Asked,
 ) -> Response {
-    watch(&source, &body.0, false, peer, &lease)
+    watch(&source, body, false, peer, &lease)
 }
 
 fn watch(
     source: &Arc<dyn ControlSource>,
-    request: &WatchRequest,
+    body: Asked,
     trace: bool,
     peer: Option<Extension<Peer>>,
     lease: &Lease,
 ) -> Response {
-    const HELP: &str = WatchRequest::HELP;
+    const HELP: &str = "the body is JSON: {\"at\": [\"rx\"], \"count\": 1, \"seconds\": 10, \"snaplen\": 0, \"filter\": {\"ethernet\": […], \"raw\": […]}}";
+    let request = match body {
+        Ok(Json(request)) => request,
+        Err(wrong) => return refuse(StatusCode::BAD_REQUEST, wrong.body_text(), HELP),
+    };
     let by = peer.map_or(u32::MAX, |Extension(peer)| peer.uid);
-    let feed = match source.watch(request, trace, by) {
+    let feed = match source.watch(&request, trace, by) {
         Ok(feed) => feed,
         Err(wrong @ WatchRefused::Bad(_)) => return refuse(StatusCode::BAD_REQUEST, wrong.to_string(), HELP),
         Err(WatchRefused::Busy) => {

@@ -400,7 +400,7 @@ impl Flow {
     pub fn set_tier(&mut self, tier: Tier) {
         self.flags = (self.flags & !(3 * flag::TIER)) | (tier as u16 * flag::TIER);
         if matches!(tier, Tier::Xdp | Tier::Nic) && tier as u8 > self.offload / HIGHEST {
-            self.offload = self.offload & (HIGHEST - 1) | tier as u8 * HIGHEST;
+            self.offload = (self.offload & (HIGHEST - 1)) | (tier as u8 * HIGHEST);
         }
     }
 
@@ -420,7 +420,7 @@ impl Flow {
 
     /// `reason`: below 64.
     pub fn set_offload_reason(&mut self, reason: u8) {
-        self.offload = self.offload & !(HIGHEST - 1) | reason & (HIGHEST - 1);
+        self.offload = (self.offload & !(HIGHEST - 1)) | (reason & (HIGHEST - 1));
     }
 
     pub(crate) fn is_silent(&self, dir: Direction) -> bool {

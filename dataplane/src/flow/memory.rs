@@ -28,7 +28,7 @@ fn advise(start: usize, bytes: usize) {
 
 /// Asks for a value's first cache line.
 #[inline(always)]
-pub(super) fn prefetch<T>(value: &T) {
+pub(crate) fn prefetch<T>(value: &T) {
     prefetch_at(value, 0);
 }
 

@@ -10,6 +10,7 @@ mod index;
 pub mod key;
 mod marks;
 mod memory;
+pub(crate) use memory::prefetch;
 pub mod table;
 pub mod tcp;
 pub mod timers;

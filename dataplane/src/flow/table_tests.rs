@@ -353,6 +353,33 @@ fn the_oldest_unproven_makes_way_and_a_proven_flow_never() {
 }
 
 /// Somebody who sends for longer than a flood's flow lives does not make way while others do; nor is anybody refused for it.
+/// What the driver or a device has counted last comes with the flow's return, so it is kept until then; but not for ever.
+#[test]
+fn a_flow_that_is_elsewhere_neither_ages_nor_makes_way_before_it_is_back() {
+    let aged = |back: Option<u32>| {
+        let mut t = table(16, Timeouts::all(Duration::from_secs(2)));
+        let (hit, _) = pass(&mut t, &packet(1, 2, (9, 9), UDP, 0), Tick(0));
+        t.get_mut(hit.unwrap().idx).set_tier(Tier::Xdp);
+        (0..3000).step_by(10).find(|now| {
+            if back == Some(*now) {
+                t.get_mut(hit.unwrap().idx).set_tier(Tier::Worker);
+            }
+            t.expire(Tick(*now), usize::MAX, |_, _| ());
+            t.is_empty()
+        })
+    };
+    let (never, soon) = (aged(None).unwrap(), aged(Some(700)).unwrap());
+    assert!((1500..2000).contains(&never) && (700..900).contains(&soon), "{never} {soon}");
+
+    let mut t = table(16, Timeouts::default());
+    for n in 0..16 {
+        let (hit, _) = pass(&mut t, &packet(1, 2, (n, 9), UDP, 0), Tick(0));
+        t.get_mut(hit.unwrap().idx).set_tier(if n == 0 { Tier::Worker } else { Tier::Xdp });
+    }
+    assert_eq!(pass(&mut t, &packet(1, 2, (90, 9), UDP, 0), Tick(200)).1, ["0.0.0.1:0"], "the worker's own");
+    assert_eq!(pass(&mut t, &packet(1, 2, (91, 9), UDP, 0), Tick(200)).0, Err(Refusal::TableFull));
+}
+
 #[test]
 fn a_stream_outlives_a_flood() {
     let config = FlowConfig { capacity: 100, timeouts: Timeouts::default(), unproven_percent: 50 };

@@ -57,6 +57,9 @@ impl AskQueue {
     }
 }
 
+/// What is called with the table before and the new one.
+pub type Changed = Box<dyn Fn(&Fib, &Fib) + Send + Sync>;
+
 /// The watcher's view of the world outside.
 pub struct Watch {
     /// Interface index per port; `None` for ports without one.
@@ -68,7 +71,7 @@ pub struct Watch {
     pub fib: Arc<ArcSwap<Fib>>,
     pub asks: Arc<AskQueue>,
     /// Called after every new table, with the one before and the new one: wakes sleeping workers.
-    pub changed: Box<dyn Fn(&Fib, &Fib) + Send + Sync>,
+    pub changed: Changed,
 }
 
 impl Watch {

@@ -5,13 +5,13 @@ use super::relay;
 use super::select;
 use super::treat::treat;
 use super::xfrm::{self, Verdict};
-use crate::flow::{Flow, FlowIdx, Tick};
+use crate::flow::{Flow, FlowIdx, Tick, prefetch};
 use crate::graph::packet::{NO_FLOW, NO_WAY, NONE};
 use crate::graph::{Batch, Cx, Direction, DropReason, Node, Packet, each};
 use crate::l7::{By, Class};
 use crate::offload::nic;
 use crate::plan::Plan;
-use crate::plan::rules::{self, Known, Match, Rule, Side, Unread};
+use crate::plan::rules::{self, Act, Known, Match, Side, Unread};
 use crate::wire::{icmp, ip};
 use softdpu_ebpf_common::walk::{Fragment, Headers, proto};
 
@@ -28,7 +28,21 @@ impl Node for Policy {
     const NAME: &'static str = "policy";
 
     fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
+        if cx.plan.rules.are_many() {
+            ahead(cx, batch);
+        }
         each(cx, batch, decide);
+    }
+}
+
+/// Asks for the memory of the rules that the batch's flows remember.
+fn ahead(cx: &Cx<'_>, batch: &Batch) {
+    for packet in batch.packets.iter().filter(|packet| packet.meta.flow != NO_FLOW) {
+        let rule = rule_number(cx.flows.get(FlowIdx(packet.meta.flow)));
+        if let (Some(act), Some(counter)) = (cx.plan.rules.act(rule), cx.rules.get(rule)) {
+            prefetch(act);
+            prefetch(counter);
+        }
     }
 }
 
@@ -43,27 +57,26 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     }
     packet.meta.rule = rule;
     let len = packet.frame.total_len() as u64;
-    let Some(plan) = cx.plan.rules.get(usize::from(rule)) else {
+    let (rules, Some(act)) = (&cx.plan.rules, cx.plan.rules.act(rule)) else {
         // No rule: plain forwarding, and nothing that a tunnel was made for.
         return if packet.meta.tunnel_in == NONE { Ok(()) } else { Err(DropReason::WrongTunnel) };
     };
     if let Some(counter) = cx.rules.get(rule) {
         counter.add(1, len);
     }
-    if plan.drop {
+    if act.drop {
         nic::look(cx, packet);
         return Err(DropReason::PolicyDrop);
     }
-    let treats = plan.treats().then_some(plan);
-    service(cx, packet, rule, side, plan)?;
+    service(cx, packet, rule, side, *act)?;
     // Of what may go on only: what is refused says nothing about the flow's rate.
-    treats.map_or(Ok(()), |plan| treat(cx, packet, rule, plan))
+    if act.treats { treat(cx, packet, rule, &rules[usize::from(rule)]) } else { Ok(()) }
 }
 
 /// What the rule asks for, or why it does not let the packet go on.
 #[inline]
-fn service(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, side: Side, plan: &Rule) -> Result<(), DropReason> {
-    let tunnel = plan.tunnel.unwrap_or(NONE);
+fn service(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, side: Side, act: Act) -> Result<(), DropReason> {
+    let tunnel = act.tunnel;
     if tunnel == packet.meta.tunnel_in {
         if tunnel == NONE {
             return Ok(());
@@ -71,7 +84,7 @@ fn service(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, side: Side, plan: &R
         if let Some(counters) = cx.rules.treated(rule) {
             counters.opened.add(1, packet.frame.total_len() as u64);
         }
-        let comes_in = side == Side::In || plan.lets_in(&with_ports(cx, packet));
+        let comes_in = side == Side::In || cx.plan.rules[usize::from(rule)].lets_in(&with_ports(cx, packet));
         if comes_in && packet.meta.esp_in != NO_WAY {
             xfrm::admit(cx, packet, side)?;
         }
@@ -84,9 +97,9 @@ fn service(cx: &mut Cx<'_>, packet: &mut Packet, rule: u16, side: Side, plan: &R
         // From one tunnel into another is forwarding between two protected links.
         Side::Out => {
             packet.meta.tunnel_out = tunnel;
-            packet.meta.compress = plan.compress;
+            packet.meta.compress = act.compress;
             cx.seen.to_seal = true;
-            cx.seen.to_compress |= plan.compress;
+            cx.seen.to_compress |= act.compress;
             if cx.keys.many_ways() {
                 select::prefetch_way(cx, packet);
             }

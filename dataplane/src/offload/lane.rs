@@ -70,6 +70,8 @@ pub enum What {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub traffic: [FlowCount; 2],
+    /// Packets that the driver dropped because a rule says so; they are in `traffic` too.
+    pub dropped: u64,
     /// Packets that the meter dropped; they are in `traffic` too.
     pub metered: u64,
     /// Packets sampled; they are not in `traffic`.
@@ -211,7 +213,7 @@ impl Client {
         let (rule, class) = (last_rule(flow), Class::place(flow.class));
         if let Some(counter) = rule.and_then(|rule| rules.treated(rule)) {
             let dropped: u64 = counts.traffic.iter().map(|count| count.packets).sum();
-            counter.dropped.add(if dropped_there { dropped } else { counts.metered });
+            counter.dropped.add(if dropped_there { dropped } else { counts.dropped + counts.metered });
             counter.metered.add(counts.metered);
             counter.sampled.add(counts.sampled);
         }

@@ -427,7 +427,7 @@ impl Gate {
                     }
                 } else {
                     record.silent = 0;
-                    add(&mut record.pending.traffic, counts);
+                    record.add(counts);
                 }
                 if !record.queued && !record.pending.is_zero() {
                     record.queued = true;
@@ -539,6 +539,18 @@ impl Gate {
 }
 
 impl Record {
+    /// Forwarded flows have both directions in the table.
+    fn forwards(&self) -> bool {
+        self.entries.iter().all(Option::is_some)
+    }
+
+    fn add(&mut self, counts: [FlowCount; 2]) {
+        add(&mut self.pending.traffic, counts);
+        if !self.forwards() {
+            self.pending.dropped += counts[0].packets + counts[1].packets;
+        }
+    }
+
     /// Takes over how far meters and samples have come.
     fn treated(&mut self, now: [(Progress, u64); 2]) {
         for ((met, dropped), (progress, over)) in self.met.iter_mut().zip(now) {
@@ -552,11 +564,11 @@ impl Record {
 
     /// Takes over what both entries leave.
     fn ends(&mut self, last: [Last; 2]) {
-        add(&mut self.pending.traffic, last.map(|last| last.count));
+        self.add(last.map(|last| last.count));
         if self.every > 0 || self.metered {
             self.treated(last.map(|last| (last.progress, last.over)));
         }
-        if self.entries.iter().all(Option::is_some) {
+        if self.forwards() {
             let next = Some(last.map(|last| last.numbers as u16));
             self.back = Back { next, progress: last.map(|last| last.progress) };
         }

@@ -4,6 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
+use crate::config::rates::Bandwidth;
+
 pub use super::reason::{Reason, Verdict};
 
 /// A line of a file, and who can change it.
@@ -170,7 +172,9 @@ impl Contract {
 fn changed(before: &Outcome, after: &Outcome) -> Vec<String> {
     let text = |list: &[String]| list.join(" ");
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".into());
-    let takes = |t: &Takes| format!("{} bit/s, {} encrypted, {} connections", t.bandwidth, t.crypto, t.connections);
+    let takes = |t: &Takes| {
+        format!("{}, {} encrypted, {} connections", Bandwidth(t.bandwidth), Bandwidth(t.crypto), t.connections)
+    };
     let pairs = [
         ("verdict", before.verdict.as_str().to_owned(), after.verdict.as_str().to_owned()),
         ("reason", before.because.reason.code().to_owned(), after.because.reason.code().to_owned()),

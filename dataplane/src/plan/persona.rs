@@ -128,14 +128,15 @@ impl Persona {
     /// # Errors
     /// A figure is not of its kind.
     pub fn site(&self) -> Result<Site> {
-        let mut notes: Vec<String> = self
+        let known = self
+            .figure
+            .iter()
+            .map(|f| format!("{}: `{}` is {} ({}), by {}", self.name, f.key, f.value, f.says, f.source));
+        let unknown = self
             .unknown
             .iter()
-            .map(|unknown| {
-                format!("{}: `{}` is not known ({}); it limits nothing here", self.name, unknown.key, unknown.note)
-            })
-            .collect();
-        notes.extend(self.figure.iter().map(|f| format!("{}: `{}` is {}, by {}", self.name, f.key, f.value, f.source)));
+            .map(|u| format!("{}: `{}` is not known ({}); it limits nothing here", self.name, u.key, u.note));
+        let notes = known.chain(unknown).collect();
         Ok(Site {
             label: format!("persona {}", self.name),
             bandwidth: self.rate("bandwidth")?,

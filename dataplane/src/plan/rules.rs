@@ -19,17 +19,35 @@ pub const MAX_RULES: usize = (1 << 15) - 1;
 /// From so many rules on they are looked up in an index; few are walked faster.
 const INDEXED: usize = 24;
 
+/// What a rule asks of every packet; those of several rules are in one cache line.
+#[derive(Clone, Copy, Debug)]
+pub struct Act {
+    /// [`NONE`]: none.
+    pub tunnel: u16,
+    pub drop: bool,
+    pub compress: bool,
+    /// As [`Rule::treats`].
+    pub treats: bool,
+}
+
 /// A plan's rules, in order, and what finds one of many.
 #[derive(Debug, Default)]
 pub struct Rules {
     list: Box<[Rule]>,
+    acts: Box<[Act]>,
     index: Option<Index>,
 }
 
 impl From<Vec<Rule>> for Rules {
     fn from(list: Vec<Rule>) -> Self {
         let index = (list.len() >= INDEXED).then(|| Index::new(&list));
-        Self { list: list.into(), index }
+        let act = |rule: &Rule| Act {
+            tunnel: rule.tunnel.unwrap_or(NONE),
+            drop: rule.drop,
+            compress: rule.compress,
+            treats: rule.treats(),
+        };
+        Self { acts: list.iter().map(act).collect(), list: list.into(), index }
     }
 }
 
@@ -42,6 +60,16 @@ impl std::ops::Deref for Rules {
 }
 
 impl Rules {
+    #[inline]
+    pub fn act(&self, rule: u16) -> Option<&Act> {
+        self.acts.get(usize::from(rule))
+    }
+
+    /// So many that what packets need of them is not all in the cache.
+    pub fn are_many(&self) -> bool {
+        self.index.is_some()
+    }
+
     /// As [`look_up`], in about the same time however many there are.
     pub fn look_up(&self, headers: &Headers, known: &Known<'_>, tunnel_in: Option<u16>) -> Match {
         match &self.index {

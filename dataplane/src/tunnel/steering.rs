@@ -5,7 +5,7 @@ use crate::config::policy::Policy;
 use crate::io::steer::{self, Steer, SteerRule};
 use crate::plan::steering;
 use anyhow::{Context, Result};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// The XDP program and what its rules are made from.
 pub struct Steering {
@@ -15,7 +15,7 @@ pub struct Steering {
 }
 
 struct Inner {
-    policy: Policy,
+    policy: Arc<Policy>,
     /// Until it is detached; `None` where no port has one.
     steer: Option<Steer>,
     /// By tunnel of the policy.
@@ -26,7 +26,7 @@ impl Steering {
     /// `steer` has the rules that [`Self::first`] gave.
     pub fn new(policy: Policy, interfaces: Vec<Option<u32>>, steer: Option<Steer>) -> Self {
         let tunnels = steering::of_tunnels(&policy);
-        Self { interfaces, inner: Mutex::new(Inner { policy, steer, tunnels }) }
+        Self { interfaces, inner: Mutex::new(Inner { policy: Arc::new(policy), steer, tunnels }) }
     }
 
     /// The rules to begin with.
@@ -98,7 +98,7 @@ impl Steering {
     ///
     /// # Errors
     /// More rules or prefixes than there is room for; what was in force stays so.
-    pub fn set_policy(&self, policy: Policy) -> Result<()> {
+    pub fn set_policy(&self, policy: Arc<Policy>) -> Result<()> {
         let mut inner = lock(&self.inner);
         self.put(&mut inner, Some(&policy))?;
         inner.policy = policy;

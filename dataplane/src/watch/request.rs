@@ -10,7 +10,7 @@ pub const MAX_SNAP: u32 = 65_535 + 22;
 /// Longest watch, in seconds: a day.
 pub const MAX_SECONDS: u64 = 86_400;
 /// Longest text of a filter that is kept, for logs and files.
-const MAX_EXPRESSION: usize = 1024;
+pub const MAX_EXPRESSION: usize = 1024;
 
 /// Body of `POST /v1/trace` and `POST /v1/capture`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

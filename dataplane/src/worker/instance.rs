@@ -7,13 +7,13 @@ use super::idle::Waker;
 use super::notices::{Look, WorkerLook};
 use super::reload::Switch;
 use super::runtime::RunOptions;
+use super::tiers;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
 use crate::control::types::PeerStatus;
 use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanSource,
-    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus, WatchRefused, WorkerStatus,
-    XdpVerdict,
+    PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TunnelStatus, WatchRefused, WorkerStatus, XdpVerdict,
 };
 use crate::flow::{Direction, Flow, FlowIdx, Tick, Tier};
 use crate::graph::DropReason;
@@ -33,7 +33,6 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use futures::future::BoxFuture;
-use softdpu_ebpf_common::maps::Reason as XdpReason;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -323,38 +322,6 @@ impl Instance {
         (verdicts, drops)
     }
 
-    /// Who handled what the XDP program saw, and what devices kept from it. A packet that a device or the driver handled is in
-    /// none of the tiers below.
-    fn tiers(&self, xdp: &[XdpVerdict], counters: &Snapshot) -> Vec<TierStatus> {
-        if xdp.is_empty() {
-            return Vec::new();
-        }
-        let gate = self.offload.as_ref().map(Offload::gate);
-        let (driver, devices) = gate.as_ref().map_or((0, 0), |gate| gate.below());
-        let by_devices = gate.map_or_else(Default::default, |gate| gate.dropped_by_devices());
-        let workers: u64 = counters.workers.iter().map(|worker| worker.flows).sum();
-        let tier = |name: &str, flows| TierStatus { tier: name.to_owned(), flows, ..TierStatus::default() };
-        let mut tiers = [
-            TierStatus { packets: by_devices.packets, bytes: by_devices.bytes, ..tier("nic", Some(devices)) },
-            tier("xdp", Some(driver)),
-            // Its table has those too that are below.
-            tier("worker", Some(workers.saturating_sub(driver + devices))),
-            tier("kernel", None),
-        ];
-        for counted in xdp {
-            let verdict = XdpReason::ALL.iter().find(|reason| reason.name() == counted.verdict);
-            let at = match verdict {
-                Some(XdpReason::Worker) => 2,
-                Some(XdpReason::FlowForward) => 1,
-                Some(reason) if reason.drop_help(self.drops_malformed).is_some() => 1,
-                _ => 3,
-            };
-            tiers[at].packets += counted.packets;
-            tiers[at].bytes += counted.bytes;
-        }
-        tiers.into()
-    }
-
     /// Asks one worker for its flows, a part of the table at a time.
     async fn flows_of(&self, index: usize, filter: &FlowFilter) -> Result<Vec<FlowInfo>> {
         let handle = &self.switch.workers[index];
@@ -494,7 +461,8 @@ impl Instance {
         let (steer, xdp, steer_drops) = self.steer_status();
         let mut drops = drops(&counters);
         drops.extend(steer_drops);
-        let tiers = self.tiers(&xdp, &counters);
+        let tiers =
+            tiers::of(&xdp, self.drops_malformed, self.offload.as_ref().map(Offload::gate).as_deref(), &counters);
         Status {
             name: policy.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -12,6 +12,7 @@ pub mod notices;
 pub mod reload;
 pub mod replay;
 pub mod runtime;
+mod tiers;
 pub mod turn;
 mod watch_files;
 pub mod watching;

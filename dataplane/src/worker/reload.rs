@@ -201,8 +201,8 @@ impl Switch {
             gate.close();
             Opened(gate)
         });
-        let generation = candidate.plan.generation;
-        let timeouts = candidate.policy.flows.timeouts;
+        let (generation, policy) = (candidate.plan.generation, Arc::new(candidate.policy));
+        let timeouts = policy.flows.timeouts;
         let new_timeouts = self.policy.load().flows.timeouts != timeouts;
         self.plan.store(Arc::new(candidate.plan));
         for worker in &self.workers {
@@ -212,7 +212,7 @@ impl Switch {
             }
             worker.waker.wake();
         }
-        let gone_on = self.wait_for(generation).and_then(|()| self.steering.set_policy(candidate.policy.clone()));
+        let gone_on = self.wait_for(generation).and_then(|()| self.steering.set_policy(policy.clone()));
         if let Err(error) = gone_on {
             // Flows must not meet rules of one policy in the driver and of another in the worker for good.
             let mut back = self.build(&self.policy.load(), false)?;
@@ -220,7 +220,7 @@ impl Switch {
             self.plan.store(Arc::new(back));
             return Err(error);
         }
-        self.policy.store(Arc::new(candidate.policy));
+        self.policy.store(policy);
         drop((opened, old));
         Ok(started.elapsed().as_secs_f64() * 1e3)
     }

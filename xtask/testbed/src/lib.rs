@@ -20,6 +20,7 @@ pub mod pcap;
 pub mod peers;
 pub mod policy;
 pub mod process;
+pub mod screen;
 pub mod status;
 pub mod topology;
 

@@ -9,6 +9,7 @@ use crate::cli::show::number;
 use crate::control::{DropCount, FlowInfo, RuleStatus, Status, TunnelStatus};
 use crate::offload::Reason as TierReason;
 use crate::plan::contract::{Because, Contract, Finding, Outcome, Place, Reason, Verdict};
+use crate::telemetry::snapshot::{RuleTraffic, Snapshot};
 
 /// What is said of an intent.
 #[derive(Debug, Serialize)]
@@ -34,6 +35,10 @@ pub struct Seen {
     pub packets: u64,
     pub bytes: u64,
     pub metered: u64,
+    /// Dropped, for whatever reason; encrypted, and decrypted.
+    pub dropped: u64,
+    pub sealed: u64,
+    pub opened: u64,
     /// While it was watched.
     pub packets_per_s: f64,
     pub bits_per_s: f64,
@@ -71,6 +76,8 @@ pub struct Given<'a> {
     pub contract: &'a Contract,
     pub before: &'a Status,
     pub after: &'a Status,
+    /// All counters, at the end.
+    pub counters: &'a Snapshot,
     /// Seconds between the two.
     pub watched_s: f64,
     /// All flows; those of the intent are picked out.
@@ -97,6 +104,8 @@ fn seen(rule: &str, given: &Given<'_>) -> Seen {
     let of =
         |status: &Status| -> RuleStatus { status.rules.iter().find(|of| of.name == rule).cloned().unwrap_or_default() };
     let (before, after) = (of(given.before), of(given.after));
+    let counted = given.counters.rules.iter().filter(|of| of.name == rule);
+    let sum = |get: fn(&RuleTraffic) -> u64| counted.clone().map(get).sum();
     let per_s = |before: u64, after: u64| {
         if given.watched_s > 0.0 { after.saturating_sub(before) as f64 / given.watched_s } else { 0.0 }
     };
@@ -109,6 +118,9 @@ fn seen(rule: &str, given: &Given<'_>) -> Seen {
         packets: after.packets,
         bytes: after.bytes,
         metered: after.metered,
+        dropped: sum(|of| of.dropped),
+        sealed: sum(|of| of.sealed.packets),
+        opened: sum(|of| of.opened.packets),
     }
 }
 
@@ -169,7 +181,7 @@ fn of_encryption(reason: Reason) -> bool {
 fn encrypted(of: &Explained, given: &Given<'_>) -> Answer {
     let intent = &of.intent;
     let mut because = of.because(of_encryption);
-    if because.is_empty() {
+    if because.is_empty() && intent.because.reason == Reason::AsAsked {
         because.push(intent.because.clone());
     }
     let refused = intent.verdict == Verdict::Refused;
@@ -182,6 +194,16 @@ fn encrypted(of: &Explained, given: &Given<'_>) -> Answer {
         (None, _) => (Some(false), "it goes in clear".to_owned()),
     };
     let mut evidence = Vec::new();
+    if yes == Some(false) && refused {
+        let dropped: u64 = of.rules.iter().map(|rule| rule.dropped).sum();
+        evidence.push(format!("{dropped} of its packets were dropped since the start"));
+    }
+    if of.tunnel.is_some() {
+        let sum = |get: fn(&Seen) -> u64| of.rules.iter().map(get).sum::<u64>();
+        let (sealed, opened) = (sum(|rule| rule.sealed), sum(|rule| rule.opened));
+        evidence
+            .push(format!("of its own {} packets {sealed} were sealed and {opened} opened", sum(|rule| rule.packets)));
+    }
     if let Some(tunnel) = &of.tunnel {
         evidence.push(format!(
             "tunnel {} ({} {}): {} packets sealed, {} opened, {} forged, {} replayed; of all that it carries",
@@ -223,10 +245,11 @@ fn offloaded(of: &Explained, given: &Given<'_>) -> Answer {
             Some(tier) => (None, format!("it has no flows now; planned is tier {tier}")),
             None => (None, "no tier is planned: the plan refuses it".to_owned()),
         },
-        (all, down) if down == all => (Some(true), format!("all of its {all} flows are in the driver or the device")),
-        (all, 0) => (Some(false), format!("none of its {all} flows; planned is tier {}", planned.unwrap_or("none"))),
         (all, down) => {
-            (Some(false), format!("{down} of its {all} flows; planned is tier {}", planned.unwrap_or("none")))
+            let planned =
+                planned.map_or_else(|| "the plan refuses it".into(), |tier| format!("planned is tier {tier}"));
+            let text = format!("{down} of {} in the driver or the device; {planned}", flows(all));
+            (Some(down == all), text)
         }
     };
     let mut evidence: Vec<String> = of
@@ -327,6 +350,7 @@ fn slow(of: &Explained, given: &Given<'_>) -> Answer {
         "how long single packets take is not measured by a running instance; `softdpu tune` measures a host".into(),
     );
     let (yes, text) = match (causes, because.is_empty()) {
+        _ if of.intent.verdict == Verdict::Refused => (None, "the plan refuses it".to_owned()),
         (0, true) => (None, "nothing was found that slows it".to_owned()),
         (0, false) => (None, "it is promised less than it asks for".to_owned()),
         _ => (Some(true), "packets of it, or beside it, are held back or lost".to_owned()),

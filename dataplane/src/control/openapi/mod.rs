@@ -26,7 +26,7 @@ Whoever may open the socket may ask (GET): its owner and its group, by `socket_m
 
 Whatever is not done is answered with an `ApiError`: what is wrong, and what would be right. Besides the codes of each \
 operation: 404 for a path that does not exist, 405 for a method that a path does not have (with `Allow`), 431 for a head of more \
-than 16 KiB, which has no body. A connection may last 60 s, 5 s of them in silence, one that follows events or watches packets as long as it reads; 64 \
+than 16 KiB, which has no body. A connection may last 60 s, 5 s of them in silence, one that follows events as long as it reads; 64 \
 connections are served at a time, others wait.
 
 Fields may be added to any object: clients pass over what they do not know.";
@@ -87,11 +87,10 @@ fn operation(route: &Route, generator: &mut SchemaGenerator, error: &Value) -> V
         "tags": [if route.method == "get" { "read" } else { "change" }],
         "responses": responses,
     });
-    if let Some((schema, example)) = route.body_schema(generator).zip(route.body()) {
-        operation["requestBody"] = json!({
-            "required": false,
-            "content": { "application/json": { "schema": schema, "example": example } },
-        });
+    if let Some(body) = &route.body {
+        let example: Value = serde_json::from_str(body.example).unwrap_or_default();
+        let content = json!({ "schema": (body.schema)(), "example": example });
+        operation["requestBody"] = json!({ "required": true, "content": { "application/json": content } });
     }
     if !route.parameters.is_empty() {
         operation["parameters"] = route.parameters.iter().map(parameter).collect();

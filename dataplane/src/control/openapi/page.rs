@@ -39,11 +39,11 @@ Giving the socket to a group takes CAP_CHOWN, or being in that group.
 ## What is common
 
 - What is not done is answered with `{\"error\": …, \"help\": …}`: what is wrong, and what would be right.
-- Parameters go into the query; a body, of JSON, only to `/v1/trace` and `/v1/capture`, where all of it may be left out. Parameters that are not known are refused, not passed over.
+- Parameters go into the query; where no body is described, none is taken. Parameters that are not known are refused, not passed over.
 - Paths that do not exist are answered with 404, methods that a path does not have with 405 and `Allow`. A head of more than 16 KiB is
   answered with 431, without a body.
 - 64 connections are served at a time, others wait. A connection may last 60 s, and be silent for 5 s before a request; one that
-  follows events or watches packets lasts as long as it reads.
+  follows events lasts as long as it reads.
 - Fields may be added to any object: pass over what you do not know. What is there keeps its name and meaning.
 - Text from the wire (host names) is in the answers as it came: escape it before you show it.
 
@@ -69,6 +69,15 @@ fn route(page: &mut String, route: &Route) {
         }
         writeln!(page).unwrap();
     }
+    if let Some(body) = &route.body {
+        writeln!(page, "The body is JSON:\n\n| field | what |\n| --- | --- |").unwrap();
+        for (name, field) in (body.schema)()["properties"].as_object().unwrap() {
+            let values = range(&field["items"]);
+            writeln!(page, "| `{name}` | {}{values}{} |", field["description"].as_str().unwrap(), range(field))
+                .unwrap();
+        }
+        writeln!(page).unwrap();
+    }
     if !route.errors.is_empty() {
         writeln!(page, "| code | when |\n| --- | --- |").unwrap();
         for (code, when) in route.errors {
@@ -77,8 +86,9 @@ fn route(page: &mut String, route: &Route) {
         writeln!(page).unwrap();
     }
     let post = if route.method == "get" { "" } else { "-X POST " };
-    let stream = if matches!(route.answer, Answer::Events(_)) || route.body().is_some() { "-N " } else { "" };
-    let body = route.body().map(|body| format!("-d '{body}' ")).unwrap_or_default();
+    let body = route.body.as_ref().map_or(String::new(), |body| format!("--json '{}' ", body.example));
+    let post = if body.is_empty() { post } else { "" };
+    let stream = if matches!(route.answer, Answer::Events(_)) || !body.is_empty() { "-N " } else { "" };
     let quote = |ask: &str| {
         if ask.contains(['&', '?']) { format!("'http://localhost{ask}'") } else { format!("http://localhost{ask}") }
     };

@@ -11,7 +11,8 @@ use crate::plan::contract::Contract;
 use crate::telemetry::journal::Event;
 use crate::telemetry::prometheus;
 use crate::telemetry::snapshot::Snapshot;
-use crate::watch::WatchRequest;
+use crate::watch::filter::MAX_LEN;
+use crate::watch::request::{MAX_EXPRESSION, MAX_SECONDS, MAX_SNAP};
 
 /// A route.
 pub struct Route {
@@ -25,6 +26,8 @@ pub struct Route {
     /// What else there is to know.
     pub text: &'static str,
     pub parameters: &'static [Parameter],
+    /// What is sent along, as JSON; `None`: nothing may be.
+    pub body: Option<Body>,
     pub answer: Answer,
     /// Codes besides 200, each with when it comes.
     pub errors: &'static [(u16, &'static str)],
@@ -47,6 +50,12 @@ pub struct Parameter {
     pub name: &'static str,
     pub place: In,
     pub text: &'static str,
+    pub schema: fn() -> Value,
+    pub example: &'static str,
+}
+
+/// What is sent with a request.
+pub struct Body {
     pub schema: fn() -> Value,
     pub example: &'static str,
 }
@@ -92,6 +101,55 @@ const BODY_408: &str = "A body was announced and did not come within 5 s. Nothin
 const BODY_413: &str = "There is a body, and it is longer than 16 KiB. Nothing was done.";
 const NOT_YOU: &str = "The client is neither root nor the user that the instance runs as, by the socket's peer credentials. Nothing was done.";
 
+/// `at`: a capture's points, or nothing for a trace.
+fn watch(at: Option<Value>) -> Value {
+    let instruction = json!({
+        "type": "array",
+        "description": "Code, jump where it holds, jump where not, constant: classic BPF, as `tcpdump -ddd` prints it.",
+        "items": { "type": "integer", "minimum": 0, "maximum": u32::MAX },
+        "minItems": 4,
+        "maxItems": 4,
+    });
+    let program = |of: &str| json!({ "type": "array", "description": of, "items": instruction, "maxItems": MAX_LEN });
+    let filter = json!({
+        "type": ["object", "null"],
+        "description": "A filter, compiled by the client. Without it: every packet.",
+        "additionalProperties": false,
+        "required": ["ethernet", "raw"],
+        "properties": {
+            "expression": { "type": "string", "maxLength": MAX_EXPRESSION, "description": "What it was compiled from." },
+            "ethernet": program("For packets with a link header."),
+            "raw": program("For packets without one."),
+        },
+    });
+    let mut properties = json!({
+        "filter": filter,
+        "snaplen": {
+            "type": "integer", "minimum": 0, "maximum": MAX_SNAP, "default": 0,
+            "description": "Bytes kept of each packet; 0: as many as a port's packets can have.",
+        },
+        "count": {
+            "type": "integer", "minimum": 0, "maximum": u64::MAX, "default": 0,
+            "description": "Packets, each of which may be seen at several points; 0: any number.",
+        },
+        "seconds": {
+            "type": "integer", "minimum": 0, "maximum": MAX_SECONDS, "default": 0,
+            "description": "How long; 0: until the client has enough.",
+        },
+    });
+    if let Some(at) = at {
+        properties["at"] = at;
+    }
+    json!({ "type": "object", "additionalProperties": false, "properties": properties })
+}
+
+const WATCH_ERRORS: &[(u16, &str)] = &[
+    (400, "The body is not JSON, or asks for what there is not."),
+    (403, NOT_YOU),
+    (409, "A trace or a capture is running already."),
+    (503, "A worker is too busy to be asked."),
+];
+
 /// All of them.
 pub const ROUTES: &[Route] = &[
     Route {
@@ -102,6 +160,7 @@ pub const ROUTES: &[Route] = &[
         text: "All it takes to tell whether the instance is well, without waiting for a worker. Counters count from the start of \
                the instance; a rate is the difference of two answers.",
         parameters: &[],
+        body: None,
         answer: Answer::Json(json_of::<Status>),
         errors: &[],
         ask: "/v1/status",
@@ -114,6 +173,7 @@ pub const ROUTES: &[Route] = &[
         summary: "All counters, summed over the workers and by worker",
         text: "The figures behind `/metrics`, with every name of the policy, also those that have counted nothing.",
         parameters: &[],
+        body: None,
         answer: Answer::Json(json_of::<Snapshot>),
         errors: &[],
         ask: "/v1/counters",
@@ -126,6 +186,7 @@ pub const ROUTES: &[Route] = &[
         summary: "The contract: what became of each intent, and who decides it",
         text: "What `softdpu plan` says, of the policy in force.",
         parameters: &[],
+        body: None,
         answer: Answer::Json(json_of::<Contract>),
         errors: &[],
         ask: "/v1/plan",
@@ -195,6 +256,7 @@ pub const ROUTES: &[Route] = &[
                 example: "1000",
             },
         ],
+        body: None,
         answer: Answer::Json(json_of::<Vec<FlowInfo>>),
         errors: &[
             (400, "A filter is wrong or not known; the answer says what would be right."),
@@ -221,6 +283,7 @@ pub const ROUTES: &[Route] = &[
             },
             Parameter { name: "all", place: In::Query, text: "All flows.", schema: boolean, example: "false" },
         ],
+        body: None,
         answer: Answer::Json(json_of::<Demoted>),
         errors: &[
             (400, BODY_400),
@@ -255,6 +318,7 @@ pub const ROUTES: &[Route] = &[
                 example: "branch",
             },
         ],
+        body: None,
         answer: Answer::Json(json_of::<Rekeyed>),
         errors: &[
             (400, BODY_400),
@@ -276,6 +340,7 @@ pub const ROUTES: &[Route] = &[
         text: "Reads the policy file and its intents again, compiles, puts in force, runs the health check, and takes all back where \
                that fails (`rolled_back`). The answer comes when that is over, which takes as long as the health check may.",
         parameters: &[DRY],
+        body: None,
         answer: Answer::Json(json_of::<ReloadReport>),
         errors: &[
             (400, BODY_400),
@@ -296,6 +361,7 @@ pub const ROUTES: &[Route] = &[
         summary: "The policies that were in force, newest first",
         text: "At most 64.",
         parameters: &[],
+        body: None,
         answer: Answer::Json(json_of::<Vec<PlanEntry>>),
         errors: &[],
         ask: "/v1/history",
@@ -317,6 +383,7 @@ pub const ROUTES: &[Route] = &[
             },
             DRY,
         ],
+        body: None,
         answer: Answer::Json(json_of::<ReloadReport>),
         errors: &[
             (400, BODY_400),
@@ -373,6 +440,7 @@ pub const ROUTES: &[Route] = &[
                 example: "1795392000123",
             },
         ],
+        body: None,
         answer: Answer::Events(json_of::<Event>),
         errors: &[
             (400, "A parameter is wrong or not known, or the header is not a number."),
@@ -382,12 +450,63 @@ pub const ROUTES: &[Route] = &[
         example: include_str!("examples/events.txt"),
     },
     Route {
+        method: "post",
+        path: "/v1/trace",
+        id: "trace",
+        summary: "Packets on their way through every node",
+        text: "What `softdpu trace` shows: one JSON object a line per packet, as they come, until there are as many as were asked for, the \
+               time is over, or the client goes. A change, in who may ask for it: packets are secret. A client that is too slow loses \
+               records, which are counted in those it gets.",
+        parameters: &[],
+        body: Some(Body { schema: || watch(None), example: "{\"count\": 1, \"seconds\": 10}" }),
+        answer: Answer::Text("application/x-ndjson"),
+        errors: WATCH_ERRORS,
+        ask: "/v1/trace",
+        example: include_str!("examples/trace.txt"),
+    },
+    Route {
+        method: "post",
+        path: "/v1/capture",
+        id: "capture",
+        summary: "Packets at some points of their way, as a pcapng file",
+        text: "What `softdpu capture` writes, likewise. Where packets were sealed or opened the file holds them in clear.",
+        parameters: &[],
+        body: Some(Body {
+            schema: || {
+                watch(Some(json!({
+                    "type": "array",
+                    "items": { "type": "string", "enum": ["rx", "open", "seal", "tx"] },
+                    "description": "Points; none: all of them.",
+                })))
+            },
+            example: "{\"at\": [\"rx\"], \"count\": 1, \"seconds\": 10}",
+        }),
+        answer: Answer::Text("application/x-pcapng"),
+        errors: WATCH_ERRORS,
+        ask: "/v1/capture",
+        example: "(a file: `-o capture.pcapng`)",
+    },
+    Route {
+        method: "post",
+        path: "/v1/watch/stop",
+        id: "stop",
+        summary: "End the trace or capture that is running",
+        text: "Whoever began it: its answer ends.",
+        parameters: &[],
+        body: None,
+        answer: Answer::Json(json_of::<WatchStopped>),
+        errors: &[(400, BODY_400), (403, NOT_YOU), (408, BODY_408), (413, BODY_413)],
+        ask: "/v1/watch/stop",
+        example: include_str!("examples/stop.json"),
+    },
+    Route {
         method: "get",
         path: "/v1/healthz",
         id: "healthz",
         summary: "Whether all workers run",
         text: "For probes: the code says it all.",
         parameters: &[],
+        body: None,
         answer: Answer::Text("text/plain"),
         errors: &[(503, "A worker does not run; which, and why.")],
         ask: "/v1/healthz",
@@ -401,6 +520,7 @@ pub const ROUTES: &[Route] = &[
         text: "Names, labels and types are stable: docs/metrics.md. Also on the loopback address that the policy may name \
                (`[control] metrics`).",
         parameters: &[],
+        body: None,
         answer: Answer::Text(prometheus::CONTENT_TYPE),
         errors: &[(500, "The text could not be written.")],
         ask: "/metrics",
@@ -413,72 +533,10 @@ pub const ROUTES: &[Route] = &[
         summary: "This document",
         text: "For the version that answers.",
         parameters: &[],
+        body: None,
         answer: Answer::Json(any_object),
         errors: &[],
         ask: "/v1/openapi.json",
         example: include_str!("examples/openapi.json"),
     },
-    Route {
-        method: "post",
-        path: "/v1/trace",
-        id: "trace",
-        summary: "Packets' ways, node by node",
-        text: "One JSON object per packet and line, as packets come to their end, until the count or the time is reached, the client goes \
-               away, or `/v1/watch/stop`. docs/trace.md explains them. One trace or capture at a time.",
-        parameters: &[],
-        answer: Answer::Text("application/x-ndjson"),
-        errors: WATCH_ERRORS,
-        ask: "/v1/trace",
-        example: include_str!("examples/trace.txt"),
-    },
-    Route {
-        method: "post",
-        path: "/v1/capture",
-        id: "capture",
-        summary: "Packets at up to four points, as pcapng",
-        text: "Binary: pcapng with an interface for each port and point, each packet with its verdict as a comment, until the count or the \
-               time is reached, the client goes away, or `/v1/watch/stop`. What is opened or not sealed yet is in clear: it is as \
-               sensitive as what tunnels carry. One trace or capture at a time.",
-        parameters: &[],
-        answer: Answer::Text("application/x-pcapng"),
-        errors: WATCH_ERRORS,
-        ask: "/v1/capture",
-        example: include_str!("examples/capture.txt"),
-    },
-    Route {
-        method: "post",
-        path: "/v1/watch/stop",
-        id: "watchStop",
-        summary: "End the trace or capture that is running",
-        text: "Its answer ends when the packets that are on their way have been told of.",
-        parameters: &[],
-        answer: Answer::Json(json_of::<WatchStopped>),
-        errors: &[(400, BODY_400), (403, NOT_YOU), (408, BODY_408), (413, BODY_413)],
-        ask: "/v1/watch/stop",
-        example: include_str!("examples/watchStop.json"),
-    },
 ];
-
-const WATCH_ERRORS: &[(u16, &str)] = &[
-    (
-        400,
-        "The body is no JSON, has other fields, a point that there is not, or a filter that is not safe to run; the answer says which.",
-    ),
-    (403, NOT_YOU),
-    (408, BODY_408),
-    (409, "A trace or a capture is running already."),
-    (413, "The body is longer than 256 KiB."),
-    (503, "A worker is too busy to be asked."),
-];
-
-impl Route {
-    /// An example of its body; `None`: it takes none.
-    pub fn body(&self) -> Option<Value> {
-        matches!(self.id, "trace" | "capture").then(|| json!({ "count": 1, "seconds": 10 }))
-    }
-
-    /// What its body is.
-    pub fn body_schema(&self, generator: &mut SchemaGenerator) -> Option<Schema> {
-        self.body().map(|_| json_of::<WatchRequest>(generator))
-    }
-}

@@ -99,7 +99,7 @@ fn go_on(d: &[u8], from: Resume, (host, facts, resume): (&mut HostName, &mut Fac
         Some(_) if seen.host.is_some() => Verdict::Settled(found),
         Some(used) => {
             let place = |n: usize| u16::try_from(n).unwrap_or(0);
-            let met = u8::from(seen.websocket) * WEBSOCKET | u8::from(seen.key) * KEY;
+            let met = (u8::from(seen.websocket) * WEBSOCKET) | (u8::from(seen.key) * KEY);
             *resume = Resume { at: place(at + used), looked: place(d.len()), met };
             Verdict::Class(found)
         }

@@ -33,6 +33,7 @@ struct Held {
 pub(super) fn emit(given: &Given<'_>, draft: &mut Draft<'_>, claims: &mut Claims, findings: &mut Findings) {
     let intent = draft.intent;
     let several = intent.flows.len() > 1;
+    let mut bases = Vec::new();
     for (at, flow) in intent.flows.iter().enumerate().filter(|(_, flow)| !flow.nowhere()) {
         let name =
             if several { format!("intent:{}.{}", intent.name, at + 1) } else { format!("intent:{}", intent.name) };
@@ -40,6 +41,19 @@ pub(super) fn emit(given: &Given<'_>, draft: &mut Draft<'_>, claims: &mut Claims
         draft.flows += 1;
         draft.claimed += usize::from(others(given, draft, &base, claims, findings));
         one(given, draft, &base, findings);
+        bases.push(base);
+    }
+    if draft.overruled() {
+        // Without effect: no rule, and no claim that others would have to hear of.
+        draft.rules.clear();
+        let not_obeyed =
+            |because: &&mut Because| matches!(because.reason, Reason::StricterIntent | Reason::EarlierIntent);
+        for because in draft.all.iter_mut().filter(not_obeyed) {
+            because.reason = Reason::ClaimedByIntent;
+        }
+        return;
+    }
+    for base in bases {
         claims.index.add(&base.matches, &base.hosts);
         claims.list.push(Claim {
             rule: base,
@@ -48,13 +62,6 @@ pub(super) fn emit(given: &Given<'_>, draft: &mut Draft<'_>, claims: &mut Claims
             at: given.demand_place(intent),
             priority: intent.priority,
         });
-    }
-    if draft.flows > 0 && draft.claimed >= draft.flows {
-        let not_obeyed =
-            |because: &&mut Because| matches!(because.reason, Reason::StricterIntent | Reason::EarlierIntent);
-        for because in draft.all.iter_mut().filter(not_obeyed) {
-            because.reason = Reason::ClaimedByIntent;
-        }
     }
     if draft.flows > 0 && draft.dropped == draft.flows {
         for because in draft.all.iter_mut().filter(|because| because.reason == Reason::PolicyPart) {
@@ -252,7 +259,8 @@ fn others(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, claims: &Claims
         };
         match reason {
             Some(reason) => {
-                claimed |= whole;
+                // Who only prefers encryption and had no tunnel of its own gets more than it has, not less.
+                claimed |= whole && (intent.encrypt != Demand::Preferred || draft.own != Effect::Clear);
                 let text = format!("intent `{}` claims {which} of these flows and is obeyed", claim.name);
                 draft.all.push(Because { reason, text, by: claim.at.clone() });
                 finding(

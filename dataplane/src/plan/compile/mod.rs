@@ -18,6 +18,7 @@ use super::lines::Lines;
 use super::site::Site;
 use crate::config::intent::{Demand, Intent};
 use crate::config::policy::{OnLoss, Policy, Rule, Shared, Steer};
+use crate::config::rates::Latency;
 use crate::config::{Index, Source};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -79,6 +80,13 @@ impl Findings {
         if self.seen.insert(finding.clone()) {
             self.list.push(finding);
         }
+    }
+}
+
+impl Draft<'_> {
+    /// All of its flows are another's, who does not agree and is obeyed.
+    fn overruled(&self) -> bool {
+        self.flows > 0 && self.claimed >= self.flows
     }
 }
 
@@ -162,7 +170,9 @@ pub fn compile(policy: &Policy, source: &Source, intents: &[Intent], site: &Site
     let mut claims = emit::Claims::default();
     for at in &order {
         emit::emit(&given, &mut drafts[*at], &mut claims, &mut findings);
-        steer.reach(&given, &mut drafts[*at], &mut findings);
+        if !drafts[*at].overruled() {
+            steer.reach(&given, &mut drafts[*at], &mut findings);
+        }
     }
     let rules: Vec<Rule> = order.iter().flat_map(|at| drafts[*at].rules.iter().cloned()).collect();
     let guarded = tier::guarded(policy, &rules);
@@ -234,11 +244,11 @@ fn wishes(given: &Given<'_>, draft: &mut Draft<'_>) {
         if idle && wish.value < 1_000 && draft.own != Effect::Drop {
             draft.all.push(Because {
                 reason: Reason::IdleLatency,
-                text: format!("p99 of {} us is wished for and workers sleep at once when idle", wish.value),
+                text: format!("p99 of {} is wished for and workers sleep at once when idle", Latency(wish.value)),
                 by: given.in_policy(given.policy.terms.places.idle.as_ref()),
             });
         } else {
-            draft.notes.push(format!("p99 of {} us is a wish: what it is shows under traffic only", wish.value));
+            draft.notes.push(format!("p99 of {} is a wish: what it is shows under traffic only", Latency(wish.value)));
         }
     }
     for flow in &intent.flows {

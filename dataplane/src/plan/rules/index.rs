@@ -7,7 +7,6 @@ use super::{Ends, Known, Match, Onward, Rule, Side, Unread};
 use crate::config::policy::{HostPattern, PortRange};
 use crate::wire::prefix::Prefix;
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::net::IpAddr;
 
 /// Immutable; built with the plan.
@@ -17,12 +16,16 @@ pub(super) struct Index {
     to: Addresses,
     source_ports: Ranges<u16>,
     ports: Ranges<u16>,
-    protocols: Words<u8>,
-    classes: Words<u16>,
-    applications: Words<u16>,
+    protocols: Values,
+    classes: Values,
+    applications: Values,
     hosts: Hosts,
     /// Per word of rules.
     masks: Box<[Masks]>,
+    /// Per block, words with a rule that holds or not though a flow's class is open.
+    by_header: Box<[u64]>,
+    /// The same of its application.
+    by_class: Box<[u64]>,
 }
 
 /// What kind of rules a word of them has, one bit each.
@@ -50,9 +53,9 @@ struct Terms<'a> {
 }
 
 impl<'a> Terms<'a> {
-    fn add(&mut self, (sets, node): Term<'a>) {
-        if !sets.is_open() {
-            self.list[self.len] = Some((sets, node));
+    fn add(&mut self, term: Option<Term<'a>>) {
+        if term.is_some() {
+            self.list[self.len] = term;
             self.len += 1;
         }
     }
@@ -98,6 +101,8 @@ struct Walk<'a> {
     block: usize,
     /// Of the block, those that are still to be looked at.
     tops: [u64; 2],
+    /// Per block, the only words that are looked at.
+    only: Option<&'a [u64]>,
     unread: Unread,
 }
 
@@ -112,7 +117,8 @@ impl Iterator for Walk<'_> {
                 if self.block * 64 >= self.index.masks.len() {
                     return None;
                 }
-                self.tops = [self.out.top(self.block), self.back.top(self.block)];
+                let only = self.only.map_or(u64::MAX, |only| only[self.block]);
+                self.tops = [&self.out, &self.back].map(|terms| terms.top(self.block) & only);
                 self.block += 1;
                 continue;
             }
@@ -140,6 +146,14 @@ impl Iterator for Walk<'_> {
     }
 }
 
+impl<'a> Walk<'a> {
+    /// From here on only words that these have, per block.
+    fn only(&mut self, only: &'a [u64]) {
+        self.only = Some(only);
+        self.tops = self.tops.map(|bits| bits & only[self.block - 1]);
+    }
+}
+
 impl Index {
     pub fn new(rules: &[Rule]) -> Self {
         let n = rules.len();
@@ -155,16 +169,27 @@ impl Index {
             set(|m| &mut m.ports, rule.has_port_terms());
             set(|m| &mut m.protocol, rule.protocol.is_some());
         }
+        let words_with = |holds: fn(&Masks) -> u64| -> Box<[u64]> {
+            let block = |masks: &[Masks]| {
+                masks
+                    .iter()
+                    .enumerate()
+                    .fold(0, |bits, (at, masks)| bits | u64::from(holds(masks) & masks.live != 0) << at)
+            };
+            masks.chunks(64).map(block).collect()
+        };
         let live = Live { rules, count: rules.iter().filter(|rule| !rule.mirrored).count() };
         Self {
             from: Addresses::new(&live, |rule| &rule.from),
             to: Addresses::new(&live, |rule| &rule.to),
             source_ports: ports(&live, |rule| &rule.source_ports),
             ports: ports(&live, |rule| &rule.ports),
-            protocols: Words::new(&live, |rule| rule.protocol.as_slice()),
-            classes: Words::new(&live, |rule| &rule.classes),
-            applications: Words::new(&live, |rule| &rule.applications),
+            protocols: Values::new(&live, |rule| rule.protocol.as_slice()),
+            classes: Values::new(&live, |rule| &rule.classes),
+            applications: Values::new(&live, |rule| &rule.applications),
             hosts: Hosts::new(&live),
+            by_header: words_with(|masks| !masks.payload | masks.tunnel),
+            by_class: words_with(|masks| !masks.applications | masks.tunnel),
             masks: masks.into(),
         }
     }
@@ -172,7 +197,7 @@ impl Index {
     fn walk<'a>(&'a self, ends: &Ends, known: &Known<'_>) -> Walk<'a> {
         let mut both = Terms { list: [None; 8], len: 0 };
         if let Some(proto) = ends.proto {
-            both.add(self.protocols.find(proto));
+            both.add(self.protocols.find(proto.into()));
         }
         let tells = known.class.is_some() || known.unread != Unread::No;
         if let Some(class) = known.class {
@@ -184,7 +209,7 @@ impl Index {
         match known.host {
             Some(host) if tells => both.add(self.hosts.find(host)),
             // Read to the end, it has no name.
-            None if tells && known.unread == Unread::No => both.add((&self.hosts.sets, ROOT)),
+            None if tells && known.unread == Unread::No => both.add(self.hosts.none()),
             _ => {}
         }
         let side = |from: IpAddr, to: IpAddr, sport: Option<u16>, dport: Option<u16>| {
@@ -193,9 +218,7 @@ impl Index {
             terms.add(self.to.find(to));
             // A later fragment has no ports: the rule may hold.
             for (ranges, port) in [(&self.source_ports, sport), (&self.ports, dport)] {
-                if let Some(port) = port.filter(|_| !ranges.is_open()) {
-                    terms.add(ranges.find(port));
-                }
+                terms.add(port.and_then(|port| ranges.find(port)));
             }
             // What tells most apart first.
             terms.list[..terms.len].reverse();
@@ -207,6 +230,7 @@ impl Index {
             back: side(ends.dst, ends.src, ends.dport, ends.sport),
             block: 0,
             tops: [0; 2],
+            only: None,
             unread: known.unread,
         }
     }
@@ -214,13 +238,14 @@ impl Index {
     /// As [`super::look_up`], over the rules it was built for.
     pub fn look_up(&self, rules: &[Rule], ends: &Ends, known: &Known<'_>, tunnel_in: Option<u16>) -> Match {
         let mut open = false;
-        for word in self.walk(ends, known) {
+        let mut walk = self.walk(ends, known);
+        while let Some(word) = walk.next() {
             let masks = &self.masks[word.at];
             // Of these it cannot be said yet whether they hold,
-            let undecided = match (known.unread, known.class, known.application) {
-                (Unread::No, None, _) => masks.payload,
-                (Unread::No, Some(_), None) => masks.applications,
-                _ => 0,
+            let (undecided, decided) = match (known.unread, known.class, known.application) {
+                (Unread::No, None, _) => (masks.payload, Some(&*self.by_header)),
+                (Unread::No, Some(_), None) => (masks.applications, Some(&*self.by_class)),
+                _ => (0, None),
             };
             // and of these neither, for want of ports or protocol.
             let by_ports = if ends.dport.is_none() { masks.ports } else { 0 };
@@ -228,7 +253,10 @@ impl Index {
             let all = word.out | word.back;
             let stops = all & (!undecided & (!short | masks.drop) | masks.tunnel);
             if stops == 0 {
-                // What is in `all` only leaves it open.
+                // What is in `all` only leaves it open; more of that changes nothing.
+                if let Some(decided) = decided.filter(|_| !open) {
+                    walk.only(decided);
+                }
                 open = true;
                 continue;
             }
@@ -316,7 +344,7 @@ impl Addresses {
     }
 
     #[inline]
-    fn find(&self, address: IpAddr) -> Term<'_> {
+    fn find(&self, address: IpAddr) -> Option<Term<'_>> {
         match address {
             IpAddr::V4(addr) => self.v4.find(addr.into()),
             IpAddr::V6(addr) => self.v6.find(addr.into()),
@@ -337,36 +365,41 @@ fn ports(live: &Live<'_>, of: impl Fn(&Rule) -> &[PortRange]) -> Ranges<u16> {
     Ranges::new(members, live.rules.len(), live.count)
 }
 
-/// Sets by whole values.
+/// Sets by small numbers.
 #[derive(Debug)]
-struct Words<K> {
-    nodes: HashMap<K, u32>,
+struct Values {
+    /// By number; those beyond the last have the root.
+    nodes: Box<[u32]>,
     sets: Sets,
 }
 
-impl<K: Copy + Eq + Hash> Words<K> {
-    fn new(live: &Live<'_>, of: impl Fn(&Rule) -> &[K]) -> Self {
-        let (mut nodes, mut parents, mut members) = (HashMap::new(), vec![ROOT], Vec::new());
+impl Values {
+    fn new<K: Copy + Into<u16>>(live: &Live<'_>, of: impl Fn(&Rule) -> &[K]) -> Self {
+        let (mut nodes, mut parents, mut members) = (Vec::new(), vec![ROOT], Vec::new());
         for (at, rule) in live.each() {
             let list = of(rule);
             if list.is_empty() {
                 members.push((ROOT, at));
             }
             for key in list {
-                let node = *nodes.entry(*key).or_insert_with(|| {
+                let key = usize::from((*key).into());
+                if nodes.len() <= key {
+                    nodes.resize(key + 1, ROOT);
+                }
+                if nodes[key] == ROOT {
+                    nodes[key] = parents.len() as u32;
                     parents.push(ROOT);
-                    parents.len() as u32 - 1
-                });
-                members.push((node, at));
+                }
+                members.push((nodes[key], at));
             }
         }
-        Self { nodes, sets: Sets::new(parents, members, live.rules.len(), live.count) }
+        Self { nodes: nodes.into(), sets: Sets::new(parents, members, live.rules.len(), live.count) }
     }
 
     #[inline]
-    fn find(&self, key: K) -> Term<'_> {
-        let node = if self.nodes.is_empty() { None } else { self.nodes.get(&key) };
-        (&self.sets, node.copied().unwrap_or(ROOT))
+    fn find(&self, key: u16) -> Option<Term<'_>> {
+        let node = self.nodes.get(usize::from(key)).copied().unwrap_or(ROOT);
+        (!self.sets.is_open()).then_some((&self.sets, node))
     }
 }
 
@@ -398,13 +431,18 @@ impl Hosts {
         Self { sets: Sets::new(parents, members, live.rules.len(), live.count), nodes }
     }
 
-    fn find(&self, host: &str) -> Term<'_> {
-        if self.nodes.is_empty() {
-            return (&self.sets, ROOT);
+    /// Of a flow without a name.
+    fn none(&self) -> Option<Term<'_>> {
+        (!self.sets.is_open()).then_some((&self.sets, ROOT))
+    }
+
+    fn find(&self, host: &str) -> Option<Term<'_>> {
+        if self.sets.is_open() {
+            return None;
         }
         // Of these the keys are those of patterns with a star.
         let whole = if host.is_empty() || host.starts_with('.') { None } else { self.nodes.get(host) };
-        (&self.sets, whole.copied().unwrap_or_else(|| above(&self.nodes, host)))
+        Some((&self.sets, whole.copied().unwrap_or_else(|| above(&self.nodes, host))))
     }
 }
 

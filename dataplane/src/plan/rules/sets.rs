@@ -12,16 +12,27 @@ pub(super) const ROOT: u32 = 0;
 /// The sets of one term. Immutable.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
-    /// Per node its parent; the root is its own.
-    parents: Box<[u32]>,
-    /// Per node and block.
+    nodes: Box<[Node]>,
+    /// Per block, of nodes with several words.
     tops: Box<[Top]>,
-    /// Words that are not empty, in order.
+    /// Their words that are not empty, in order.
     words: Box<[u64]>,
-    blocks: usize,
     /// All rules leave the term open: it tells nothing apart.
     open: bool,
 }
+
+/// A node and its set. Most have few rules, all of them in one word.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// Of a set with one word, that word; else 0.
+    word: u64,
+    /// Which word that is; else where the set's blocks begin, or [`EMPTY`].
+    at: u32,
+    /// The root is its own.
+    parent: u32,
+}
+
+const EMPTY: u32 = u32::MAX;
 
 /// Which words of a block are not empty, and where the first of them is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,26 +47,34 @@ impl Sets {
         members.sort_unstable();
         members.dedup();
         let blocks = rules.div_ceil(BLOCK);
-        let mut tops = vec![Top::default(); parents.len() * blocks];
-        let mut words: Vec<u64> = Vec::new();
-        let mut last = None;
-        for (node, rule) in &members {
-            let (node, rule) = (*node as usize, *rule as usize);
-            let word = (node, rule / WORD);
-            if last.replace(word) != Some(word) {
-                let top = &mut tops[node * blocks + rule / BLOCK];
+        let open = parents.len() == 1 && members.len() == live;
+        let mut nodes: Box<[Node]> = parents.into_iter().map(|parent| Node { word: 0, at: EMPTY, parent }).collect();
+        let (mut tops, mut words): (Vec<Top>, Vec<u64>) = (Vec::new(), Vec::new());
+        for of_node in members.chunk_by(|a, b| a.0 == b.0) {
+            let node = &mut nodes[of_node[0].0 as usize];
+            let mut of_words = of_node.chunk_by(|a, b| a.1 as usize / WORD == b.1 as usize / WORD).map(|rules| {
+                let bits = rules.iter().fold(0, |bits, (_, rule)| bits | 1u64 << (*rule as usize % WORD));
+                (rules[0].1 as usize / WORD, bits)
+            });
+            let (first, last) = (of_node[0].1 as usize / WORD, of_node[of_node.len() - 1].1 as usize / WORD);
+            if first == last {
+                node.at = first as u32;
+                node.word = of_words.next().map_or(0, |(_, bits)| bits);
+                continue;
+            }
+            let begin = tops.len();
+            node.at = begin as u32;
+            tops.resize(begin + blocks, Top::default());
+            for (at, bits) in of_words {
+                let top = &mut tops[begin + at / WORD];
                 if top.bits == 0 {
                     top.first = words.len() as u32;
                 }
-                top.bits |= 1 << (rule / WORD % WORD);
-                words.push(0);
-            }
-            if let Some(word) = words.last_mut() {
-                *word |= 1 << (rule % WORD);
+                top.bits |= 1 << (at % WORD);
+                words.push(bits);
             }
         }
-        let open = parents.len() == 1 && members.len() == live;
-        Self { parents: parents.into(), tops: tops.into(), words: words.into(), blocks, open }
+        Self { nodes, tops: tops.into(), words: words.into(), open }
     }
 
     pub fn is_open(&self) -> bool {
@@ -65,30 +84,42 @@ impl Sets {
     /// Which words of a block have rules that hold at a node.
     #[inline]
     pub fn top(&self, node: u32, block: usize) -> u64 {
-        let (mut at, mut bits) = (node as usize, 0);
+        let (mut at, mut bits) = (node, 0);
         loop {
-            bits |= self.tops[at * self.blocks + block].bits;
-            if at == ROOT as usize {
+            let node = self.nodes[at as usize];
+            if node.word != 0 {
+                bits |= u64::from(node.at as usize / WORD == block) << (node.at as usize % WORD);
+            } else if node.at != EMPTY {
+                bits |= self.tops[node.at as usize + block].bits;
+            }
+            if at == ROOT {
                 return bits;
             }
-            at = self.parents[at] as usize;
+            at = node.parent;
         }
     }
 
     /// The rules of word `bit` of a block that hold at a node.
     #[inline]
     pub fn word(&self, node: u32, block: usize, bit: u32) -> u64 {
-        let (mut at, mut word) = (node as usize, 0);
+        let (mut at, mut word) = (node, 0);
         loop {
-            let top = self.tops[at * self.blocks + block];
-            if top.bits >> bit & 1 != 0 {
-                let before = (top.bits & ((1 << bit) - 1)).count_ones();
-                word |= self.words[(top.first + before) as usize];
+            let node = self.nodes[at as usize];
+            if node.word != 0 {
+                if node.at as usize == block * WORD + bit as usize {
+                    word |= node.word;
+                }
+            } else if node.at != EMPTY {
+                let top = self.tops[node.at as usize + block];
+                if top.bits >> bit & 1 != 0 {
+                    let before = (top.bits & ((1 << bit) - 1)).count_ones();
+                    word |= self.words[(top.first + before) as usize];
+                }
             }
-            if at == ROOT as usize {
+            if at == ROOT {
                 return word;
             }
-            at = self.parents[at] as usize;
+            at = node.parent;
         }
     }
 }
@@ -99,6 +130,8 @@ pub(super) trait Key: Copy + Ord {
     const LAST: Self;
     /// Of a key that is not the last.
     fn next(self) -> Self;
+    /// How many times `1 << shift` it is beyond `from`, which is no larger.
+    fn beyond(self, from: Self, shift: u32) -> usize;
 }
 
 macro_rules! keys {
@@ -108,6 +141,10 @@ macro_rules! keys {
             const LAST: Self = <$key>::MAX;
             fn next(self) -> Self {
                 self.wrapping_add(1)
+            }
+            #[inline]
+            fn beyond(self, from: Self, shift: u32) -> usize {
+                usize::try_from((self - from).checked_shr(shift).unwrap_or(0)).unwrap_or(usize::MAX)
             }
         }
     )*};
@@ -121,7 +158,31 @@ pub(super) struct Ranges<K> {
     /// Where keys of another node begin; the first is the first key there is.
     starts: Box<[K]>,
     nodes: Box<[u32]>,
+    /// Keys from the second start to the last, so many to a bucket, and per bucket the first start that is not before it.
+    buckets: Box<[u32]>,
+    shift: u32,
     sets: Sets,
+}
+
+/// Starts that are searched without buckets.
+const FEW: usize = 8;
+/// Buckets per start, at most.
+const PER_START: usize = 4;
+
+/// Buckets for a search, and how many keys each has as a power of two.
+fn buckets<K: Key>(starts: &[K]) -> (Box<[u32]>, u32) {
+    let [_, low, .., high] = starts else { return Default::default() };
+    if starts.len() <= FEW {
+        return Default::default();
+    }
+    let most = starts.len() * PER_START;
+    let shift = (0..u128::BITS).find(|shift| high.beyond(*low, *shift) < most).unwrap_or(0);
+    let mut of_bucket = Vec::with_capacity(most + 1);
+    for (at, start) in starts.iter().enumerate().skip(1) {
+        of_bucket.resize(start.beyond(*low, shift) + 1, at as u32);
+    }
+    of_bucket.push(starts.len() as u32);
+    (of_bucket.into(), shift)
 }
 
 impl<K: Key> Ranges<K> {
@@ -166,17 +227,29 @@ impl<K: Key> Ranges<K> {
             of_node.push((node, rule));
         }
         leave(&mut within, None, &mut begin);
-        Self { starts: starts.into(), nodes: nodes.into(), sets: Sets::new(parents, of_node, rules, live) }
+        let (buckets, shift) = buckets(&starts);
+        let sets = Sets::new(parents, of_node, rules, live);
+        Self { starts: starts.into(), nodes: nodes.into(), buckets, shift, sets }
     }
 
+    /// The set of a key; `None`: all rules leave it open.
     #[inline]
-    pub fn find(&self, key: K) -> (&Sets, u32) {
-        let at = self.starts.partition_point(|start| *start <= key);
-        (&self.sets, self.nodes[at - 1])
-    }
-
-    pub fn is_open(&self) -> bool {
-        self.sets.is_open()
+    pub fn find(&self, key: K) -> Option<(&Sets, u32)> {
+        if self.sets.is_open() {
+            return None;
+        }
+        let within = match self.starts.get(1) {
+            Some(low) if !self.buckets.is_empty() && key >= *low => {
+                let bucket = key.beyond(*low, self.shift);
+                let last = self.buckets.len() - 1;
+                let at = |bucket: usize| self.buckets[bucket.min(last)] as usize;
+                at(bucket)..at(bucket.saturating_add(1))
+            }
+            Some(_) if !self.buckets.is_empty() => 0..1,
+            _ => 0..self.starts.len(),
+        };
+        let at = within.start + self.starts[within].partition_point(|start| *start <= key);
+        Some((&self.sets, self.nodes[at - 1]))
     }
 }
 
@@ -216,8 +289,8 @@ mod tests {
             });
             let index = Ranges::new(parts.collect(), ranges.len(), ranges.len());
             for port in [port, 0, u16::MAX].into_iter().chain(ranges.iter().flat_map(|(a, b)| [*a, *b])) {
-                let (sets, node) = index.find(port);
-                let seen = if ranges.is_empty() || sets.top(node, 0) == 0 { 0 } else { sets.word(node, 0, 0) };
+                let all = (1u64 << ranges.len()) - 1;
+                let seen = index.find(port).map_or(all, |(sets, node)| sets.word(node, 0, 0));
                 let want = ranges.iter().enumerate().filter(|(_, (first, last))| (*first..=*last).contains(&port));
                 prop_assert_eq!(seen, want.fold(0, |bits, (rule, _)| bits | 1 << rule));
             }

@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
-use ratatui::widgets::{Block, Clear, Paragraph, RenderDirection, Sparkline, Widget};
+use ratatui::widgets::{Block, Clear, Paragraph, RenderDirection, Sparkline, Widget, Wrap};
 
 use super::app::{App, Shown};
 use super::pages::Tab;
@@ -109,10 +109,11 @@ fn head(app: &App, area: Rect, buf: &mut Buffer) {
     if app.paused {
         parts.push(("PAUSED".to_owned(), Tone::Warn));
     }
+    if all.drops.is_some_and(|drops| drops > 0.0) {
+        parts.push((format!("drops {}", rate(all.drops, "pps")), Tone::Warn));
+    }
     parts.push((format!("rx {} {}", rate(all.rx, "pps"), rate(all.rx_bytes.map(|b| b * 8.0), "bit/s")), Tone::Plain));
     parts.push((format!("tx {} {}", rate(all.tx, "pps"), rate(all.tx_bytes.map(|b| b * 8.0), "bit/s")), Tone::Plain));
-    let tone = if all.drops.is_some_and(|drops| drops > 0.0) { Tone::Warn } else { Tone::Plain };
-    parts.push((format!("drops {}", rate(all.drops, "pps")), tone));
     parts.push((format!("{} flows", count(all.flows)), Tone::Plain));
     parts.push((format!("pid {}  softdpu {}", now.status.pid, clean(&now.status.version)), Tone::Dim));
     let mut at = area;
@@ -257,10 +258,15 @@ fn history(app: &App, shown: &Shown, area: Rect, buf: &mut Buffer) {
     let top_text = if top < 10.0 { format!("{top:.2}") } else { unit(top.round(), "").trim().to_owned() };
     let title = format!("{}: {of}, highest {top_text}", table.history_of);
     line(take_top(&mut rest, 1), buf, &title, style(app, Tone::Dim));
-    // In thousandths: shares are below 1.
-    let bars: Vec<u64> = values.iter().map(|value| (value * 1000.0) as u64).collect();
+    let chosen = shown.selected.and_then(|at| table.rows.get(at));
+    if let Some(cell) = table.detail.and_then(|at| chosen.or(table.rows.first())?.cells.get(at)) {
+        let lines = (wide(&cell.text) / usize::from(area.width.max(1)) + 1).min(3) as u16;
+        Paragraph::new(cell.text.as_str()).wrap(Wrap { trim: true }).render(take_top(&mut rest, lines), buf);
+    }
+    // In thousandths: shares are below 1. The newest stands at the right edge.
+    let bars: Vec<u64> = values.iter().rev().map(|value| (value * 1000.0) as u64).collect();
     let colour = if app.colour { Style::new().fg(Color::Cyan) } else { Style::new() };
-    Sparkline::default().data(&bars).direction(RenderDirection::LeftToRight).style(colour).render(rest, buf);
+    Sparkline::default().data(&bars).direction(RenderDirection::RightToLeft).style(colour).render(rest, buf);
 }
 
 fn help(area: Rect, buf: &mut Buffer) {

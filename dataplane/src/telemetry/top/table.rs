@@ -131,6 +131,8 @@ pub struct Table {
     pub history_of: &'static str,
     /// Column that it is sorted by unless somebody chose another; `None`: as it came.
     pub sorted_by: Option<usize>,
+    /// Column whose text is shown whole, below, of the chosen row.
+    pub detail: Option<usize>,
     /// What is said where there are no rows.
     pub nothing: &'static str,
     /// Asides, below.

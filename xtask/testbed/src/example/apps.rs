@@ -144,7 +144,7 @@ fn viewer(topology: &Topology, seen: Arc<AtomicU64>, end: Arc<AtomicBool>) -> Re
         let mut buffer = [0; 2048];
         while !end.load(Ordering::Relaxed) {
             let Ok((_, from)) = socket.recv_from(&mut buffer) else { continue };
-            if seen.fetch_add(1, Ordering::Relaxed) % 20 == 0 {
+            if seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(20) {
                 // A receiver report without blocks (RFC 3550 §6.4.2).
                 let _ = socket.send_to(&[0x80, 201, 0, 1, 0, 0, 0, 7], from);
             }

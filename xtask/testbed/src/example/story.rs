@@ -61,6 +61,8 @@ fn chapters(scene: &Scene<'_>, options: &Options, teller: &mut Teller) -> Result
     teller.chapter("Video: in clear, in the driver");
     video(scene, if options.quick { 300 } else { 2000 }, teller)?;
     teller.chapter("What runs, as softdpu tells it");
+    // What the driver counted comes in once a second.
+    std::thread::sleep(Duration::from_millis(1200));
     teller.typed("softdpu flows", &scene.files.ask(&["flows"])?.out);
     for intent in ["payments", "backups", "video"] {
         let said = scene.files.ask(&["explain", "--intent", intent, "--watch", "0.2"])?;
@@ -115,9 +117,12 @@ fn tunnel(scene: &Scene<'_>) -> Result<Figures> {
     Ok(Figures::read(&scene.files.json(&["status"])?))
 }
 
+/// What a job gave, what the wire showed, packets sealed and opened, bytes before and after compression.
+type Watched<T> = (T, Wire, [u64; 2], (u64, u64));
+
 /// A job with the wire captured, and what the tunnel counted meanwhile: sealed and opened packets, bytes before and after
 /// compression. Counters follow packets by some milliseconds, so they are read until they agree with the wire, or for a while.
-fn watched<T>(scene: &Scene<'_>, job: impl FnOnce() -> Result<T>) -> Result<(T, Wire, [u64; 2], (u64, u64))> {
+fn watched<T>(scene: &Scene<'_>, job: impl FnOnce() -> Result<T>) -> Result<Watched<T>> {
     let capture = Capture::start(&scene.topology.wire, "wire", "ip", 0, 0, scene.folder)?;
     let before = tunnel(scene)?;
     let done = job()?;
@@ -269,7 +274,10 @@ fn conflict(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
     let (whole, wire, counted, _) = watched(scene, || scene.apps.pay(scene.topology, scene.folder, PATIENCE))?;
     teller.claim("with it in the folder payments go on", whole, if whole { "whole" } else { "they do not" });
     only_sealed("payments (claimed by another)", PAYMENTS, &wire, counted, teller);
-    files.remove(to)
+    files.remove(to)?;
+    let rules = analytics["rules"].as_array().map_or(0, Vec::len);
+    teller.claim("the refused intent has no rule", rules == 0, format!("{rules} rules"));
+    Ok(())
 }
 
 fn mistake(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
@@ -293,7 +301,7 @@ fn mistake(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
 fn limit(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
     let files = scene.files;
     let text = files.read(POLICY)?;
-    files.write(POLICY, &text.replace("connections = 20\n", "connections = 20\nbandwidth = \"200 Mbit/s\"\n"))?;
+    files.write(POLICY, &text.replace("connections = 20\n", "connections = 20\nbandwidth = \"40 Mbit/s\"\n"))?;
     let said = files
         .softdpu(&["plan", "-c", POLICY, "--diff"], &["--socket", &files.edges[0].socket.display().to_string()])?;
     teller.typed(&format!("softdpu plan -c {POLICY} --diff"), &format!("{}{}", said.out, said.err));
@@ -305,11 +313,18 @@ fn limit(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
     let (is, because) = (&explained["intent"], &explained["intent"]["because"]);
     let ok = is["verdict"] == "degraded"
         && because["reason"] == "app_limit"
-        && because["by"]["quote"].as_str().is_some_and(|quote| quote.contains("200 Mbit/s"));
+        && because["by"]["quote"].as_str().is_some_and(|quote| quote.contains("40 Mbit/s"));
     let seen = format!("{}, {}: {}, {}", is["verdict"], because["reason"], because["text"], because["by"]["owner"]);
     teller.claim("the running plan says degraded, by the operator's line", ok, seen.replace('"', ""));
+    let started = std::time::Instant::now();
     let whole = scene.apps.back_up(scene.topology, scene.folder)?;
-    teller.claim("backups go on", whole, if whole { "whole" } else { "they do not" });
+    let seconds = started.elapsed().as_secs_f64();
+    let rate = scene.apps.backup as f64 * 8.0 / seconds / 1e6;
+    teller.claim("backups go on, slower", whole && rate < 44.0, format!("{seconds:.1} s, {rate:.1} Mbit/s"));
+    let said = files.ask(&["explain", "--intent", "backups", "--watch", "0.2"])?;
+    teller.typed("softdpu explain --intent backups", &said.out);
+    let ok = said.out.contains("slow? yes") && said.out.contains("app_limit") && said.out.contains("over its meter");
+    teller.claim("explain says why backups are slow", ok, first(&said, "over its meter"));
     files.write(POLICY, &text)
 }
 

@@ -75,6 +75,12 @@ fn status(packets: u64, metered: u64, lost: u64) -> Status {
     }
 }
 
+fn counters() -> Snapshot {
+    let sealed = Traffic { packets: 40, bytes: 4000 };
+    let rule = RuleTraffic { name: "intent:payments".into(), dropped: 2, sealed, ..RuleTraffic::default() };
+    Snapshot { rules: vec![rule], ..Snapshot::default() }
+}
+
 fn flow(rule: &str, tier: &str, reason: Option<&str>) -> FlowInfo {
     FlowInfo {
         rule: Some(format!("intent:{rule}")),
@@ -87,7 +93,8 @@ fn flow(rule: &str, tier: &str, reason: Option<&str>) -> FlowInfo {
 
 fn explained(name: &str, after: &Status, flows: &[FlowInfo]) -> Explained {
     let (contract, before) = (contract(), status(100, 0, 0));
-    explain(name, &Given { contract: &contract, before: &before, after, watched_s: 2.0, flows }).unwrap()
+    explain(name, &Given { contract: &contract, before: &before, after, counters: &counters(), watched_s: 2.0, flows })
+        .unwrap()
 }
 
 fn answers(of: &Explained) -> [Option<bool>; 3] {
@@ -104,6 +111,7 @@ fn what_a_tunnel_carries_is_encrypted_and_stays_with_its_worker() {
     for part in [
         "encrypted? yes, by tunnel `to-b`",
         "300 packets sealed",
+        "40 were sealed and 0 opened",
         "1 flow: protected. ",
         "80.0 kbit/s",
         "nothing was found",
@@ -127,7 +135,7 @@ fn what_is_in_the_driver_says_so_and_without_flows_the_plan_and_the_driver_speak
         &[flow("video", "xdp", None), flow("video", "worker", Some("few_packets"))],
     );
     assert_eq!(answers(&some)[1], Some(false));
-    assert!(some.answers[1].text.starts_with("1 of its 2 flows"), "{:?}", some.answers[1]);
+    assert!(some.answers[1].text.starts_with("1 of 2 flows"), "{:?}", some.answers[1]);
 }
 
 #[test]
@@ -154,6 +162,13 @@ fn an_intent_without_effect_names_the_one_that_has_it() {
     assert!(said.contains("payments.intent.toml:4:1 (payments team)\n      4 | encrypt = \"required\""), "{said}");
     assert!(said.contains("who can change it: greedy team (greedy.intent.toml); payments team"), "{said}");
     let (contract, nothing) = (contract(), status(0, 0, 0));
-    let given = Given { contract: &contract, before: &nothing, after: &nothing, watched_s: 0.0, flows: &[] };
+    let given = Given {
+        contract: &contract,
+        before: &nothing,
+        after: &nothing,
+        counters: &counters(),
+        watched_s: 0.0,
+        flows: &[],
+    };
     assert!(explain("nobody", &given).is_none());
 }

@@ -248,3 +248,61 @@ fn rules_name_ports_and_sockets_belong_to_one_port() {
         assert!(matches!(steer.set_socket(a, 64, &socket), Err(SteerError::QueueOutOfRange { queue: 64 })));
     });
 }
+
+/// `softdpu test` judges without a kernel: on sound and on damaged packets it says what the program does.
+#[test]
+fn judging_without_a_kernel_says_the_same() {
+    if !root("judging") {
+        return;
+    }
+    let mut steer = load();
+    let rules = [
+        rule("pass", 1, RuleAction::Pass),
+        rule("drop", 2, RuleAction::Drop),
+        SteerRule { protocol: Some(17), ..SteerRule::any("worker", RuleAction::Worker) },
+    ];
+    let tables = compile(&rules).unwrap();
+    let judged = compile(&rules).unwrap();
+    steer.set_rules(&tables).unwrap();
+    let socket = xsk();
+    steer.set_socket(LO, 0, &socket).unwrap();
+    let sound = [
+        to_port(1),
+        to_port(2),
+        to_port(3),
+        v4([10, 0, 0, 1], [10, 0, 0, 2], 6, 64, 0, &tcp(5, 2)),
+        v6(58, 255, &[135, 0, 0, 0, 0, 0, 0, 0]),
+        v6(17, 64, &udp(7, 1, b"six")),
+        vec![0; 60],
+    ];
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 20) as usize % below
+    };
+    for round in 0..600 {
+        let mut frame = sound[round % sound.len()].clone();
+        if round >= sound.len() {
+            for _ in 0..=random(3) {
+                let at = random(frame.len());
+                frame[at] = random(256) as u8;
+            }
+            let length = frame.len();
+            frame.truncate(if random(4) == 0 { 14 + random(length - 13) } else { length });
+        }
+        let before = steer.reason_counters().unwrap();
+        let done = action(&mut steer, &frame);
+        let after = steer.reason_counters().unwrap();
+        let counted = before.iter().zip(&after).find(|((_, a), (_, b))| a.packets != b.packets).unwrap().0.0;
+        let said = judged.judge(&rules, LO, &frame);
+        assert_eq!(said.reason, counted, "{frame:02x?}");
+        let wanted = match counted {
+            Reason::Worker => XDP_REDIRECT,
+            Reason::RuleDrop => XDP_DROP,
+            _ => XDP_PASS,
+        };
+        assert_eq!(done, wanted, "{counted:?}");
+    }
+}

@@ -17,6 +17,7 @@ pub fn drops(view: &View<'_>) -> Table {
             text("what it means", 2),
         ],
         history_of: "packets/s",
+        detail: Some(4),
         nothing: "nothing was dropped",
         sorted_by: Some(1),
         ..Table::default()
