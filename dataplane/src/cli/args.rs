@@ -125,7 +125,8 @@ pub(super) enum Verb {
                       it was. docs/api.md lists the kinds.",
         after_long_help = "EXAMPLES:\n  softdpu events\n  softdpu events --since 10m --kind plan,intent\n  softdpu events --kind flow\n  \
                            softdpu events --json --since 0 | jq -c 'select(.level == \"error\")'\n\n\
-                           EXIT CODES:\n  0  ended by SIGINT\n  1  no instance, or it could not be asked"
+                           EXIT CODES:\n  0  ended by SIGINT\n  1  no instance, or it could not be asked\n\n\
+                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Events(EventsArgs),
 
@@ -318,7 +319,7 @@ pub(super) enum Verb {
         after_long_help = "EXAMPLES:\n  softdpu capture -w all.pcapng\n  softdpu capture -w clear.pcapng --at open,seal tcp port 80\n  softdpu \
                            capture -w - host 10.2.0.2 | tshark -r - -T fields -e frame.comment\n  softdpu capture -w ring.pcapng -C 100 -W 10\n\n\
                            EXIT CODES:\n  0  done\n  1  no instance, or it could not be asked, or the file not written\n\n\
-                           FILES:\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
+                           FILES:\n  *.pcapng  what -w writes\n  /run/softdpu/NAME.sock  control socket of the instance NAME"
     )]
     Capture(CaptureArgs),
 

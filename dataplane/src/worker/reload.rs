@@ -152,7 +152,7 @@ impl Switch {
                 policy: Policy::clone(before),
                 changes: Vec::new(),
             })?;
-            report.plan = lock(&self.history).begin("health check", count, Texts::new(&before));
+            report.plan = lock(&self.history).begin("health check", count, Texts::new(before));
         }
         Ok(report)
     }

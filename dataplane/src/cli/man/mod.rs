@@ -62,6 +62,7 @@ pub fn pages() -> anyhow::Result<Vec<(String, String)>> {
     for page in files::PAGES {
         pages.push((format!("{}.5", page.name), files::text(page, &all)));
     }
+    pages.iter_mut().for_each(|(_, page)| *page = roff::ascii(page));
     Ok(pages)
 }
 

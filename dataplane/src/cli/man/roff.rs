@@ -34,6 +34,12 @@ pub fn escaped(text: &str) -> String {
     out
 }
 
+/// Other characters by their number: not every formatter reads UTF-8.
+pub fn ascii(page: &str) -> String {
+    let named = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
+    page.chars().map(named).collect()
+}
+
 pub fn bold(text: &str) -> String {
     format!("\\fB{}\\fR", escaped(text))
 }
