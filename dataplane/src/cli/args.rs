@@ -736,7 +736,7 @@ pub(super) struct CaptureArgs {
     /// How long; 0: until it is stopped
     #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=crate::watch::request::MAX_SECONDS))]
     pub(super) seconds: u64,
-    /// Begin another file (FILE1, FILE2, …) before one grows beyond this many millions of bytes
+    /// Begin another file (FILE1, FILE2, and so on) before one grows beyond this many millions of bytes
     #[arg(short = 'C', long, value_name = "MILLIONS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) size: Option<u64>,
     /// With -C: at most so many files, then the oldest is written over

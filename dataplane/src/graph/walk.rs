@@ -142,13 +142,11 @@ impl Graph {
         }
     }
 
-    #[inline(always)]
     fn come_in<const WATCHED: bool>(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         walk!(WATCHED, self, cx, batch: parse reassemble open decompress gather flow classify policy);
         self.go_out::<WATCHED>(cx, batch);
     }
 
-    #[inline(always)]
     fn go_out<const WATCHED: bool>(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         walk!(WATCHED, self, cx, batch: select route join icmp mss fragment compress seal outer_fragment rewrite offload emit);
     }
