@@ -188,4 +188,9 @@ fn on_a_terminal_it_shows_waits_and_gives_back() {
     screen.signal(SIGTERM).unwrap();
     assert!(screen.wait(PATIENCE).unwrap().success());
     assert_eq!(screen.taken_over(), (false, false));
+
+    // And when the terminal goes away.
+    let screen = Screen::start(&words, (80, 24), &folder).unwrap();
+    screen.until(PATIENCE, |text| text.contains("does not answer")).unwrap();
+    assert!(screen.hang_up(PATIENCE).unwrap(), "it still runs");
 }

@@ -20,7 +20,7 @@ use aya_ebpf::{
 use aya_log_ebpf::info;
 use softdpu_ebpf_common::{
     maps::{ActiveFlags, MAX_QUEUES, MAX_RULES, OnLoss, Reason, RuleAction, UNKNOWN_SLOT, socket_key},
-    walk::{Bytes as _, Headers, L3, walk},
+    walk::{Headers, L3, walk},
 };
 
 use crate::{

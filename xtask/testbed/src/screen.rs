@@ -176,6 +176,20 @@ impl Screen {
         Ok(())
     }
 
+    /// Takes its terminal away, and says whether it ended within `limit`.
+    ///
+    /// # Errors
+    /// It has not said what its id is.
+    pub fn hang_up(mut self, limit: Duration) -> Result<bool> {
+        let process = format!("/proc/{}", std::fs::read_to_string(&self.id)?.trim());
+        self.script.kill()?;
+        let end = Instant::now() + limit;
+        while Path::new(&process).exists() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(!Path::new(&process).exists())
+    }
+
     /// Waits for its end; `script` passes its exit code on.
     ///
     /// # Errors

@@ -22,7 +22,15 @@ impl Drop for Restore {
     }
 }
 
-/// Runs until `q`, Ctrl-C or a signal.
+/// Waits for a key, a beat at most. `false`: the terminal is gone; crossterm would read its end over and over.
+fn wait() -> bool {
+    let mut stdin = libc::pollfd { fd: 0, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one element, which outlives the call.
+    unsafe { libc::poll(&raw mut stdin, 1, BEAT.as_millis() as libc::c_int) };
+    stdin.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) == 0
+}
+
+/// Runs until `q`, Ctrl-C, a signal or the end of the terminal.
 ///
 /// # Errors
 /// No terminal, or one that cannot be drawn on.
@@ -41,7 +49,10 @@ pub fn run(find: Find, options: &Options) -> Result<()> {
             terminal.draw(|frame| draw::screen(frame, &mut app))?;
         }
         changed = false;
-        if event::poll(BEAT)? {
+        if !wait() {
+            return Ok(());
+        }
+        while event::poll(Duration::ZERO)? {
             match event::read()? {
                 Event::Key(key) if key.kind != KeyEventKind::Release => {
                     if app.key(key) == Then::Quit {
