@@ -169,10 +169,7 @@ impl FromStr for Address {
             };
             Bad::new(format!("`{text}` is not an address"), help)
         })?;
-        let broadcast = matches!(addr, IpAddr::V4(a) if a.is_broadcast());
-        if addr.is_unspecified() || addr.is_multicast() || broadcast {
-            return Err(Bad::new(format!("`{text}` is not the address of one host"), "write a unicast address"));
-        }
+        of_one_host(addr)?;
         if addr.is_loopback() {
             let help = "write one that is reached by a port: nothing on the wire has a loopback address";
             return Err(Bad::new(format!("`{text}` never leaves this host"), help));
@@ -181,7 +178,15 @@ impl FromStr for Address {
     }
 }
 
-/// Where a WireGuard peer is: a unicast address and a port.
+fn of_one_host(addr: IpAddr) -> Result<(), Bad> {
+    let broadcast = matches!(addr, IpAddr::V4(a) if a.is_broadcast());
+    if addr.is_unspecified() || addr.is_multicast() || broadcast {
+        return Err(Bad::new(format!("`{addr}` is not the address of one host"), "write a unicast address"));
+    }
+    Ok(())
+}
+
+/// Where a WireGuard peer or a collector is: a unicast address and a port. A collector may be on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint(pub SocketAddr);
 
@@ -201,7 +206,7 @@ impl FromStr for Endpoint {
         if at.port() == 0 {
             return Err(Bad::new("port 0 cannot be sent to", "WireGuard's usual port is 51820"));
         }
-        Address::from_str(&at.ip().to_string())?;
+        of_one_host(at.ip())?;
         Ok(Self(at))
     }
 }

@@ -44,7 +44,7 @@ impl Capture {
         let (file, log) = (folder.file(format!("{name}.pcap")), folder.file(format!("{name}.log")));
         let mut command = ns.command("tcpdump");
         // -Z root: it would otherwise become a user who cannot write into our folder.
-        command.args(["-Z", "root", "-n", "-U", "--immediate-mode", "-B", "16384", "-i", link]);
+        command.args(["-Z", "root", "-n", "-U", "--immediate-mode", "-B", "65536", "-i", link]);
         command.arg("-s").arg(snap.to_string()).arg("-w").arg(&file);
         if limit > 0 {
             command.arg("-c").arg(limit.to_string());

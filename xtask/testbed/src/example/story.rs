@@ -123,7 +123,7 @@ type Watched<T> = (T, Wire, [u64; 2], (u64, u64));
 /// A job with the wire captured, and what the tunnel counted meanwhile: sealed and opened packets, bytes before and after
 /// compression. Counters follow packets by some milliseconds, so they are read until they agree with the wire, or for a while.
 fn watched<T>(scene: &Scene<'_>, job: impl FnOnce() -> Result<T>) -> Result<Watched<T>> {
-    let capture = Capture::start(&scene.topology.wire, "wire", "ip", 0, 0, scene.folder)?;
+    let capture = Capture::start(&scene.topology.wire, "wire", "ip", 2048, 0, scene.folder)?;
     let before = tunnel(scene)?;
     let done = job()?;
     std::thread::sleep(Duration::from_millis(300));
