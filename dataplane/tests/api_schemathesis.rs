@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{At, PATIENCE, World, binary};
@@ -43,7 +44,10 @@ impl Api {
             std::fs::write(intents.join(format!("{name}.intent.toml")), text).unwrap();
         }
         let keys = [KeyPair::new().unwrap(), KeyPair::new().unwrap()];
-        let name = |at: usize| format!("w{}{}", std::process::id(), ['a', 'b'][at]);
+        // Tests may share a process.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = |at: usize| format!("w{}{}{n}", std::process::id(), ['a', 'b'][at]);
         for (at, side) in [At::A, At::B].into_iter().enumerate() {
             let key = world.folder.file(format!("wg{at}.key"));
             std::fs::write(&key, &keys[at].private).unwrap();
@@ -242,7 +246,9 @@ fn events_are_followed_over_a_restart() {
     let own = std::fs::read_to_string(&policy).unwrap();
     std::fs::write(&policy, own.replace("compress = \"lz4\"", "compress = \"lz5\"")).unwrap();
     assert_eq!(api.curl(&["-X", "POST"], "/v1/reload").0, 422);
-    assert!(heard("plan_refused", "reload")["facts"]["error"].as_str().unwrap().contains("lz5"));
+    let refused = heard("plan_refused", "reload");
+    assert!(refused["facts"]["error"].as_str().unwrap().contains("lz5"), "{refused}");
+    assert!(refused["text"].as_str().unwrap().contains("lz5"), "{refused}");
     std::fs::write(&policy, format!("{own}\n[[rule]]\nname = \"last\"\nprotocol = \"icmp\"\naction = \"drop\"\n"))
         .unwrap();
     let backups = api.world.folder.file("intents").join("backups.intent.toml");

@@ -84,7 +84,10 @@ impl Switch {
             Ok(report) => report,
             Err(error) => {
                 let all = format!("{error:#}");
-                let first = all.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+                // Of a policy's errors: the first, which stands behind its code.
+                let mut lines = all.lines().map(str::trim);
+                let first = lines.clone().find_map(|line| line.strip_prefix("× "));
+                let first = first.or_else(|| lines.find(|line| !line.is_empty())).unwrap_or_default();
                 let text = format!("the policy in force stays: {first}");
                 return self.journal.tell(Note::new(Kind::PlanRefused, by, text).with("error", all));
             }
@@ -97,7 +100,8 @@ impl Switch {
         if !report.applied {
             return;
         }
-        let text = format!("plan {} is in force, {} changes", report.plan, report.changes.len());
+        let count = report.changes.len();
+        let text = format!("plan {} is in force, {count} change{}", report.plan, if count == 1 { "" } else { "s" });
         let note =
             Note::new(Kind::PlanApplied, by, text).with("plan", report.plan).with("changes", report.changes.len());
         self.journal.tell(note.with("compile_ms", report.compile_ms).with("switch_ms", report.switch_ms));
