@@ -15,8 +15,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, page, rules, session,
-    steer, stop, tunnels, veth, wg, wg_many,
+    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, page, reload, rules,
+    session, steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -88,6 +88,8 @@ enum What {
     Rules,
     /// Making the plan of 10,000 rules and 1,000 intents, part by part.
     Plan,
+    /// 100 reloads of 10,000 rules and 1,000 intents beside a stream at half of the maximum (root).
+    Reload,
     /// What strangers can send to a recogniser, in turn with packets of old flows.
     Hostile,
     /// CPU of an instance without traffic (root).
@@ -223,12 +225,24 @@ fn run(arguments: &Arguments) -> Result<()> {
         report.add(sections, targets);
     }
     if wanted(What::Rules) && !stop::asked() {
-        let (section, targets) = rules::packets(effort)?;
+        let (section, targets) =
+            rules::packets(Effort { rounds: if quick { rounds } else { rounds.max(9) }, ..effort })?;
         report.add([section], targets);
     }
     if wanted(What::Plan) && !stop::asked() {
         let (section, targets) = rules::plan(rounds)?;
         report.add([section], targets);
+    }
+    if wanted(What::Reload) && !stop::asked() {
+        let options = reload::Options {
+            rounds,
+            reloads: if quick { 3 } else { 100usize.div_ceil(rounds) },
+            dut_core,
+            sender_core: generator_core,
+            softdpu: softdpu.clone(),
+        };
+        let (sections, targets) = reload::run(&options)?;
+        report.add(sections, targets);
     }
     if wanted(What::Hostile) && !stop::asked() {
         let (section, targets) = hostile::run(effort, if quick { 20_000 } else { 200_000 })?;
