@@ -75,6 +75,7 @@ struct Kind {
     lost: u64,
     lost_to_reload: u64,
     duplicates: u64,
+    requests: u64,
     unanswered: u64,
     drops: BTreeMap<String, u64>,
 }
@@ -86,6 +87,7 @@ impl Kind {
         self.lost += turn.outcome.lost.len() as u64;
         self.lost_to_reload += turn.lost_to_reload() as u64;
         self.duplicates += turn.outcome.duplicates;
+        self.requests += turn.answers.sent;
         self.unanswered += turn.answers.lost;
         for (name, count) in &turn.drops {
             *self.drops.entry(name.clone()).or_default() += count;
@@ -99,12 +101,7 @@ impl Kind {
         };
         format!(
             "{what}: {} packets, {} lost ({} while a reload was going on), {} twice; {} of {} requests unanswered; counted: {drops}.",
-            self.packets,
-            self.lost,
-            self.lost_to_reload,
-            self.duplicates,
-            self.unanswered,
-            self.rtt.len() + self.unanswered,
+            self.packets, self.lost, self.lost_to_reload, self.duplicates, self.unanswered, self.requests,
         )
     }
 }
