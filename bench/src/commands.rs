@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use softdpu_bench::compare::{self, Settings, Verdict};
 use softdpu_bench::gain;
+use softdpu_bench::instructions;
 use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::modelled::{self, PERSONAS};
@@ -28,6 +29,8 @@ pub enum Command {
     },
     /// What offload would gain for the traffic of captures: cores per Gbit/s by function and tier, and break-even flow lengths.
     Gain(Gain),
+    /// Counts instructions by callgrind, and compares them with those that are kept. Ends with 1 where something takes more.
+    Instructions(instructions::Options),
 }
 
 #[derive(Args)]
@@ -87,6 +90,9 @@ pub fn without_session(command: &Command) -> Option<ExitCode> {
             println!("{}", out.join(page::HTML).display());
             Ok(ExitCode::SUCCESS)
         }),
+        Command::Instructions(options) => {
+            instructions::main(options).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Gain(_) => return None,
     };
     Some(done.unwrap_or_else(|e| {

@@ -15,8 +15,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, page, rules, session,
-    steer, stop, tunnels, veth, wg, wg_many,
+    aead, applications, cases, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, page, rules,
+    session, steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -50,7 +50,7 @@ struct Arguments {
     /// The `softdpu` binary to run; default: the one beside this program.
     #[arg(long, value_name = "FILE")]
     softdpu: Option<PathBuf>,
-    /// Only these contenders of `tunnels`; a wrong name lists all.
+    /// Only these contenders of `tunnels`, a wrong name lists all; only cases of `micro` with this in their names.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Captures for `classify`; default: SOFTDPU_CAPTURES, or shared/captures beside the checkout.
@@ -78,6 +78,8 @@ enum What {
     Wg,
     /// The graph in memory, rings, flow look-up.
     Graph,
+    /// The packet path part by part: nodes, rings, tables, ciphers, codecs, recognisers; what `instructions` counts, by the clock.
+    Micro,
     /// Classification of captures beside nDPI's reader, and packets of flows that are decided.
     Classify,
     /// The flow table at ten million flows, and in a flood of ten million SYNs (2 GB of memory).
@@ -202,6 +204,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         let (section, targets) = graph::run(effort)?;
         report.add([section], targets);
         report.add([memory::parts(effort)?], []);
+    }
+    if wanted(What::Micro) && !stop::asked() {
+        // With `all`, `--only` is of the tunnels.
+        let only = if arguments.what == What::Micro { arguments.only.as_slice() } else { &[] };
+        report.add(cases::run(effort, only)?, []);
     }
     if wanted(What::Classify) && !stop::asked() {
         let captures = classify::folder(arguments.captures.as_deref());

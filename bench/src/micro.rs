@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::clock;
+use crate::instructions::callgrind;
 use crate::report::Section;
 use crate::stop;
 
@@ -14,11 +15,11 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// Times `work`.
+    /// Times `work`. Under callgrind, its instructions are what is counted.
     #[inline]
     pub fn on(work: impl FnOnce()) -> Self {
         let (start, t0) = (Instant::now(), clock::ticks());
-        work();
+        callgrind::counted(work);
         let (ticks, ns) = (clock::ticks() - t0, start.elapsed().as_nanos());
         Self { ns: ns as f64, ticks: ticks as f64 }
     }
@@ -39,7 +40,7 @@ impl Ticks {
     #[inline]
     pub fn on(&self, work: impl FnOnce()) -> Spent {
         let start = clock::ticks();
-        work();
+        callgrind::counted(work);
         let ticks = (clock::ticks() - start) as f64;
         Spent { ns: ticks / self.per_ns, ticks }
     }
@@ -100,6 +101,13 @@ impl<'a> Case<'a> {
             (done, spent)
         };
         Self { name: name.into(), title: title.into(), run: Box::new(all) }
+    }
+}
+
+impl Case<'_> {
+    /// Does at least `n` operations. How many it did, and how long they took.
+    pub fn run(&mut self, n: usize) -> (usize, Spent) {
+        (self.run)(n)
     }
 }
 
