@@ -192,7 +192,7 @@ mod tests {
     /// Openings are of valid packets, by every back end: the asserts in the cases would fail otherwise.
     #[test]
     fn every_cipher_length_and_back_end_runs() {
-        let (sections, _) = run(Effort { rounds: 1, turn_ns: 1000 }).unwrap();
+        let (sections, _) = run(Effort::new(1, 1000)).unwrap();
         for s in &sections {
             assert!(s.contenders.len() >= 27);
             assert!(s.contenders.iter().all(|c| c.rounds[0] > 0.0));

@@ -132,7 +132,7 @@ pub fn run(command: &Command) -> Result<()> {
     let noise = NoiseWatch::start();
     let rounds = options.rounds.map_or(if options.quick { 3 } else { 7 }, usize::from);
     let turn_ns = if options.quick { 5_000_000 } else { 40_000_000 };
-    let effort = Effort { rounds, turn_ns };
+    let effort = Effort::new(rounds, turn_ns);
     let (sections, ledger) =
         gain::run(&gain::Options { files: options.files.clone(), effort, classes: options.classes })?;
     let mut report = Report::new(Machine::look());

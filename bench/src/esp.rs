@@ -297,7 +297,7 @@ mod tests {
     /// Both sides work on valid packets: the asserts in the cases would fail otherwise.
     #[test]
     fn every_cipher_and_length_runs() {
-        let (sections, targets) = run(Effort { rounds: 1, turn_ns: 1000 }).unwrap();
+        let (sections, targets) = run(Effort::new(1, 1000)).unwrap();
         for s in &sections {
             assert_eq!(s.contenders.len(), 18);
             assert_eq!(s.ratios.len(), 9);

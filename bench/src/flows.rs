@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn all_parts_run() {
-        let (sections, targets) = run(Effort { rounds: 1, turn_ns: 1000 }, 20_000, 4096).unwrap();
+        let (sections, targets) = run(Effort::new(1, 1000), 20_000, 4096).unwrap();
         assert!(sections.iter().flat_map(|s| &s.contenders).all(|c| c.rounds.iter().all(|r| *r > 0.0)));
         assert!(targets.iter().all(|t| t.seen.is_some()));
     }

@@ -10,6 +10,7 @@ pub mod compare;
 pub mod esp;
 pub mod esp_many;
 pub mod flows;
+pub mod fresh;
 pub mod gain;
 pub mod graph;
 pub mod hostile;

@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn every_part_runs() {
-        let section = parts(Effort { rounds: 1, turn_ns: 1000 }).unwrap();
+        let section = parts(Effort::new(1, 1000)).unwrap();
         assert_eq!(section.contenders.len(), 6);
         assert!(section.contenders.iter().all(|c| c.rounds[0] > 0.0));
     }

@@ -118,6 +118,14 @@ pub struct Effort {
     /// Wanted length of one turn, ns. Turns are cut into slices of a fraction of a scheduler tick, and the best slice
     /// counts: whatever else takes the core only ever adds.
     pub turn_ns: u64,
+    /// Rounds that were before these, in other processes: the order of the contenders goes on from there.
+    pub first: usize,
+}
+
+impl Effort {
+    pub fn new(rounds: usize, turn_ns: u64) -> Self {
+        Self { rounds, turn_ns, first: 0 }
+    }
 }
 
 const SLICES: usize = 40;
@@ -131,7 +139,7 @@ pub fn alternate(section: &mut Section, cases: &mut [Case<'_>], effort: Effort) 
         // In the order of the list, whatever the order of the first round.
         section.declare(&case.name, &case.title);
     }
-    for round in 0..effort.rounds {
+    for round in effort.first..effort.first + effort.rounds {
         let mut order: Vec<usize> = (0..cases.len()).collect();
         if round % 2 == 1 {
             order.reverse();
@@ -213,7 +221,7 @@ mod tests {
         };
         let mut section = Section::new("t", "T", "ns");
         let mut cases = [Case::new("one", "one", work), Case::new("two", "two", |n| work(2 * n))];
-        alternate(&mut section, &mut cases, Effort { rounds: 5, turn_ns: 400_000 });
+        alternate(&mut section, &mut cases, Effort::new(5, 400_000));
         let ratio = section.ratio("two", "one").unwrap();
         assert!((1.4..2.8).contains(&ratio), "{ratio}");
         assert_eq!(section.contenders[0].more["ticks"].len(), 5);

@@ -197,7 +197,7 @@ mod tests {
     /// Both sides work on valid packets: the asserts in the cases would fail otherwise.
     #[test]
     fn every_length_runs() {
-        let (sections, targets) = run(Effort { rounds: 1, turn_ns: 1000 }).unwrap();
+        let (sections, targets) = run(Effort::new(1, 1000)).unwrap();
         for s in &sections {
             assert_eq!((s.contenders.len(), s.ratios.len()), (6, 3));
             assert!(s.contenders.iter().all(|c| c.rounds[0] > 0.0));

@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn packets_go_through_both_ways() {
-        let (section, targets) = run(Effort { rounds: 1, turn_ns: 1000 }, 40).unwrap();
+        let (section, targets) = run(Effort::new(1, 1000), 40).unwrap();
         assert_eq!((section.contenders.len(), targets.len()), (22, 4));
         assert!(section.median("seal-40-64").unwrap() > 0.0);
     }

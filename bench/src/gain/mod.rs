@@ -349,7 +349,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dataplane/tests/real");
         let options = Options {
             files: ["nats.pcap", "redis.pcap", "sflow.pcap"].map(|f| folder.join(f)).to_vec(),
-            effort: Effort { rounds: 3, turn_ns: 1000 },
+            effort: Effort::new(3, 1000),
             classes: 2,
         };
         let (sections, ledger) = run(&options).unwrap();

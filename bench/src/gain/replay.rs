@@ -400,7 +400,7 @@ mod tests {
     fn ports_alone_move_all() {
         let load = Rc::new(Load::new(&class("redis.pcap"), true));
         let mut section = crate::report::Section::new("t", "T", "ns");
-        let effort = crate::micro::Effort { rounds: 1, turn_ns: 1000 };
+        let effort = crate::micro::Effort::new(1, 1000);
         crate::micro::alternate(&mut section, &mut [ports(&load, "p", "P").unwrap()], effort);
         assert!(section.median("p").unwrap() > 0.0);
     }
