@@ -321,10 +321,10 @@ fn narrow() -> Result<Harness> {
     Harness::with_fib(policy, fib)
 }
 
-/// Sealed packets that have to be cut.
+/// Packets that fit the link behind, but not once they are sealed.
 pub fn outer_cut() -> Result<Scene> {
     let (here, _) = sites("", "fragment_outer = true\nmtu = 1000")?;
-    Scene::of(here, APPS, burst(1400, false)).settled()
+    Scene::of(here, APPS, burst(990, false)).settled()
 }
 
 /// Through WireGuard, with one peer: `seal` or `open`.

@@ -4,6 +4,7 @@
 pub mod callgrind;
 pub mod kept;
 mod run;
+mod seeds;
 mod show;
 mod xdp;
 

@@ -6,8 +6,8 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
-use super::callgrind;
 use super::kept::With;
+use super::{callgrind, seeds};
 use crate::cases;
 use crate::net::cores;
 
@@ -94,8 +94,7 @@ pub fn all(only: &[String], names: &[(String, usize)]) -> Result<BTreeMap<String
     Ok(counted)
 }
 
-/// This program as a counted one. Its surroundings are the same each time: nothing of the caller's environment, and addresses
-/// as they come.
+/// This program as a counted one, whose surroundings are the same each time: nothing of the caller's environment, fixed seeds.
 fn valgrind(options: &[&str], only: &[String], part: usize, parts: usize) -> Result<String> {
     let mut command = Command::new("valgrind");
     command.arg("--quiet").args(options);
@@ -105,7 +104,7 @@ fn valgrind(options: &[&str], only: &[String], part: usize, parts: usize) -> Res
         command.arg("--only").arg(only.join(","));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    command.env_clear().env("PATH", path).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+    command.env_clear().env("PATH", path).env(seeds::VARIABLE, "1").stdin(Stdio::null());
     let output = command.output().context("running valgrind")?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "valgrind: {}\n{errors}", output.status);

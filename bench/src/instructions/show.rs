@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table};
 
 use super::MOST;
 use super::kept::{Compared, Verdict};
+use crate::report::style;
 
 /// Prints it. Whether nothing fails.
 pub fn show(compared: &[Compared], list: &Path) -> bool {
@@ -47,8 +48,7 @@ pub fn show(compared: &[Compared], list: &Path) -> bool {
 
 fn table(compared: &[Compared]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["instructions per operation", "kept", "now", "change", ""]);
+    style(&mut table).set_header(["instructions per operation", "kept", "now", "change", ""]);
     for column in 1..4 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
