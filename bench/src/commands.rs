@@ -29,6 +29,18 @@ pub enum Command {
     },
     /// What offload would gain for the traffic of captures: cores per Gbit/s by function and tier, and break-even flow lengths.
     Gain(Gain),
+    /// Writes a capture of made-up traffic, for `gain` where there is no capture at hand: pages, names, calls, shells,
+    /// databases, logs, with lengths of a heavy tail.
+    Mix {
+        /// Where it goes (pcap).
+        file: PathBuf,
+        /// How many.
+        #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        packets: u64,
+        /// The same seed makes the same capture.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Counts instructions by callgrind, and compares them with those that are kept. Ends with 1 where something takes more.
     Instructions(instructions::Options),
 }
@@ -90,6 +102,12 @@ pub fn without_session(command: &Command) -> Option<ExitCode> {
             println!("{}", out.join(page::HTML).display());
             Ok(ExitCode::SUCCESS)
         }),
+        Command::Mix { file, packets, seed } => {
+            gain::mix::write(file, gain::mix::Options { packets: *packets, seed: *seed }).map(|packets| {
+                println!("{}: {packets} packets", file.display());
+                ExitCode::SUCCESS
+            })
+        }
         Command::Instructions(options) => {
             instructions::main(options).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

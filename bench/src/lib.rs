@@ -22,6 +22,7 @@ pub mod micro;
 pub mod modelled;
 pub mod offload;
 pub mod page;
+pub mod reload;
 pub mod report;
 pub mod rules;
 pub mod session;

@@ -17,7 +17,7 @@ use softdpu_bench::net::cores;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
     aead, applications, cases, classify, esp, esp_many, flows, fresh, graph, hostile, idle, memory, offload, page,
-    progress, rules, session, steer, stop, tunnels, veth, wg, wg_many,
+    progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -94,6 +94,8 @@ enum What {
     Rules,
     /// Making the plan of 10,000 rules and 1,000 intents, part by part.
     Plan,
+    /// 100 reloads of 10,000 rules and 1,000 intents beside a stream at half of the maximum (root).
+    Reload,
     /// What strangers can send to a recogniser, in turn with packets of old flows.
     Hostile,
     /// CPU of an instance without traffic (root).
@@ -118,7 +120,6 @@ impl What {
                 | Self::Graph
                 | Self::Micro
                 | Self::Applications
-                | Self::Rules
                 | Self::Plan
                 | Self::Hostile
                 | Self::Steer
@@ -268,8 +269,18 @@ fn measure(what: What, arguments: &Arguments, rig: &Rig) -> Result<Measured> {
             flows::run(effort, many, many)?
         }
         What::Applications => applications::run(effort)?,
-        What::Rules => one(rules::packets(effort)?),
+        What::Rules => {
+            let rounds = if quick { rounds } else { rounds.max(9) };
+            one(rules::packets(Effort { rounds, ..effort })?)
+        }
         What::Plan => one(rules::plan(rounds)?),
+        What::Reload => reload::run(&reload::Options {
+            rounds,
+            reloads: if quick { 3 } else { 100usize.div_ceil(rounds) },
+            dut_core: rig.dut_core,
+            sender_core: rig.generator_core,
+            softdpu: rig.softdpu.clone(),
+        })?,
         What::Hostile => one(hostile::run(effort, if quick { 20_000 } else { 200_000 })?),
         What::Steer => (vec![steer::run(rounds, if quick { 10_000 } else { 50_000 })?], Vec::new()),
         What::Idle => {

@@ -3,6 +3,7 @@
 mod driver;
 pub mod function;
 pub mod ledger;
+pub mod mix;
 mod replay;
 mod show;
 pub mod traffic;

@@ -588,7 +588,7 @@ fn worker_count(wanted: usize, queues: &[usize]) -> usize {
 }
 
 /// The cores that this process may use, in order.
-fn allowed_cores() -> Vec<usize> {
+pub(super) fn allowed_cores() -> Vec<usize> {
     // SAFETY: an all-zero set is valid, and the call fills at most its size.
     let set = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
