@@ -24,7 +24,8 @@ pub struct Arguments {
 /// # Errors
 /// When something needed is missing and cannot be installed, or the bench does not build.
 pub fn main(arguments: &Arguments) -> Result<bool> {
-    setup::ensure(setup::Need::Test)?;
+    setup::ensure(setup::Need::Build)?;
+    setup::ensure_program("valgrind")?;
     ebpf::build()?;
     let mut command = command(&mut run::cargo())?;
     if arguments.accept {
