@@ -48,7 +48,7 @@ pub struct Sourced {
 /// There is no such persona, or it is damaged.
 pub fn model(name: &str, ledger: &Ledger) -> Result<Vec<Modelled>> {
     let persona = Persona::load(name)?;
-    let site = persona.site()?;
+    let site = persona.site();
     let gbit = |bits: u64| bits as f64 / 1e9;
     let measured = |function: Function| {
         let of_worker =
@@ -79,10 +79,10 @@ pub fn model(name: &str, ledger: &Ledger) -> Result<Vec<Modelled>> {
             }
         };
         let sources = persona.figure.iter().filter(|f| keys.contains(&f.key.as_str())).map(|f| Sourced {
-            key: f.key.clone(),
-            value: f.value.as_str().map_or_else(|| f.value.to_string(), str::to_owned),
-            source: f.source.clone(),
-            says: f.says.clone(),
+            key: f.key.to_string(),
+            value: f.value.0.as_str().map_or_else(|| f.value.0.to_string(), str::to_owned),
+            source: f.source.to_string(),
+            says: f.says.to_string(),
         });
         let unknown = persona.unknown.iter().filter(|u| keys.contains(&u.key.as_str()));
         rows.push(Modelled {
@@ -92,7 +92,7 @@ pub fn model(name: &str, ledger: &Ledger) -> Result<Vec<Modelled>> {
             modelled_gbit: limit,
             modelled_cores_freed_per_gbit: limit.and_then(|_| measured(function)),
             sources: sources.collect(),
-            unknown: unknown.map(|u| format!("{}: {}", u.key, u.note)).collect(),
+            unknown: unknown.map(|u| format!("{}: {}", *u.key, u.note)).collect(),
             says: says.to_owned(),
         });
     }

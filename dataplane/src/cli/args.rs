@@ -347,7 +347,7 @@ pub(super) enum Verb {
     /// Print a completion script for a shell
     #[command(
         long_about = "Prints a script that completes verbs, options and words for a shell, to be installed with the program.\n\n\
-                      A shell can also ask the program itself, which then knows the names of the instances that run: write `source \
+                      A shell can also ask the program itself, which then knows what runs: instances, flows, intents, tunnels, peers, plans: write `source \
                       <(COMPLETE=bash softdpu)` into ~/.bashrc, `source <(COMPLETE=zsh softdpu)` into ~/.zshrc, or `COMPLETE=fish \
                       softdpu | source` into ~/.config/fish/config.fish.",
         after_long_help = "EXAMPLES:\n  softdpu completions bash > /etc/bash_completion.d/softdpu\n  softdpu completions zsh > ~/.zfunc/_softdpu\n\n\
@@ -415,7 +415,7 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "persona")]
     pub(super) host: Option<PathBuf>,
     /// Plan for a DPU by its public figures: bluefield-2, bluefield-3, intel-ipu-e2000, pensando-dsc2-100g, or a file
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::complete::personas))]
     pub(super) persona: Option<String>,
 }
 
@@ -501,7 +501,7 @@ pub(super) struct Instance {
     #[arg(long, value_name = "PATH", conflicts_with = "name")]
     pub(super) socket: Option<PathBuf>,
     /// Name of the instance, of those in /run/softdpu; not needed when only one runs
-    #[arg(short, long, value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::ask::instances))]
+    #[arg(short, long, value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::complete::instances))]
     pub(super) name: Option<String>,
 }
 
@@ -540,7 +540,7 @@ pub(super) struct EventsArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// Only this kind, or all whose name begins so: plan, peer_up, flow; may be given several times. Flows are told of on wish only
-    #[arg(short, long, value_name = "KIND", value_delimiter = ',')]
+    #[arg(short, long, value_name = "KIND", value_delimiter = ',', add = clap_complete::ArgValueCandidates::new(super::complete::kinds))]
     pub(super) kind: Vec<String>,
     /// Begin with what happened so long ago (30s, 5m, 2h), or behind the event of this number; 0: all that is kept
     #[arg(long, value_name = "N")]
@@ -555,10 +555,10 @@ pub(super) struct RekeyArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// The tunnel, as in the policy
-    #[arg(value_name = "TUNNEL")]
+    #[arg(value_name = "TUNNEL", add = clap_complete::ArgValueCandidates::new(super::complete::tunnels))]
     pub(super) tunnel: String,
     /// Only this peer: its name in the policy, or its public key
-    #[arg(long, value_name = "PEER")]
+    #[arg(long, value_name = "PEER", add = clap_complete::ArgValueCandidates::new(super::complete::peers))]
     pub(super) peer: Option<String>,
     /// The answer of the instance as JSON
     #[arg(long)]
@@ -580,7 +580,7 @@ pub(super) struct ReloadArgs {
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
     /// Number of the plan, as `softdpu history` shows it
-    #[arg(value_name = "PLAN")]
+    #[arg(value_name = "PLAN", add = clap_complete::ArgValueCandidates::new(super::complete::plans))]
     pub(super) plan: u64,
     #[command(flatten)]
     pub(super) how: ReloadArgs,
@@ -591,16 +591,16 @@ pub(super) struct FlowsArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// Only flows of this class: tls, http, dns, ...
-    #[arg(long)]
+    #[arg(long, add = clap_complete::ArgValueCandidates::new(super::complete::classes))]
     pub(super) class: Option<String>,
     /// Only flows of this application of the policy
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::complete::applications))]
     pub(super) app: Option<String>,
     /// Only flows with this host name, or below a domain: *.example.com
     #[arg(long)]
     pub(super) host: Option<String>,
     /// Only flows on this tier: worker, xdp, nic, kernel
-    #[arg(long)]
+    #[arg(long, add = clap_complete::ArgValueCandidates::new(super::complete::tiers))]
     pub(super) tier: Option<String>,
     /// Only flows with this port on either side
     #[arg(long)]
@@ -639,10 +639,10 @@ pub(super) struct ExplainArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// The flow: its id, or one or both ends: 10.0.0.1:5000 10.0.0.2:443; or an application's intent, by its name
-    #[arg(required_unless_present = "intent", conflicts_with = "intent", value_name = "FLOW")]
+    #[arg(required_unless_present = "intent", conflicts_with = "intent", value_name = "FLOW", add = clap_complete::ArgValueCandidates::new(super::complete::flows))]
     pub(super) flow: Vec<String>,
     /// Explain an application's intent
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::complete::intents))]
     pub(super) intent: Option<String>,
     /// Of an intent: how long to look at its counters, for rates. 0: once
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
@@ -657,7 +657,7 @@ pub(super) struct DemoteArgs {
     #[command(flatten)]
     pub(super) instance: Instance,
     /// The flow, as for `explain`
-    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "FLOW")]
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "FLOW", add = clap_complete::ArgValueCandidates::new(super::complete::flows))]
     pub(super) flow: Vec<String>,
     /// Every flow
     #[arg(long)]
@@ -686,7 +686,7 @@ pub(super) struct ReplayArgs {
 #[derive(Debug, Args)]
 pub(super) struct TraceArgs {
     /// The instance, where several run
-    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    #[arg(long, value_name = "NAME", conflicts_with = "config", add = clap_complete::ArgValueCandidates::new(super::complete::instances))]
     pub(super) name: Option<String>,
     /// Its control socket
     #[arg(long, value_name = "PATH", conflicts_with_all = ["name", "config"])]

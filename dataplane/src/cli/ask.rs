@@ -21,10 +21,3 @@ pub fn ask<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resu
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the client")?;
     runtime.block_on(question)
 }
-
-/// Names of the instances that have a socket, for shells that complete one.
-pub fn instances() -> Vec<clap_complete::CompletionCandidate> {
-    let sockets = std::fs::read_dir(client::SOCKET_FOLDER).into_iter().flatten().flatten();
-    let names = sockets.filter_map(|socket| socket.file_name().to_str()?.strip_suffix(".sock").map(str::to_owned));
-    names.map(clap_complete::CompletionCandidate::new).collect()
-}

@@ -5,6 +5,7 @@ mod ask;
 mod capture;
 mod check;
 pub mod classify;
+mod complete;
 mod doctor;
 mod events;
 mod explain;

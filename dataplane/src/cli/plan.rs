@@ -24,7 +24,7 @@ pub fn run(args: &PlanArgs, out: &mut impl Write) -> anyhow::Result<bool> {
             .with_context(|| format!("{} is not what `softdpu inventory --json` prints", path.display()))
     });
     let inventory = inventory.transpose()?;
-    let persona = args.persona.as_deref().map(|name| Persona::load(name)?.site()).transpose()?;
+    let persona = args.persona.as_deref().map(|name| Persona::load(name).map(|persona| persona.site())).transpose()?;
     let mut against = Vec::new();
     let site = |policy: &config::Policy| match (&inventory, persona) {
         (Some(inventory), _) => {

@@ -213,9 +213,9 @@ fn files_about_other_hosts_are_refused_with_their_place() {
     let policy = folder.path().join("policy.toml");
     std::fs::write(&policy, "[[port]]\nname = \"apps\"\ninterface = \"veth0\"\n").unwrap();
     for (option, name, text, says) in [
-        ("--persona", "a.toml", "name = \n", "line 1"),
-        ("--persona", "b.toml", "nam = \"x\"\n", "b.toml"),
-        ("--persona", "c.toml", "", "c.toml"),
+        ("--persona", "a.toml", "name = \n", "a.toml:1:"),
+        ("--persona", "b.toml", "nam = \"x\"\n", "b.toml:1:1"),
+        ("--persona", "c.toml", "", "c.toml:1:1"),
         ("--persona", "absent.toml", "", "absent.toml"),
         ("--host", "d.json", "{", "line 1"),
         ("--host", "e.json", "[]", "e.json"),

@@ -102,6 +102,10 @@ pub struct Apply {
     pub within: Option<At<Span>>,
     /// Folder for the policies that were in force, the newest 64. Without it they are kept until the instance ends.
     pub history: Option<At<FilePath>>,
+    /// How often the names that intents ask for are resolved again, "5s" to "1d"; "0s": at a reload only. Default "60s". Where a name
+    /// has other addresses, the policy in force is made anew with them. An address that is not named any more counts for another
+    /// hour, and where there is no answer, what is known stays.
+    pub resolve: Option<At<Span>>,
 }
 
 /// When a worker with nothing to do sleeps.

@@ -264,6 +264,11 @@ pub struct RuleCounters {
 }
 
 impl RuleCounters {
+    fn new(names: Arc<[String]>) -> Self {
+        let (traffic, treated) = (Padded::new(names.len()), Padded::new(names.len()));
+        Self { names, traffic, treated }
+    }
+
     /// By the rule's index in the plan.
     #[inline]
     pub fn get(&self, rule: u16) -> Option<&Traffic> {
@@ -327,22 +332,35 @@ impl std::ops::Add for RuleTotal {
 pub struct RuleBook {
     /// The last one is being written to.
     plans: Mutex<Vec<Arc<RuleCounters>>>,
+    /// Made ahead for the plan that the worker will begin with next.
+    next: Mutex<Option<Arc<RuleCounters>>>,
     /// Of those that were taken out.
     before: Mutex<HashMap<String, RuleTotal>>,
 }
 
 impl RuleBook {
+    /// Makes ahead what [`Self::begin`] needs, so that the worker need not ask for memory.
+    pub fn prepare(&self, names: &Arc<[String]>) {
+        let made = Arc::new(RuleCounters::new(names.clone()));
+        // What was made for a plan that never came is freed here.
+        drop(self.next.lock().unwrap_or_else(PoisonError::into_inner).replace(made));
+    }
+
     /// The worker begins with another plan, whose rules have these names. It holds up nobody: it only adds to a list.
     pub fn begin(&self, names: Arc<[String]>) -> Arc<RuleCounters> {
-        let (traffic, treated) = (Padded::new(names.len()), Padded::new(names.len()));
-        let counters = Arc::new(RuleCounters { names, traffic, treated });
+        let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let made = next.filter(|next| Arc::ptr_eq(&next.names, &names));
+        let counters = made.unwrap_or_else(|| Arc::new(RuleCounters::new(names)));
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
         counters
     }
 
-    /// Each rule of the newest plan, in its order.
-    pub fn totals(&self) -> Vec<(String, RuleTotal)> {
-        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Adds up what was counted for plans that the worker is past, and frees it.
+    pub fn fold(&self) {
+        self.fold_into(&mut self.before.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn fold_into(&self, before: &mut HashMap<String, RuleTotal>) -> Option<Arc<RuleCounters>> {
         let (done, newest) = {
             let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
             let last = plans.len().saturating_sub(1);
@@ -354,7 +372,13 @@ impl RuleBook {
                 *sum = *sum + total;
             }
         }
-        let Some(newest) = newest else { return Vec::new() };
+        newest
+    }
+
+    /// Each rule of the newest plan, in its order.
+    pub fn totals(&self) -> Vec<(String, RuleTotal)> {
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(newest) = self.fold_into(&mut before) else { return Vec::new() };
         let with_before =
             |(name, total): (&str, RuleTotal)| (name.to_owned(), total + before.get(name).copied().unwrap_or_default());
         newest.totals().map(with_before).collect()
@@ -480,7 +504,14 @@ mod tests {
             let dns = RuleTotal { packets: 3, bytes: 180, ..RuleTotal::default() };
             assert_eq!(book.totals(), [("dns".to_owned(), dns), ("mail".to_owned(), RuleTotal::default())]);
         }
-        book.begin(names(&["web"]));
+        let last = names(&["web"]);
+        book.prepare(&names(&["never", "begun"]));
+        book.prepare(&last);
+        assert!(book.next.lock().unwrap().is_some());
+        let third = book.begin(last.clone());
+        assert!(Arc::ptr_eq(&third.names, &last) && book.next.lock().unwrap().is_none(), "made ahead");
+        book.fold();
+        assert_eq!(book.plans.lock().unwrap().len(), 1, "the rest is added up");
         let web = RuleTotal { packets: 3, bytes: 300, ..RuleTotal::default() };
         assert_eq!(book.totals(), [("web".to_owned(), web)]);
         assert!(second.get(2).is_none());

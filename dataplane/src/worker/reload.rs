@@ -5,6 +5,7 @@
 //! exchanged, in one step for the packets. In between a packet may be steered by the old rules and meet the new plan, which
 //! is whole in itself: what it protects is protected from then on.
 
+use super::aside::{aside, behind};
 use super::build;
 use super::history::{History, Texts};
 use super::instance::{WorkerHandle, WorkerState};
@@ -38,6 +39,7 @@ fn asked_by(from: &PlanSource) -> String {
     match from {
         PlanSource::File(by) => (*by).to_owned(),
         PlanSource::History(plan) => format!("rollback to {plan}"),
+        PlanSource::Names(what) => format!("names: {what}"),
     }
 }
 
@@ -70,12 +72,16 @@ impl Switch {
     /// The policy is not valid, or parts of it have changed that only a start reads: nothing was touched. Or a worker hangs.
     pub fn apply(&self, from: &PlanSource, dry: bool) -> Result<ReloadReport> {
         let _turn = lock(&self.turn);
-        let before = self.policy.load_full();
-        let done = self.change(&before, from, dry);
-        if !dry {
-            self.tell(&asked_by(from), &before.contract, &done);
-        }
-        done
+        let cores: Vec<usize> = self.workers.iter().filter_map(|worker| worker.core).collect();
+        // All of it, to the last free of what it replaces.
+        aside("reload", &cores, || {
+            let before = self.policy.load_full();
+            let done = self.change(&before, from, dry);
+            if !dry {
+                self.tell(&asked_by(from), &before.contract, &done);
+            }
+            done
+        })
     }
 
     /// Tells who follows the instance what came of a change.
@@ -125,7 +131,7 @@ impl Switch {
 
     fn change(&self, before: &Arc<Policy>, from: &PlanSource, dry: bool) -> Result<ReloadReport> {
         let started = Instant::now();
-        let candidate = aside(|| self.compile(before, from))?;
+        let candidate = behind("plan", || self.compile(before, from))?;
         let mut report = ReloadReport {
             compile_ms: started.elapsed().as_secs_f64() * 1e3,
             changes: candidate.changes.clone(),
@@ -172,10 +178,10 @@ impl Switch {
             PlanSource::History(plan) => {
                 let texts = lock(&self.history).texts(*plan).cloned();
                 let texts = texts.with_context(|| format!("there is no plan {plan}: `softdpu history` lists them"))?;
-                let name = format!("{} (plan {plan})", self.path.display());
-                config::load_text(&texts.policy, &name, &self.path, texts.intents)
-                    .map_err(|errors| anyhow!("{}", errors.render(false)))?
+                self.of_texts(texts, &format!("plan {plan}"))?
             }
+            // As it was read: what is in the files now nobody has asked for.
+            PlanSource::Names(_) => self.of_texts(Texts::new(before), "in force")?,
         };
         let found = config::changes(before, &policy);
         if !found.restart.is_empty() {
@@ -184,6 +190,13 @@ impl Switch {
         self.steering.try_policy(&policy)?;
         let same = before.applications == policy.applications;
         Ok(Candidate { plan: self.build(&policy, same)?, policy, changes: found.live })
+    }
+
+    /// A policy as it was once. `what` says which in messages.
+    fn of_texts(&self, texts: Texts, what: &str) -> Result<Policy> {
+        let name = format!("{} ({what})", self.path.display());
+        config::load_text(&texts.policy, &name, &self.path, texts.intents)
+            .map_err(|errors| anyhow!("{}", errors.render(false)))
     }
 
     /// The next plan. Ports are the same, and with them what was found out about them.
@@ -208,6 +221,10 @@ impl Switch {
         let (generation, policy) = (candidate.plan.generation, Arc::new(candidate.policy));
         let timeouts = policy.flows.timeouts;
         let new_timeouts = self.policy.load().flows.timeouts != timeouts;
+        // What a worker would have to ask memory for when it goes on is there already.
+        for worker in &self.workers {
+            worker.counters.rules.prepare(&candidate.plan.rule_names);
+        }
         self.plan.store(Arc::new(candidate.plan));
         for worker in &self.workers {
             if new_timeouts {
@@ -226,6 +243,8 @@ impl Switch {
         }
         self.policy.store(policy);
         drop((opened, old));
+        // Else they would gather until somebody reads them.
+        self.workers.iter().for_each(|worker| worker.counters.rules.fold());
         Ok(started.elapsed().as_secs_f64() * 1e3)
     }
 
@@ -242,27 +261,6 @@ impl Switch {
         }
         Ok(())
     }
-}
-
-/// Does something on a thread of its own, behind whatever else wants its core: a worker may be there.
-///
-/// # Errors
-/// Its own, or that there is no thread for it.
-fn aside<T: Send>(task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    /// Still a tenth of a busy core (sched(7)).
-    const NICE: libc::c_int = 10;
-    let run = move || {
-        // SAFETY: a system call without pointers; 0 is this thread, which ends with its task.
-        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } < 0 {
-            tracing::debug!("plans are made at full priority: {}", std::io::Error::last_os_error());
-        }
-        task()
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("plan".into()).spawn_scoped(scope, run);
-        let thread = thread.context("no thread to make the plan")?;
-        thread.join().map_err(|_| anyhow!("making the plan failed: the log says where"))?
-    })
 }
 
 /// The gate is open again, however a change ends.

@@ -369,7 +369,7 @@ fn names_are_resolved_or_nothing_starts() {
 
 #[test]
 fn a_persona_limits_and_says_what_it_does_not_know() {
-    let site = crate::plan::persona::Persona::load("bluefield-2").unwrap().site().unwrap();
+    let site = crate::plan::persona::Persona::load("bluefield-2").unwrap().site();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("edge.toml");
     std::fs::write(&path, POLICY.replace("\"intents\"", "\".\"")).unwrap();

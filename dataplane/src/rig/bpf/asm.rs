@@ -70,7 +70,9 @@ pub enum Cond {
 pub enum Op {
     Add = 0x00,
     Mul = 0x20,
+    Or = 0x40,
     And = 0x50,
+    Shl = 0x60,
     Shr = 0x70,
     Mov = 0xb0,
 }
