@@ -88,7 +88,7 @@ fn nonce(n: u64) -> [u8; 12] {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verb {
+pub(crate) enum Verb {
     Seal,
     Open,
 }
@@ -156,7 +156,7 @@ fn bare<'a>(name: &str, verb: Verb, cipher: Cipher, length: usize) -> Result<Cas
     })
 }
 
-fn single<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usize) -> Result<Case<'a>> {
+pub(crate) fn single<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usize) -> Result<Case<'a>> {
     let key = key(back, cipher)?;
     case(name, verb, cipher, length, move |p| {
         for (i, text) in p.texts.iter_mut().enumerate() {
@@ -170,7 +170,7 @@ fn single<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usi
     })
 }
 
-fn batch<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usize) -> Result<Case<'a>> {
+pub(crate) fn batch<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usize) -> Result<Case<'a>> {
     let key = key(back, cipher)?;
     case(name, verb, cipher, length, move |p| {
         let texts = p.texts.iter_mut().zip(&p.tags).enumerate();
@@ -192,7 +192,7 @@ mod tests {
     /// Openings are of valid packets, by every back end: the asserts in the cases would fail otherwise.
     #[test]
     fn every_cipher_length_and_back_end_runs() {
-        let (sections, _) = run(Effort { rounds: 1, turn_ns: 1000 }).unwrap();
+        let (sections, _) = run(Effort::new(1, 1000)).unwrap();
         for s in &sections {
             assert!(s.contenders.len() >= 27);
             assert!(s.contenders.iter().all(|c| c.rounds[0] > 0.0));

@@ -128,7 +128,7 @@ mod tests {
         for hit in [true, false] {
             let mut section = Section::new("t", "T", "ns");
             let mut cases = [find_case("a", "a", 1000, hit).unwrap()];
-            alternate(&mut section, &mut cases, Effort { rounds: 1, turn_ns: 1000 });
+            alternate(&mut section, &mut cases, Effort::new(1, 1000));
             assert!(section.median("a").unwrap() > 0.0);
         }
     }

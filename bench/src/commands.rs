@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use softdpu_bench::compare::{self, Settings, Verdict};
 use softdpu_bench::gain;
+use softdpu_bench::instructions;
 use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::modelled::{self, PERSONAS};
@@ -28,6 +29,20 @@ pub enum Command {
     },
     /// What offload would gain for the traffic of captures: cores per Gbit/s by function and tier, and break-even flow lengths.
     Gain(Gain),
+    /// Writes a capture of made-up traffic, for `gain` where there is no capture at hand: pages, names, calls, shells,
+    /// databases, logs, with lengths of a heavy tail.
+    Mix {
+        /// Where it goes (pcap).
+        file: PathBuf,
+        /// How many.
+        #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        packets: u64,
+        /// The same seed makes the same capture.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Counts instructions by callgrind, and compares them with those that are kept. Ends with 1 where something takes more.
+    Instructions(instructions::Options),
 }
 
 #[derive(Args)]
@@ -87,6 +102,15 @@ pub fn without_session(command: &Command) -> Option<ExitCode> {
             println!("{}", out.join(page::HTML).display());
             Ok(ExitCode::SUCCESS)
         }),
+        Command::Mix { file, packets, seed } => {
+            gain::mix::write(file, gain::mix::Options { packets: *packets, seed: *seed }).map(|packets| {
+                println!("{}: {packets} packets", file.display());
+                ExitCode::SUCCESS
+            })
+        }
+        Command::Instructions(options) => {
+            instructions::main(options).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Gain(_) => return None,
     };
     Some(done.unwrap_or_else(|e| {
@@ -126,7 +150,7 @@ pub fn run(command: &Command) -> Result<()> {
     let noise = NoiseWatch::start();
     let rounds = options.rounds.map_or(if options.quick { 3 } else { 7 }, usize::from);
     let turn_ns = if options.quick { 5_000_000 } else { 40_000_000 };
-    let effort = Effort { rounds, turn_ns };
+    let effort = Effort::new(rounds, turn_ns);
     let (sections, ledger) =
         gain::run(&gain::Options { files: options.files.clone(), effort, classes: options.classes })?;
     let mut report = Report::new(Machine::look());

@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn both_ways_work_on_valid_packets() {
-        let (section, targets) = run(Effort { rounds: 1, turn_ns: 1000 }, 50).unwrap();
+        let (section, targets) = run(Effort::new(1, 1000), 50).unwrap();
         assert_eq!((section.contenders.len(), targets.len()), (8, 4));
         assert!(section.contenders.iter().all(|c| c.rounds[0] > 0.0));
     }

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn packets_go_through_and_the_graph_costs_something() {
-        let (section, targets) = run(Effort { rounds: 2, turn_ns: 1000 }).unwrap();
+        let (section, targets) = run(Effort::new(2, 1000)).unwrap();
         assert!(section.median("graph-and-ports").unwrap() > 0.0);
         assert_eq!(section.contenders.iter().find(|c| c.name == "graph").unwrap().rounds.len(), 2);
         assert!(targets[0].seen.is_some());

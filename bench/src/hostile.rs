@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn all_kinds_run_and_old_flows_stay() {
-        let (section, targets) = run(Effort { rounds: 2, turn_ns: 1000 }, 4096).unwrap();
+        let (section, targets) = run(Effort::new(2, 1000), 4096).unwrap();
         assert_eq!(targets.len(), 6);
         assert!(targets.iter().all(|t| t.seen.is_some()));
         assert!(section.contenders.iter().all(|c| c.rounds.iter().all(|r| *r > 0.0)));

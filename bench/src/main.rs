@@ -1,5 +1,6 @@
 //! `softdpu-bench`: see `--help` and README.md beside this package.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, classify, esp, esp_many, flows, graph, hostile, idle, memory, offload, page, reload, rules,
-    session, steer, stop, tunnels, veth, wg, wg_many,
+    aead, applications, cases, classify, esp, esp_many, flows, fresh, functions, graph, hostile, idle, memory, offload,
+    page, progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -50,7 +51,7 @@ struct Arguments {
     /// The `softdpu` binary to run; default: the one beside this program.
     #[arg(long, value_name = "FILE")]
     softdpu: Option<PathBuf>,
-    /// Only these contenders of `tunnels`; a wrong name lists all.
+    /// Only these contenders of `tunnels`, a wrong name lists all; only cases of `micro` with this in their names.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Captures for `classify`; default: SOFTDPU_CAPTURES, or shared/captures beside the checkout.
@@ -59,6 +60,9 @@ struct Arguments {
     /// `classify` counts instructions per packet too, by valgrind's callgrind.
     #[arg(long)]
     instructions: bool,
+    /// Rounds that were before those of this process: contenders' order turns around every other round.
+    #[arg(long, hide = true, default_value_t = 0)]
+    first: usize,
     /// Does what callgrind is to count, and nothing else.
     #[arg(long, hide = true)]
     count: Option<Counted>,
@@ -78,6 +82,8 @@ enum What {
     Wg,
     /// The graph in memory, rings, flow look-up.
     Graph,
+    /// The packet path part by part: nodes, rings, tables, ciphers, codecs, recognisers; what `instructions` counts, by the clock.
+    Micro,
     /// Classification of captures beside nDPI's reader, and packets of flows that are decided.
     Classify,
     /// The flow table at ten million flows, and in a flood of ten million SYNs (2 GB of memory).
@@ -98,7 +104,29 @@ enum What {
     Steer,
     /// iperf3 through encrypted tunnels, softdpu's and others' (root).
     Tunnels,
+    /// TCP through two edges: encrypted alone, and classified, compressed and encrypted; noise and text, on two wires (root).
+    Functions,
     All,
+}
+
+impl What {
+    /// Whether it takes microseconds of one core, and so depends on where the program, its stack and its tables happen to lie:
+    /// 10 % from one process to the next is usual. Its rounds are processes of their own, so that what one process is
+    /// lucky with is in the spread and not in the difference between two runs.
+    fn lies_in_memory(self) -> bool {
+        matches!(
+            self,
+            Self::Aead
+                | Self::Esp
+                | Self::Wg
+                | Self::Graph
+                | Self::Micro
+                | Self::Applications
+                | Self::Plan
+                | Self::Hostile
+                | Self::Steer
+        )
+    }
 }
 
 fn power_of_two(text: &str) -> Result<u16, String> {
@@ -157,126 +185,28 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let noise = NoiseWatch::start();
     let mut report = Run { report: Report::new(Machine::look()), watch: NoiseWatch::start() };
-    let effort = Effort { rounds, turn_ns: if quick { 5_000_000 } else { 40_000_000 } };
-    if wanted(What::Veth) && !stop::asked() {
-        let options = veth::Options {
-            rounds,
-            warm_up: Duration::from_millis(if quick { 200 } else { 400 }),
-            turn: Duration::from_millis(if quick { 400 } else { 1500 }),
-            flows: u32::from(arguments.flows),
-            dut_core,
-            generator_core,
-            softdpu: softdpu.clone(),
-        };
-        let (section, targets) = veth::run(&options)?;
-        report.add([section], targets);
-    }
-    if wanted(What::Offload) && !stop::asked() {
-        let options = veth::Options {
-            rounds,
-            warm_up: Duration::from_millis(if quick { 200 } else { 400 }),
-            turn: Duration::from_millis(if quick { 400 } else { 1500 }),
-            flows: 1,
-            dut_core,
-            generator_core,
-            softdpu: softdpu.clone(),
-        };
-        let (sections, targets) = offload::run(&options)?;
-        report.add(sections, targets);
-    }
-    if wanted(What::Aead) && !stop::asked() {
-        let (sections, targets) = aead::run(effort)?;
-        report.add(sections, targets);
-    }
-    if wanted(What::Esp) && !stop::asked() {
-        let (sections, targets) = esp::run(effort)?;
-        report.add(sections, targets);
-        let (section, targets) = esp_many::run(effort, 10_000)?;
-        report.add([section], targets);
-    }
-    if wanted(What::Wg) && !stop::asked() {
-        let (sections, targets) = wg::run(effort)?;
-        report.add(sections, targets);
-        let (section, targets) = wg_many::run(effort, 10_000)?;
-        report.add([section], targets);
-    }
-    if wanted(What::Graph) && !stop::asked() {
-        let (section, targets) = graph::run(effort)?;
-        report.add([section], targets);
-        report.add([memory::parts(effort)?], []);
-    }
-    if wanted(What::Classify) && !stop::asked() {
-        let captures = classify::folder(arguments.captures.as_deref());
-        if let (None, Some(named)) = (&captures, &arguments.captures) {
-            anyhow::bail!("{}: no such folder", named.display());
-        }
-        let loops = if quick { 3 } else { 20 };
-        let options = classify::Options { effort, captures, loops, instructions: arguments.instructions };
-        let (sections, targets) = classify::run(&options)?;
-        report.add(sections, targets);
-    }
-    if wanted(What::Flows) && !stop::asked() {
-        let many = if quick { 1_000_000 } else { 10_000_000 };
-        let (sections, targets) = flows::run(effort, many, many)?;
-        report.add(sections, targets);
-    }
-    if wanted(What::Applications) && !stop::asked() {
-        let (sections, targets) = applications::run(effort)?;
-        report.add(sections, targets);
-    }
-    if wanted(What::Rules) && !stop::asked() {
-        let (section, targets) =
-            rules::packets(Effort { rounds: if quick { rounds } else { rounds.max(9) }, ..effort })?;
-        report.add([section], targets);
-    }
-    if wanted(What::Plan) && !stop::asked() {
-        let (section, targets) = rules::plan(rounds)?;
-        report.add([section], targets);
-    }
-    if wanted(What::Reload) && !stop::asked() {
-        let options = reload::Options {
-            rounds,
-            reloads: if quick { 3 } else { 100usize.div_ceil(rounds) },
-            dut_core,
-            sender_core: generator_core,
-            softdpu: softdpu.clone(),
-        };
-        let (sections, targets) = reload::run(&options)?;
-        report.add(sections, targets);
-    }
-    if wanted(What::Hostile) && !stop::asked() {
-        let (section, targets) = hostile::run(effort, if quick { 20_000 } else { 200_000 })?;
-        report.add([section], targets);
-    }
-    if wanted(What::Steer) && !stop::asked() {
-        report.add([steer::run(rounds, if quick { 10_000 } else { 50_000 })?], []);
-    }
-    if wanted(What::Idle) && !stop::asked() {
-        let time = Duration::from_millis(if quick { 1000 } else { 5000 });
-        let (section, targets) = idle::run(&softdpu, dut_core, if quick { 1 } else { 3 }, time)?;
-        report.add([section], targets);
-    }
-    if wanted(What::Tunnels) && !stop::asked() {
-        let options = tunnels::Options {
-            // A turn is long, and there are many contenders.
-            rounds: arguments.rounds.map_or(if quick { 1 } else { 5 }, usize::from),
-            warm_up: Duration::from_secs(1),
-            turn: Duration::from_secs(if quick { 1 } else { 4 }),
-            softdpu: softdpu.clone(),
-            only: arguments.only.clone(),
-        };
-        let (section, targets) = tunnels::run(&options)?;
-        report.add([section], targets);
-    }
-    let mut report = report.report;
-    report.noise = noise.finish();
-    report.settings = [
+    report.report.settings = [
         ("quick", quick.to_string()),
         ("flows", arguments.flows.to_string()),
         ("instructions", arguments.instructions.to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
+    let effort = Effort { first: arguments.first, ..Effort::new(rounds, if quick { 5_000_000 } else { 40_000_000 }) };
+    let rig = Rig { effort, dut_core, generator_core, softdpu };
+    for what in What::value_variants().iter().copied().filter(|what| wanted(*what) && *what != What::All) {
+        if stop::asked() {
+            break;
+        }
+        if what.lies_in_memory() && rounds > 1 {
+            report.fresh(what, arguments, rounds)?;
+        } else {
+            let (sections, targets) = measure(what, arguments, &rig)?;
+            report.add(sections, targets);
+        }
+    }
+    let mut report = report.report;
+    report.noise = noise.finish();
     print!("{}", report.text());
     if let Some(path) = &arguments.json {
         report.write(path)?;
@@ -295,6 +225,93 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// What all parts need to know of how and where to measure.
+struct Rig {
+    effort: Effort,
+    dut_core: usize,
+    generator_core: usize,
+    softdpu: PathBuf,
+}
+
+type Measured = (Vec<Section>, Vec<Target>);
+
+/// One part, in this process.
+fn measure(what: What, arguments: &Arguments, rig: &Rig) -> Result<Measured> {
+    let (quick, effort, rounds) = (arguments.quick, rig.effort, rig.effort.rounds);
+    let one = |(section, targets): (Section, Vec<Target>)| (vec![section], targets);
+    let veth = |flows| veth::Options {
+        rounds,
+        warm_up: Duration::from_millis(if quick { 200 } else { 400 }),
+        turn: Duration::from_millis(if quick { 400 } else { 1500 }),
+        flows,
+        dut_core: rig.dut_core,
+        generator_core: rig.generator_core,
+        softdpu: rig.softdpu.clone(),
+    };
+    Ok(match what {
+        What::Veth => one(veth::run(&veth(u32::from(arguments.flows)))?),
+        What::Offload => offload::run(&veth(1))?,
+        What::Aead => aead::run(effort)?,
+        What::Esp => with(esp::run(effort)?, one(esp_many::run(effort, 10_000)?)),
+        What::Wg => with(wg::run(effort)?, one(wg_many::run(effort, 10_000)?)),
+        What::Graph => with(one(graph::run(effort)?), (vec![memory::parts(effort)?], Vec::new())),
+        // With `all`, `--only` is of the tunnels.
+        What::Micro if arguments.what == What::Micro => (cases::run(effort, &arguments.only)?, Vec::new()),
+        What::Micro => (cases::run(effort, &[])?, Vec::new()),
+        What::Classify => {
+            let captures = classify::folder(arguments.captures.as_deref());
+            if let (None, Some(named)) = (&captures, &arguments.captures) {
+                anyhow::bail!("{}: no such folder", named.display());
+            }
+            let loops = if quick { 3 } else { 20 };
+            classify::run(&classify::Options { effort, captures, loops, instructions: arguments.instructions })?
+        }
+        What::Flows => {
+            let many = if quick { 1_000_000 } else { 10_000_000 };
+            flows::run(effort, many, many)?
+        }
+        What::Applications => applications::run(effort)?,
+        What::Rules => {
+            let rounds = if quick { rounds } else { rounds.max(9) };
+            one(rules::packets(Effort { rounds, ..effort })?)
+        }
+        What::Plan => one(rules::plan(rounds)?),
+        What::Reload => reload::run(&reload::Options {
+            rounds,
+            reloads: if quick { 3 } else { 100usize.div_ceil(rounds) },
+            dut_core: rig.dut_core,
+            sender_core: rig.generator_core,
+            softdpu: rig.softdpu.clone(),
+        })?,
+        What::Hostile => one(hostile::run(effort, if quick { 20_000 } else { 200_000 })?),
+        What::Steer => (vec![steer::run(rounds, if quick { 10_000 } else { 50_000 })?], Vec::new()),
+        What::Idle => {
+            let time = Duration::from_millis(if quick { 1000 } else { 5000 });
+            one(idle::run(&rig.softdpu, rig.dut_core, if quick { 1 } else { 3 }, time)?)
+        }
+        What::Tunnels => one(tunnels::run(&tunnels::Options {
+            // A turn is long, and there are many contenders.
+            rounds: arguments.rounds.map_or(if quick { 1 } else { 5 }, usize::from),
+            warm_up: Duration::from_secs(1),
+            turn: Duration::from_secs(if quick { 1 } else { 4 }),
+            softdpu: rig.softdpu.clone(),
+            only: arguments.only.clone(),
+        })?),
+        What::Functions => one(functions::run(&functions::Options {
+            rounds: arguments.rounds.map_or(if quick { 1 } else { 5 }, usize::from),
+            turn: Duration::from_secs(if quick { 1 } else { 3 }),
+            softdpu: rig.softdpu.clone(),
+        })?),
+        What::All => (Vec::new(), Vec::new()),
+    })
+}
+
+fn with((mut sections, mut targets): Measured, more: Measured) -> Measured {
+    sections.extend(more.0);
+    targets.extend(more.1);
+    (sections, targets)
+}
+
 /// The report as it grows; each part gets the noise that was there meanwhile.
 struct Run {
     report: Report,
@@ -308,5 +325,30 @@ impl Run {
         let with_noise = |s: Section| Section { noise: Some(noise.clone()), ..s };
         self.report.sections.extend(sections.into_iter().map(with_noise));
         self.report.targets.extend(targets);
+    }
+
+    /// Each round in a process of its own (see [`What::lies_in_memory`]).
+    fn fresh(&mut self, what: What, arguments: &Arguments, rounds: usize) -> Result<()> {
+        let name = what.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let mut line: Vec<OsString> = vec![name.clone().into()];
+        line.extend(arguments.quick.then(|| "--quick".into()));
+        line.extend(["--flows".into(), arguments.flows.to_string().into()]);
+        line.extend(arguments.instructions.then(|| "--instructions".into()));
+        if what == arguments.what && !arguments.only.is_empty() {
+            line.extend(["--only".into(), arguments.only.join(",").into()]);
+        }
+        let bar = progress::bar(rounds as u64);
+        bar.set_message(name.clone());
+        for round in 0..rounds {
+            if stop::asked() {
+                break;
+            }
+            self.report
+                .append(fresh::round(&line, round).with_context(|| format!("round {} of {name}", round + 1))?)?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        self.watch = NoiseWatch::start();
+        Ok(())
     }
 }

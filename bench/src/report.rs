@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::gain::ledger::Ledger;
 use crate::machine::{Machine, Noise, now};
 use crate::modelled::Modelled;
-use crate::stats::latency::Counts;
+use crate::stats::latency::{Counts, Latencies};
 use crate::stats::{Summary, ratios, summary};
 
 /// Of the layout; goes up when a reader of the old one would misread the new one. Version 1 had less, and is still read.
@@ -138,6 +138,19 @@ pub struct Latency {
     pub counts: Counts,
 }
 
+impl Latency {
+    /// Of both runs together. A histogram that is damaged counts for nothing.
+    fn with(self, more: &Self) -> Self {
+        match (Latencies::of(&self.counts), Latencies::of(&more.counts)) {
+            (Ok(mut all), Ok(more)) => {
+                all.add(&more);
+                Self { counts: all.counts(), ..self }
+            }
+            _ => self,
+        }
+    }
+}
+
 /// One contender over another, round by round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ratio {
@@ -162,17 +175,36 @@ pub struct Target {
     pub bound: Bound,
     pub wanted: f64,
     pub seen: Option<f64>,
+    /// What each of several runs saw, where their rounds were put together: `seen` is the median.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<f64>,
     /// `None`: not measured.
     pub met: Option<bool>,
 }
 
 impl Target {
     pub fn new(title: impl Into<String>, bound: Bound, wanted: f64, seen: Option<f64>) -> Self {
-        let met = seen.map(|s| match bound {
-            Bound::AtLeast => s >= wanted,
-            Bound::AtMost => s <= wanted,
+        let mut target = Self { title: title.into(), bound, wanted, seen, runs: Vec::new(), met: None };
+        target.judge();
+        target
+    }
+
+    fn judge(&mut self) {
+        self.met = self.seen.map(|seen| match self.bound {
+            Bound::AtLeast => seen >= self.wanted,
+            Bound::AtMost => seen <= self.wanted,
         });
-        Self { title: title.into(), bound, wanted, seen, met }
+    }
+
+    /// With what a later run saw.
+    fn append(&mut self, more: Self) {
+        if self.runs.is_empty() {
+            self.runs.extend(self.seen);
+        }
+        self.runs.extend(if more.runs.is_empty() { more.seen.into_iter().collect() } else { more.runs });
+        self.seen = summary(&self.runs).map(|s| s.median);
+        (self.bound, self.wanted) = (more.bound, more.wanted);
+        self.judge();
     }
 }
 
@@ -328,9 +360,10 @@ impl Report {
             }
         }
         for target in more.targets {
-            // By its title: what was seen in all rounds together is in the section.
-            self.targets.retain(|t| t.title != target.title);
-            self.targets.push(target);
+            match self.targets.iter_mut().find(|t| t.title == target.title) {
+                Some(old) => old.append(target),
+                None => self.targets.push(target),
+            }
         }
         self.noise = self.noise.with(&more.noise);
         self.ledger = more.ledger.or(self.ledger.take());
@@ -397,7 +430,10 @@ impl Section {
             old.at.extend(c.at);
             old.summary = summary(&old.rounds);
             old.missing = c.missing.or(old.missing.take());
-            old.latency = c.latency.or(old.latency.take());
+            old.latency = match (old.latency.take(), c.latency) {
+                (Some(a), Some(b)) => Some(a.with(&b)),
+                (a, b) => a.or(b),
+            };
             for (name, values) in c.more {
                 old.more.entry(name).or_default().extend(values);
             }
@@ -535,13 +571,15 @@ mod tests {
             s.round("a", "A", value).more.entry("ticks".into()).or_default().push(value);
             s.round("b", "B", 1.0);
             s.ratio("a", "b");
-            Report { sections: vec![s], ..Report::new(Machine::look()) }
+            let targets = vec![Target::new("t", Bound::AtMost, 1.5, Some(value))];
+            Report { sections: vec![s], targets, ..Report::new(Machine::look()) }
         };
         let mut all = one(1.0);
         all.append(one(3.0)).unwrap();
         let s = &all.sections[0];
         assert_eq!((s.contenders[0].rounds.as_slice(), s.median("a")), ([1.0, 3.0].as_slice(), Some(2.0)));
         assert_eq!((s.contenders[0].more["ticks"].len(), s.ratios[0].rounds.len()), (2, 2));
+        assert_eq!((all.targets[0].seen, all.targets[0].met), (Some(2.0), Some(false)), "{:?}", all.targets[0].runs);
         let mut other = one(1.0);
         other.machine.cpu = "another".into();
         assert!(all.append(other).is_err());

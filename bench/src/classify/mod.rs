@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn decided_flows_are_timed() {
         let mut targets = Vec::new();
-        let section = decided(Effort { rounds: 1, turn_ns: 1000 }, &mut targets).unwrap();
+        let section = decided(Effort::new(1, 1000), &mut targets).unwrap();
         assert_eq!(section.contenders.len(), 12);
         assert!(targets.iter().all(|t| t.seen.is_some()));
     }

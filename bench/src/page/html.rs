@@ -9,15 +9,14 @@ const STYLE: &str = include_str!("style.css");
 pub fn html(report: &Report) -> String {
     let m = &report.machine;
     let title = format!("softdpu {}: measured {}", m.version, m.date);
-    let mut body = format!("<header><h1>{}</h1>{}</header>", escaped(&title), machine(report));
+    let mut body = format!("<header><h1>{}</h1>{}</header>", escaped(&title), headline(report));
     body += &contents(report);
     body += "<main>";
-    body += &targets(report);
-    body += &missing(report);
     if let Some(l) = &report.ledger {
         body += &ledger::measured(l);
     }
     body += &ledger::modelled(&report.modelled);
+    body += &targets(report);
     for (n, s) in report.sections.iter().enumerate() {
         body += &section(n, s);
     }
@@ -25,6 +24,11 @@ pub fn html(report: &Report) -> String {
     if !cpu.is_empty() {
         body += &format!("<section id=\"cpu\"><h2>CPU time</h2>{cpu}</section>");
     }
+    body += &missing(report);
+    body += &format!(
+        "<section id=\"machine\"><h2>Where, with what, and how quiet it was</h2>{}</section>",
+        machine(report)
+    );
     body += "</main>";
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -61,7 +65,28 @@ fn machine(report: &Report) -> String {
         vec!["Frequency".into(), frequency],
         vec!["Took".into(), format!("{:.0} s", n.seconds)],
     ];
-    let mut out = facts("Machine", &rows) + &facts("Noise while it was measured", &noise);
+    facts("Machine", &rows) + &facts("Noise while it was measured", &noise)
+}
+
+/// What a reader with half a minute should know: the answer, where it is from, and how far to trust it.
+fn headline(report: &Report) -> String {
+    let (m, n) = (&report.machine, &report.noise);
+    let mut out = report
+        .ledger
+        .as_ref()
+        .map_or_else(String::new, |l| format!("<p><strong>{}</strong></p>", escaped(&l.sentence())));
+    let judged: Vec<bool> = report.targets.iter().filter_map(|t| t.met).collect();
+    if !judged.is_empty() {
+        let met = judged.iter().filter(|met| **met).count();
+        out += &format!("<p><strong>{met} of {} <a href=\"#targets\">targets</a> met.</strong></p>", judged.len());
+    }
+    out += &format!(
+        "<p>On {} cores of {}, Linux {}, in {:.0} s. <a href=\"#machine\">More of the machine and its noise</a></p>",
+        m.cores,
+        escaped(&m.cpu),
+        escaped(&m.kernel),
+        n.seconds
+    );
     if m.build == "debug" {
         out += "<p class=\"missed\">This was a debug build: figures of softdpu's own code mean nothing.</p>";
     }
@@ -88,6 +113,9 @@ fn contents(report: &Report) -> String {
     }
     if !report.modelled.is_empty() {
         items += "<li><a href=\"#modelled\">Modelled, not measured</a></li>";
+    }
+    if !report.targets.is_empty() {
+        items += "<li><a href=\"#targets\">Targets</a></li>";
     }
     for (n, s) in report.sections.iter().enumerate() {
         items += &format!("<li><a href=\"#s{n}\">{}</a></li>", escaped(&s.title));

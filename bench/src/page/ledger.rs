@@ -1,14 +1,15 @@
 //! The ledger on the page; what is modelled stands in a part of its own.
 
-use super::{escaped, table};
+use super::{escaped, plots, table};
+use crate::gain::ALL;
 use crate::gain::function::Function;
 use crate::gain::ledger::{Ledger, Tier};
 use crate::modelled::{Modelled, not_modelled};
-use crate::report::figure;
+use crate::report::{Section, figure};
 
 pub fn measured(l: &Ledger) -> String {
     let mut out = "<section id=\"ledger\"><h2>The ledger: what offload gains for this traffic</h2>".to_owned();
-    out += &format!("<p><strong>{}</strong></p>", escaped(&l.sentence()));
+    out += &plots::bars(&overview(l));
     let rows: Vec<Vec<String>> = l
         .sources
         .iter()
@@ -19,14 +20,23 @@ pub fn measured(l: &Ledger) -> String {
                 s.packets.to_string(),
                 s.bytes.to_string(),
                 s.flows.to_string(),
-                format!("{:.1}", s.seconds),
+                stretch(s.seconds),
                 left.to_string(),
                 s.regenerated.to_string(),
                 s.damaged.clone().unwrap_or_default(),
             ]
         })
         .collect();
-    let header = ["file", "packets", "bytes of IP", "flows", "seconds", "left out", "payloads made anew", "damage"];
+    let header = [
+        "file",
+        "packets",
+        "bytes of IP",
+        "flows",
+        "from first to last packet",
+        "left out",
+        "payloads made anew",
+        "damage",
+    ];
     out += &table("Captures", &header, &rows);
     out += &costs(l);
     out += &flows(l);
@@ -44,6 +54,34 @@ pub fn measured(l: &Ledger) -> String {
         out += &format!("<li>{}</li>", escaped(note));
     }
     out + "</ul></section>"
+}
+
+/// All traffic together, to be drawn: what each function takes of a core, and what is left of it in the driver.
+fn overview(l: &Ledger) -> Section {
+    let mut all = Section::new("overview", "What this traffic takes", "cores per Gbit/s");
+    for function in Function::ALL {
+        for tier in [Tier::Worker, Tier::Xdp] {
+            let entry = l.entries.iter().find(|e| e.class == ALL && e.function == function && e.tier == tier);
+            if let Some(cores) = entry.and_then(|e| e.cores_per_gbit) {
+                let title = format!("{}, by {}", function.name(), tier.name());
+                all.round(&format!("{}-{}", function.name(), tier.name()), &title, cores);
+            }
+        }
+    }
+    all
+}
+
+/// A stretch of time in the unit that suits it.
+fn stretch(seconds: f64) -> String {
+    const UNITS: [(f64, &str); 4] = [(2.0 * 86400.0, "days"), (2.0 * 3600.0, "h"), (120.0, "min"), (0.0, "s")];
+    let (_, unit) = UNITS.iter().find(|(least, _)| seconds >= *least).unwrap_or(&UNITS[3]);
+    let of = match *unit {
+        "days" => 86400.0,
+        "h" => 3600.0,
+        "min" => 60.0,
+        _ => 1.0,
+    };
+    format!("{:.1} {unit}", seconds / of)
 }
 
 fn costs(l: &Ledger) -> String {

@@ -88,7 +88,7 @@ fn the_page_is_whole_and_needs_nothing_else() {
     // A missing contender is named with why, in words.
     assert!(page.contains("VPP (missing): not installed"));
     let drawings = page.matches("role=\"img\"").count();
-    assert_eq!(drawings, 4, "bars, latencies, curve, CPU");
+    assert_eq!(drawings, 5, "overview, bars, latencies, curve, CPU");
     assert_eq!(page.matches("<title>").count(), 1 + drawings);
     assert_eq!(page.matches("<summary>The figures</summary>").count(), drawings);
     for wrong in ["NaN", "inf\""] {

@@ -9,12 +9,12 @@ mod device;
 mod docs;
 mod expect;
 mod file;
-mod frame;
+pub mod frame;
 mod keys;
 mod peer;
 mod read;
 pub mod report;
-mod talk;
+pub mod talk;
 #[cfg(test)]
 mod tests;
 

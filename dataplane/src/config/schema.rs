@@ -12,7 +12,7 @@ use super::places::{
     Address, Endpoint, FileMode, FilePath, Group, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
 use super::terms::{Allow, Capacity, Defaults, Limit, Maintenance};
-use super::values::{HostPattern, PortRange, Prefix, Protocol, Span};
+use super::values::{HostPattern, Interval, PortRange, Prefix, Protocol, Span};
 use crate::offload::NicMode;
 
 /// A softdpu policy: what the host has and allows.
@@ -473,7 +473,7 @@ pub struct Tunnel {
     pub fragment_outer: Option<At<bool>>,
     /// Send a keepalive (RFC 3948 section 4) after so long without a packet; "0s" sends none. Type esp in UDP only. Default
     /// "20s".
-    pub keepalive: Option<At<Span>>,
+    pub keepalive: Option<At<Interval>>,
     /// How much its keys may carry. Type esp only. Default: no limit.
     pub lifetime: Option<Lifetime>,
     /// The security association for what we send. Type esp only, and needed there.

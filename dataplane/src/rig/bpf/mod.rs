@@ -3,4 +3,5 @@
 
 pub mod asm;
 pub mod programs;
+pub mod replay;
 pub mod sys;

@@ -6,15 +6,15 @@ use super::asm::{Asm, Cond, Insn, Op, Reg, Size};
 
 use Reg::{R0, R1, R2, R3, R4, R6, R7, R8, R9};
 
-const XDP_DROP: i32 = 1;
+pub(super) const XDP_DROP: i32 = 1;
 const XDP_PASS: i32 = 2;
 const HELPER_KTIME: i32 = 5;
 const HELPER_REDIRECT_MAP: i32 = 51;
 /// `bpf_redirect(ifindex, flags)`
 pub const HELPER_REDIRECT: i32 = 23;
 /// Offsets in `struct xdp_md`.
-const MD_DATA: i16 = 0;
-const MD_DATA_END: i16 = 4;
+pub(super) const MD_DATA: i16 = 0;
+pub(super) const MD_DATA_END: i16 = 4;
 const MD_RX_QUEUE: i16 = 16;
 
 /// Bytes of Ethernet, IPv4 and UDP header.

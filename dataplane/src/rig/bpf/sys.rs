@@ -107,7 +107,7 @@ fn owned(fd: libc::c_long) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
 }
 
-/// An array map of `u64`, in which a program counts. Its one element holds all the words.
+/// An array map of `u64`, in which a program counts or finds what it needs. Its one element holds all the words.
 #[derive(Debug)]
 pub struct Words {
     fd: OwnedFd,
@@ -145,6 +145,24 @@ impl Words {
         };
         bpf(MAP_LOOKUP_ELEM, &mut attr)?;
         Ok(value)
+    }
+
+    /// Writes all words.
+    ///
+    /// # Errors
+    /// The kernel's refusal; `InvalidInput` where they are not as many as the map has.
+    pub fn write(&self, words: &[u64]) -> io::Result<()> {
+        if words.len() != self.words {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let key = 0u32;
+        let mut attr = Element {
+            fd: self.fd() as u32,
+            key: std::ptr::from_ref(&key) as u64,
+            value: words.as_ptr() as u64,
+            ..Default::default()
+        };
+        bpf(MAP_UPDATE_ELEM, &mut attr).map(|_| ())
     }
 }
 
