@@ -60,10 +60,16 @@ struct Turn {
 }
 
 impl Turn {
-    /// Packets that were lost while a reload was going on.
-    fn lost_to_reload(&self) -> usize {
-        let during = |at: u64| self.reloads.iter().any(|r| at + BEFORE >= r.begun && at <= r.ended + AFTER);
-        self.outcome.lost.iter().filter(|n| during(self.sent.when(**n))).count()
+    /// Packets that were lost while a reload was going on, and those of them that were sent while it compiled.
+    fn lost_to_reload(&self) -> (u64, u64) {
+        let mut lost = (0, 0);
+        for at in self.outcome.lost.iter().map(|n| self.sent.when(*n)) {
+            let during = |r: &&Reload| at + BEFORE >= r.begun && at <= r.ended + AFTER;
+            let Some(reload) = self.reloads.iter().find(during) else { continue };
+            lost.0 += 1;
+            lost.1 += u64::from(at < reload.begun + (reload.compile_ms * 1e6) as u64);
+        }
+        lost
     }
 }
 
@@ -74,6 +80,7 @@ struct Kind {
     packets: u64,
     lost: u64,
     lost_to_reload: u64,
+    lost_to_compile: u64,
     duplicates: u64,
     requests: u64,
     unanswered: u64,
@@ -85,7 +92,9 @@ impl Kind {
         self.rtt.add(&turn.answers.rtt);
         self.packets += turn.outcome.sent;
         self.lost += turn.outcome.lost.len() as u64;
-        self.lost_to_reload += turn.lost_to_reload() as u64;
+        let (reload, compile) = turn.lost_to_reload();
+        self.lost_to_reload += reload;
+        self.lost_to_compile += compile;
         self.duplicates += turn.outcome.duplicates;
         self.requests += turn.answers.sent;
         self.unanswered += turn.answers.lost;
@@ -100,8 +109,15 @@ impl Kind {
             false => self.drops.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", "),
         };
         format!(
-            "{what}: {} packets, {} lost ({} while a reload was going on), {} twice; {} of {} requests unanswered; counted: {drops}.",
-            self.packets, self.lost, self.lost_to_reload, self.duplicates, self.unanswered, self.requests,
+            "{what}: {} packets, {} lost ({} while a reload was going on, {} of these while it compiled), {} twice; {} of {} requests \
+             unanswered; counted: {drops}.",
+            self.packets,
+            self.lost,
+            self.lost_to_reload,
+            self.lost_to_compile,
+            self.duplicates,
+            self.unanswered,
+            self.requests,
         )
     }
 }

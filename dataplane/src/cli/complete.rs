@@ -45,7 +45,7 @@ fn socket(words: &[String]) -> Option<PathBuf> {
 /// The instance's answer, where it comes soon enough.
 fn answer<T, F: Future<Output = anyhow::Result<T>>>(question: impl FnOnce(PathBuf) -> F) -> Option<T> {
     let socket = socket(&words())?;
-    ask(async { Ok(tokio::time::timeout(PATIENCE, question(socket)).await??) }).ok()
+    ask(async { tokio::time::timeout(PATIENCE, question(socket)).await? }).ok()
 }
 
 /// Instances that have a socket.
