@@ -288,7 +288,7 @@ fn notes(options: &Options, level: u32) -> Vec<String> {
             options.dut_core
         ),
         "kernel, nftables and XDP work in softirq on the core of whoever sends: no other thread has to wake. A worker is a thread \
-         on another core, which has to wake in both directions."
+         on another core, which has to wake in both directions, and so are the kernel's NAPI threads."
             .into(),
         "Every answer is compared with its request. CPU is in seconds per turn, all programs together.".into(),
     ];

@@ -57,6 +57,10 @@ impl Hosts {
         }
         if let Napi::Thread(core) = napi {
             poll_on(t, &t.far_if, core)?;
+            // A veth hands what a socket sent to NAPI only where GRO can gain by it: not while the sender has TSO.
+            for (host, interface) in [(&t.source, &t.source_if), (&t.sink, &t.sink_if)] {
+                host.run(|| Ok(Ethtool::open()?.set_offload(interface, "tso", false)?)).context("switching TSO off")?;
+            }
         }
         let id = std::process::id();
         let (ours, theirs) = (format!("s{label}x{id}"), format!("s{label}y{id}"));
