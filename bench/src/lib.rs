@@ -3,6 +3,7 @@
 
 pub mod aead;
 pub mod applications;
+pub mod cases;
 pub mod classify;
 pub mod clock;
 pub mod compare;
@@ -10,10 +11,12 @@ pub mod esp;
 pub mod esp_many;
 pub mod flows;
 pub mod fresh;
+pub mod functions;
 pub mod gain;
 pub mod graph;
 pub mod hostile;
 pub mod idle;
+pub mod instructions;
 pub mod latency;
 pub mod machine;
 pub mod memory;
