@@ -145,7 +145,7 @@ fn mhz() -> f64 {
 }
 
 /// CPU time so far by core, seconds (`/proc/stat`, in ticks of 10 ms).
-fn core_times() -> Vec<CpuTime> {
+pub fn core_times() -> Vec<CpuTime> {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let cores = stat.lines().filter(|l| l.starts_with("cpu") && !l.starts_with("cpu "));
     let times = cores.map(|line| {

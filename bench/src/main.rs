@@ -16,8 +16,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, cases, classify, esp, esp_many, flows, fresh, functions, graph, hostile, idle, memory, offload,
-    page, progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
+    aead, applications, cases, classify, esp, esp_many, flows, fresh, functions, graph, hostile, idle, latency, memory,
+    offload, page, progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -51,7 +51,10 @@ struct Arguments {
     /// The `softdpu` binary to run; default: the one beside this program.
     #[arg(long, value_name = "FILE")]
     softdpu: Option<PathBuf>,
-    /// Only these contenders of `tunnels`, a wrong name lists all; only cases of `micro` with this in their names.
+    /// Loads of 25, 50, 75 and 90 % too in `latency`.
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Only these contenders of `tunnels` or `latency`, a wrong name lists all; only cases of `micro` with this in their names.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Captures for `classify`; default: SOFTDPU_CAPTURES, or shared/captures beside the checkout.
@@ -102,6 +105,8 @@ enum What {
     Idle,
     /// The steer program by BPF_PROG_TEST_RUN (root).
     Steer,
+    /// Round trips of small requests, alone and under load: kernel, nftables, worker, XDP (root).
+    Latency,
     /// iperf3 through encrypted tunnels, softdpu's and others' (root).
     Tunnels,
     /// TCP through two edges: encrypted alone, and classified, compressed and encrypted; noise and text, on two wires (root).
@@ -189,6 +194,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         ("quick", quick.to_string()),
         ("flows", arguments.flows.to_string()),
         ("instructions", arguments.instructions.to_string()),
+        ("full", arguments.full.to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
@@ -289,6 +295,18 @@ fn measure(what: What, arguments: &Arguments, rig: &Rig) -> Result<Measured> {
             let time = Duration::from_millis(if quick { 1000 } else { 5000 });
             one(idle::run(&rig.softdpu, rig.dut_core, if quick { 1 } else { 3 }, time)?)
         }
+        What::Latency => latency::run(&latency::Options {
+            rounds,
+            warm_up: Duration::from_millis(if quick { 50 } else { 200 }),
+            turn: Duration::from_millis(if quick { 300 } else { 1500 }),
+            every: Duration::from_micros(500),
+            levels: if arguments.full { vec![0, 10, 25, 50, 75, 90] } else { vec![0, 10] },
+            dut_core: rig.dut_core,
+            client_core: rig.generator_core,
+            softdpu: rig.softdpu.clone(),
+            // With all parts these are names of tunnels.
+            only: if arguments.what == What::Latency { arguments.only.clone() } else { Vec::new() },
+        })?,
         What::Tunnels => one(tunnels::run(&tunnels::Options {
             // A turn is long, and there are many contenders.
             rounds: arguments.rounds.map_or(if quick { 1 } else { 5 }, usize::from),

@@ -89,3 +89,34 @@ fn gain_measures_a_capture_and_says_what_is_wrong_with_others() {
     let persona = call(&["gain", capture.to_str().unwrap(), "--persona", "bluefeld-2"]);
     assert!(text(&persona.stderr).contains("did you mean bluefield-2"), "{}", text(&persona.stderr));
 }
+
+#[test]
+fn latency_measures_those_asked_for() {
+    // SAFETY: no arguments, cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("skipped: needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run.json");
+    let only = ["latency", "--quick", "--rounds", "1", "--only", "direct,kernel,nftables"];
+    let done = call(&[&only[..], &["--json", run.to_str().unwrap()]].concat());
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let report = Report::read(&run).unwrap();
+    let names: Vec<&str> = report.sections.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["latency", "latency-10"]);
+    for section in &report.sections {
+        for c in &section.contenders {
+            // nft need not be there.
+            if c.name == "nftables" && c.missing.is_some() {
+                continue;
+            }
+            assert!(c.missing.is_none(), "{}: {:?}", c.name, c.missing);
+            assert!(c.rounds[0] > 0.0 && c.latency.is_some(), "{}", c.name);
+            assert!(c.more["p50 µs"][0] <= c.rounds[0] && c.rounds[0] <= c.more["max µs"][0], "{}", c.name);
+        }
+    }
+    assert_eq!(report.sections[1].curves.len(), 2);
+    let wrong = call(&["latency", "--only", "kernal"]);
+    assert!(text(&wrong.stderr).contains("no contender `kernal`"), "{}", text(&wrong.stderr));
+}

@@ -89,8 +89,21 @@ fn drop_near(s: &Start<'_>) -> Result<Running> {
     Ok(Running { own_count: Some(words), _parts: Box::new((program, link)) })
 }
 
-/// Forwarding is switched off again when this goes.
-struct Forwarding(std::fs::File);
+/// The kernel's forwarding; switched off again when this goes.
+pub struct Forwarding(std::fs::File);
+
+impl Forwarding {
+    /// # Errors
+    /// Where it cannot be switched on.
+    pub fn on(topology: &Topology) -> Result<Self> {
+        use std::os::unix::fs::FileExt;
+        let file = topology
+            .dut
+            .run(|| Ok(std::fs::OpenOptions::new().write(true).open("/proc/sys/net/ipv4/ip_forward")?))?;
+        file.write_at(b"1", 0)?;
+        Ok(Self(file))
+    }
+}
 
 impl Drop for Forwarding {
     fn drop(&mut self) {
@@ -100,11 +113,7 @@ impl Drop for Forwarding {
 }
 
 fn kernel(s: &Start<'_>) -> Result<Running> {
-    use std::os::unix::fs::FileExt;
-    let file =
-        s.topology.dut.run(|| Ok(std::fs::OpenOptions::new().write(true).open("/proc/sys/net/ipv4/ip_forward")?))?;
-    file.write_at(b"1", 0)?;
-    Ok(Running::new(Forwarding(file)))
+    Ok(Running::new(Forwarding::on(s.topology)?))
 }
 
 /// A program that redirects whatever comes, and looks at nothing.
