@@ -11,6 +11,7 @@ pub mod esp;
 pub mod esp_many;
 pub mod flows;
 pub mod fresh;
+pub mod functions;
 pub mod gain;
 pub mod graph;
 pub mod hostile;

@@ -16,8 +16,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, cases, classify, esp, esp_many, flows, fresh, graph, hostile, idle, memory, offload, page,
-    progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
+    aead, applications, cases, classify, esp, esp_many, flows, fresh, functions, graph, hostile, idle, memory, offload,
+    page, progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -104,6 +104,8 @@ enum What {
     Steer,
     /// iperf3 through encrypted tunnels, softdpu's and others' (root).
     Tunnels,
+    /// TCP through two edges: encrypted alone, and classified, compressed and encrypted; noise and text, on two wires (root).
+    Functions,
     All,
 }
 
@@ -294,6 +296,11 @@ fn measure(what: What, arguments: &Arguments, rig: &Rig) -> Result<Measured> {
             turn: Duration::from_secs(if quick { 1 } else { 4 }),
             softdpu: rig.softdpu.clone(),
             only: arguments.only.clone(),
+        })?),
+        What::Functions => one(functions::run(&functions::Options {
+            rounds: arguments.rounds.map_or(if quick { 1 } else { 5 }, usize::from),
+            turn: Duration::from_secs(if quick { 1 } else { 3 }),
+            softdpu: rig.softdpu.clone(),
         })?),
         What::All => (Vec::new(), Vec::new()),
     })

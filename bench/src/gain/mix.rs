@@ -33,7 +33,7 @@ const EPOCH: u64 = 1_767_225_600;
 
 /// What payloads look like: whether they can be compressed depends on it.
 #[derive(Clone, Copy, Debug)]
-enum Text {
+pub enum Text {
     /// As encrypted or compressed as anything.
     Noise,
     /// Records in JSON.
@@ -270,7 +270,7 @@ fn pick(mut at: u32) -> &'static Kind {
 }
 
 /// Fills up to `size` bytes.
-fn fill(bytes: &mut Vec<u8>, text: Text, size: usize, random: &mut Random) {
+pub fn fill(bytes: &mut Vec<u8>, text: Text, size: usize, random: &mut Random) {
     while bytes.len() < size {
         let n = random.next_u64();
         match text {

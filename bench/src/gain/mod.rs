@@ -118,7 +118,7 @@ impl Measured {
         let title = format!("{}: packets through a worker in memory, per packet, one core", class.name);
         let mut section = Section::new(&format!("gain-{}", class.name), &title, "ns");
         let loads = [false, true].map(|fresh| Rc::new(Load::new(class, fresh)));
-        let (mut cases, mut latencies, mut outward) = (Vec::new(), Vec::new(), [0u64; 2]);
+        let (mut cases, mut latencies, mut carried) = (Vec::new(), Vec::new(), [0u64; 2]);
         for (fresh, load) in loads.iter().enumerate().filter(|(_, load)| load.packets > 0) {
             cases.push(ports(load, &format!("ports-{fresh}"), PORTS[fresh])?);
         }
@@ -131,8 +131,8 @@ impl Measured {
             match Replay::new(function, load, keys) {
                 Ok(replay) => {
                     match function {
-                        Function::Encrypt => outward[0] = replay.outward,
-                        Function::Compress => outward[1] = replay.outward,
+                        Function::Encrypt => carried[0] = replay.carried,
+                        Function::Compress => carried[1] = replay.carried,
                         _ => {}
                     }
                     latencies.push((function, replay.latencies()));
@@ -156,7 +156,7 @@ impl Measured {
             section,
             loads,
             no_driver: no_driver.map(str::to_owned),
-            compression: (outward[0] > 0).then(|| outward[1] as f64 / outward[0] as f64),
+            compression: (carried[0] > 0).then(|| carried[1] as f64 / carried[0] as f64),
         };
         all.drive(class, effort.rounds, driver)?;
         all.note();

@@ -132,8 +132,8 @@ pub struct Replay {
     clock: Ticks,
     sealed: Vec<Sent>,
     latencies: Rc<RefCell<Latencies>>,
-    /// Bytes that left by the outside port in the last pass.
-    pub outward: u64,
+    /// IP bytes that crossed the outside port in the last pass, both ways.
+    pub carried: u64,
 }
 
 impl Replay {
@@ -151,7 +151,7 @@ impl Replay {
             clock: Ticks::new(),
             sealed: Vec::new(),
             latencies: Rc::default(),
-            outward: 0,
+            carried: 0,
         };
         all.check()?;
         // Flows that nothing is recognised in are looked into for their first packets.
@@ -208,6 +208,7 @@ impl Replay {
         }
         peer.settle();
         while let Some(frame) = peer.receive(OUTSIDE) {
+            self.carried += frame.len() as u64 - 14;
             assert!(self.here.send(OUTSIDE, &frame), "the wire holds a turn");
         }
         for p in turn.iter().filter(|p| p.port == INSIDE) {
@@ -222,7 +223,7 @@ impl Replay {
         }
         let load = self.load.clone();
         let (mut done, mut spent) = (0, Spent::default());
-        self.outward = 0;
+        self.carried = 0;
         for turn in load.turns() {
             self.put(turn);
             let (here, clock, latencies) = (&mut self.here, self.clock, &self.latencies);
@@ -240,7 +241,7 @@ impl Replay {
             }
             drop(latencies);
             while let Some(out) = self.here.receive(OUTSIDE) {
-                self.outward += out.len() as u64 - 14;
+                self.carried += out.len() as u64 - 14;
             }
             while self.here.receive(INSIDE).is_some() {}
         }
