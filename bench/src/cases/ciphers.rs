@@ -9,6 +9,9 @@ use crate::esp::{Frames, Memory, Sealed, open_esp, seal_esp};
 use crate::micro::Case;
 use crate::wg::{open_wg, seal_wg, sessions};
 
+/// A case of packets of one length.
+type Make = fn(usize) -> Result<Case<'static>>;
+
 const LENGTHS: [usize; 2] = [64, 1400];
 /// Packets: as many as a batch.
 const COUNT: usize = 64;
@@ -31,7 +34,7 @@ pub fn entries() -> Vec<Entry> {
         }));
     }
     for length in LENGTHS {
-        let each: [(&str, fn(usize) -> Result<Case<'static>>); 4] = [
+        let each: [(&str, Make); 4] = [
             ("esp-seal", |length| seal_esp("", Cipher::Aes128Gcm, length, memory())),
             ("esp-open", |length| {
                 let sealed: &'static Sealed = Box::leak(Box::new(Sealed::new(Cipher::Aes128Gcm, length)?));
