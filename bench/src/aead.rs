@@ -88,7 +88,7 @@ fn nonce(n: u64) -> [u8; 12] {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verb {
+pub(crate) enum Verb {
     Seal,
     Open,
 }
@@ -156,7 +156,7 @@ fn bare<'a>(name: &str, verb: Verb, cipher: Cipher, length: usize) -> Result<Cas
     })
 }
 
-fn single<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usize) -> Result<Case<'a>> {
+pub(crate) fn single<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usize) -> Result<Case<'a>> {
     let key = key(back, cipher)?;
     case(name, verb, cipher, length, move |p| {
         for (i, text) in p.texts.iter_mut().enumerate() {
@@ -170,7 +170,7 @@ fn single<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usi
     })
 }
 
-fn batch<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usize) -> Result<Case<'a>> {
+pub(crate) fn batch<'a>(name: &str, verb: Verb, back: BackEnd, cipher: Cipher, length: usize) -> Result<Case<'a>> {
     let key = key(back, cipher)?;
     case(name, verb, cipher, length, move |p| {
         let texts = p.texts.iter_mut().zip(&p.tags).enumerate();

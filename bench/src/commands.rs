@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use softdpu_bench::compare::{self, Settings, Verdict};
 use softdpu_bench::gain;
+use softdpu_bench::instructions;
 use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::modelled::{self, PERSONAS};
@@ -40,6 +41,8 @@ pub enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Counts instructions by callgrind, and compares them with those that are kept. Ends with 1 where something takes more.
+    Instructions(instructions::Options),
 }
 
 #[derive(Args)]
@@ -104,6 +107,9 @@ pub fn without_session(command: &Command) -> Option<ExitCode> {
                 println!("{}: {packets} packets", file.display());
                 ExitCode::SUCCESS
             })
+        }
+        Command::Instructions(options) => {
+            instructions::main(options).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Gain(_) => return None,
     };

@@ -154,7 +154,7 @@ fn nonce(n: u64) -> [u8; 12] {
     nonce
 }
 
-fn seal_esp<'a>(name: &str, cipher: Cipher, length: usize, memory: Memory) -> Result<Case<'a>> {
+pub(crate) fn seal_esp<'a>(name: &str, cipher: Cipher, length: usize, memory: Memory) -> Result<Case<'a>> {
     let sa = outbound(cipher)?;
     let inner = Inner { place: LINK..LINK + length, next_header: NEXT_IPV4, tos: 0 };
     let run = move |n: usize| {
@@ -194,7 +194,7 @@ fn seal_ring<'a>(name: &str, cipher: Cipher, length: usize, memory: Memory) -> R
 }
 
 /// A batch of packets as they come from the wire.
-struct Sealed {
+pub(crate) struct Sealed {
     cipher: Cipher,
     length: usize,
     /// Link header to ICV.
@@ -203,7 +203,7 @@ struct Sealed {
 }
 
 impl Sealed {
-    fn new(cipher: Cipher, length: usize) -> Result<Self> {
+    pub(crate) fn new(cipher: Cipher, length: usize) -> Result<Self> {
         let mut frames = Frames::new();
         let memory = frames.memory();
         let sa = outbound(cipher)?;
@@ -233,7 +233,7 @@ impl Sealed {
     }
 }
 
-fn open_esp<'a>(name: &str, sealed: &'a Sealed, memory: Memory) -> Result<Case<'a>> {
+pub(crate) fn open_esp<'a>(name: &str, sealed: &'a Sealed, memory: Memory) -> Result<Case<'a>> {
     let (material, headers, whole) = (material(sealed.cipher)?, sealed.headers, sealed.packets[0].len());
     let fresh = move || {
         InboundSa::new(&InboundConfig {

@@ -93,12 +93,12 @@ fn millions(n: u32) -> String {
     if n >= 1_000_000 { format!("{} million", n / 1_000_000) } else { n.to_string() }
 }
 
-fn table_config(capacity: u32) -> FlowConfig {
+pub(crate) fn table_config(capacity: u32) -> FlowConfig {
     FlowConfig { capacity, unproven_percent: 100, ..FlowConfig::default() }
 }
 
 /// Flow `n` of `all`: an odd multiplier walks over all of them in an order that caches cannot guess.
-fn headers(n: u32, all: u32) -> Headers {
+pub(crate) fn headers(n: u32, all: u32) -> Headers {
     let n = (u64::from(n) * 2_654_435_761 % u64::from(all)) as u32;
     let (mut src, mut dst) = ([0; 16], [0; 16]);
     src[..4].copy_from_slice(&(0x0a00_0000 + n).to_be_bytes());

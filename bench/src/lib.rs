@@ -3,6 +3,7 @@
 
 pub mod aead;
 pub mod applications;
+pub mod cases;
 pub mod classify;
 pub mod clock;
 pub mod compare;
@@ -15,6 +16,7 @@ pub mod gain;
 pub mod graph;
 pub mod hostile;
 pub mod idle;
+pub mod instructions;
 pub mod machine;
 pub mod memory;
 pub mod micro;

@@ -16,8 +16,8 @@ use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, classify, esp, esp_many, flows, fresh, functions, graph, hostile, idle, memory, offload, page,
-    progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
+    aead, applications, cases, classify, esp, esp_many, flows, fresh, functions, graph, hostile, idle, memory, offload,
+    page, progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -51,7 +51,7 @@ struct Arguments {
     /// The `softdpu` binary to run; default: the one beside this program.
     #[arg(long, value_name = "FILE")]
     softdpu: Option<PathBuf>,
-    /// Only these contenders of `tunnels`; a wrong name lists all.
+    /// Only these contenders of `tunnels`, a wrong name lists all; only cases of `micro` with this in their names.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Captures for `classify`; default: SOFTDPU_CAPTURES, or shared/captures beside the checkout.
@@ -82,6 +82,8 @@ enum What {
     Wg,
     /// The graph in memory, rings, flow look-up.
     Graph,
+    /// The packet path part by part: nodes, rings, tables, ciphers, codecs, recognisers; what `instructions` counts, by the clock.
+    Micro,
     /// Classification of captures beside nDPI's reader, and packets of flows that are decided.
     Classify,
     /// The flow table at ten million flows, and in a flood of ten million SYNs (2 GB of memory).
@@ -118,6 +120,7 @@ impl What {
                 | Self::Esp
                 | Self::Wg
                 | Self::Graph
+                | Self::Micro
                 | Self::Applications
                 | Self::Plan
                 | Self::Hostile
@@ -252,6 +255,9 @@ fn measure(what: What, arguments: &Arguments, rig: &Rig) -> Result<Measured> {
         What::Esp => with(esp::run(effort)?, one(esp_many::run(effort, 10_000)?)),
         What::Wg => with(wg::run(effort)?, one(wg_many::run(effort, 10_000)?)),
         What::Graph => with(one(graph::run(effort)?), (vec![memory::parts(effort)?], Vec::new())),
+        // With `all`, `--only` is of the tunnels.
+        What::Micro if arguments.what == What::Micro => (cases::run(effort, &arguments.only)?, Vec::new()),
+        What::Micro => (cases::run(effort, &[])?, Vec::new()),
         What::Classify => {
             let captures = classify::folder(arguments.captures.as_deref());
             if let (None, Some(named)) = (&captures, &arguments.captures) {
@@ -328,6 +334,9 @@ impl Run {
         line.extend(arguments.quick.then(|| "--quick".into()));
         line.extend(["--flows".into(), arguments.flows.to_string().into()]);
         line.extend(arguments.instructions.then(|| "--instructions".into()));
+        if what == arguments.what && !arguments.only.is_empty() {
+            line.extend(["--only".into(), arguments.only.join(",").into()]);
+        }
         let bar = progress::bar(rounds as u64);
         bar.set_message(name.clone());
         for round in 0..rounds {

@@ -63,7 +63,7 @@ pub fn parts(effort: Effort) -> Result<Section> {
     Ok(section)
 }
 
-fn ring_case<'a>() -> Case<'a> {
+pub(crate) fn ring_case<'a>() -> Case<'a> {
     let (mut producer, mut consumer) = heap::<u64>(2048, 0);
     let mut value = 0u64;
     Case::new("ring", "ring: put and take one descriptor", move |n| {
@@ -85,7 +85,7 @@ fn ring_case<'a>() -> Case<'a> {
     })
 }
 
-fn pool_case<'a>() -> Result<Case<'a>> {
+pub(crate) fn pool_case<'a>() -> Result<Case<'a>> {
     let mut pool = FramePool::new(Umem::heap(4096, 2048).context("memory for frames")?);
     let mut held = Vec::with_capacity(BATCH);
     Ok(Case::new("pool", "frame pool: take and give back", move |n| {
@@ -101,7 +101,7 @@ fn pool_case<'a>() -> Result<Case<'a>> {
     }))
 }
 
-fn flow_case<'a>(name: &str, title: &str, flows: u32) -> Result<Case<'a>> {
+pub(crate) fn flow_case<'a>(name: &str, title: &str, flows: u32) -> Result<Case<'a>> {
     let config = FlowConfig { capacity: flows.max(1024) * 2, ..FlowConfig::default() };
     let mut table = FlowTable::new(&config, Seed::fixed(1), Tick(1));
     let mut headers = Vec::with_capacity(flows as usize);

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::clock;
+use crate::instructions::callgrind;
 use crate::report::Section;
 use crate::stop;
 
@@ -14,11 +15,11 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// Times `work`.
+    /// Times `work`. Under callgrind, its instructions are what is counted.
     #[inline]
     pub fn on(work: impl FnOnce()) -> Self {
         let (start, t0) = (Instant::now(), clock::ticks());
-        work();
+        callgrind::counted(work);
         let (ticks, ns) = (clock::ticks() - t0, start.elapsed().as_nanos());
         Self { ns: ns as f64, ticks: ticks as f64 }
     }
@@ -39,7 +40,7 @@ impl Ticks {
     #[inline]
     pub fn on(&self, work: impl FnOnce()) -> Spent {
         let start = clock::ticks();
-        work();
+        callgrind::counted(work);
         let ticks = (clock::ticks() - start) as f64;
         Spent { ns: ticks / self.per_ns, ticks }
     }
@@ -103,6 +104,13 @@ impl<'a> Case<'a> {
     }
 }
 
+impl Case<'_> {
+    /// Does at least `n` operations. How many it did, and how long they took.
+    pub fn run(&mut self, n: usize) -> (usize, Spent) {
+        (self.run)(n)
+    }
+}
+
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
@@ -118,6 +126,11 @@ impl Effort {
     pub fn new(rounds: usize, turn_ns: u64) -> Self {
         Self { rounds, turn_ns, first: 0 }
     }
+
+    /// Of a turn. One where turns are too short to be cut: whoever wants such wants to see that it runs.
+    fn slices(self) -> usize {
+        ((self.turn_ns / 1000) as usize).clamp(1, SLICES)
+    }
 }
 
 const SLICES: usize = 40;
@@ -126,7 +139,8 @@ const SLICES: usize = 40;
 /// every other round, so that nobody always follows the same neighbour.
 pub fn alternate(section: &mut Section, cases: &mut [Case<'_>], effort: Effort) {
     let mut reference = Reference::new();
-    let lengths: Vec<usize> = cases.iter_mut().map(|c| calibrate(&mut c.run, effort.turn_ns / SLICES as u64)).collect();
+    let slices = effort.slices();
+    let lengths: Vec<usize> = cases.iter_mut().map(|c| calibrate(&mut c.run, effort.turn_ns / slices as u64)).collect();
     for case in cases.iter() {
         // In the order of the list, whatever the order of the first round.
         section.declare(&case.name, &case.title);
@@ -140,7 +154,7 @@ pub fn alternate(section: &mut Section, cases: &mut [Case<'_>], effort: Effort) 
             if stop::asked() {
                 return;
             }
-            let (ns, ticks) = turn(&mut cases[i].run, lengths[i]);
+            let (ns, ticks) = turn(&mut cases[i].run, lengths[i], slices);
             let c = section.round(&cases[i].name, &cases[i].title, ns);
             c.more.entry("ticks".into()).or_default().push(ticks);
         }
@@ -189,9 +203,9 @@ fn calibrate(run: &mut dyn FnMut(usize) -> (usize, Spent), slice_ns: u64) -> usi
 }
 
 /// The best slice of one turn, per operation.
-fn turn(run: &mut dyn FnMut(usize) -> (usize, Spent), n: usize) -> (f64, f64) {
+fn turn(run: &mut dyn FnMut(usize) -> (usize, Spent), n: usize, slices: usize) -> (f64, f64) {
     let mut best = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..SLICES {
+    for _ in 0..slices {
         let (done, spent) = run(n);
         best = (best.0.min(spent.ns / done as f64), best.1.min(spent.ticks / done as f64));
     }

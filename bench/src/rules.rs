@@ -29,14 +29,19 @@ const FLOWS: u32 = 1000;
 
 /// What rules tell flows apart by.
 #[derive(Clone, Copy)]
-enum By {
+pub(crate) enum By {
     Prefix,
     /// Known only when the flow is recognised, which it never is: all rules stay open.
     Host,
 }
 
 /// `count` rules, the last for all that is left.
-fn policy(count: u32, by: By) -> Result<Policy> {
+pub(crate) fn policy(count: u32, by: By) -> Result<Policy> {
+    let text = policy_text(count, by)?;
+    config::parse(&text, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")
+}
+
+pub(crate) fn policy_text(count: u32, by: By) -> Result<String> {
     let mut own = String::new();
     for n in 0..count - 1 {
         write!(own, "[[rule]]\nname = \"r{n}\"\n")?;
@@ -45,12 +50,11 @@ fn policy(count: u32, by: By) -> Result<Policy> {
             By::Host => writeln!(own, "host = [\"shop{n}.example\"]\naction = \"drop\"")?,
         }
     }
-    let text = POLICY.replacen("[[rule]]", &format!("{own}[[rule]]"), 1);
-    config::parse(&text, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")
+    Ok(POLICY.replacen("[[rule]]", &format!("{own}[[rule]]"), 1))
 }
 
 /// Packet `n` of a flow of its own, which falls under one of `rules` by prefix.
-fn of_flow(n: u32, rules: u32) -> Vec<u8> {
+pub(crate) fn of_flow(n: u32, rules: u32) -> Vec<u8> {
     let mut p = packet(0, 60);
     let rule = (u64::from(n) * 7919 % u64::from(rules - 1)) as u32;
     // Source: host and port count; destination: the rule's.

@@ -64,7 +64,7 @@ pub fn run(effort: Effort) -> Result<(Vec<Section>, Vec<Target>)> {
 }
 
 /// Both ends of one session.
-fn sessions() -> Result<(Session, Session)> {
+pub(crate) fn sessions() -> Result<(Session, Session)> {
     let of = |byte| PrivateKey::from_bytes(&[byte; 32]);
     let (a, b) = (Identity::new(of(1)), Identity::new(of(2)));
     let to_b = Remote::new(&a, *b.public(), Psk::default());
@@ -97,7 +97,7 @@ fn plain(length: usize) -> Plain {
     Plain { place: LINK..LINK + length, tos: 0, mtu: MTU }
 }
 
-fn seal_wg<'a>(name: &str, session: Session, length: usize, memory: Memory) -> Case<'a> {
+pub(crate) fn seal_wg<'a>(name: &str, session: Session, length: usize, memory: Memory) -> Case<'a> {
     let (plain, outer) = (plain(length), outer());
     let run = move |n: usize| {
         let mut left = n;
@@ -134,7 +134,7 @@ fn seal_ring<'a>(name: &str, length: usize, memory: Memory) -> Result<Case<'a>> 
     Ok(Case::new(name, format!("ring, {length} B"), run))
 }
 
-fn open_wg<'a>(name: &str, (from, to): (Session, Session), length: usize, memory: Memory) -> Case<'a> {
+pub(crate) fn open_wg<'a>(name: &str, (from, to): (Session, Session), length: usize, memory: Memory) -> Case<'a> {
     let (plain, outer) = (plain(length), outer());
     let start = HEADROOM + LINK - outer.len() - 16;
     let whole = outer.len() + 16 + padded(length, MTU) + TAG;

@@ -137,7 +137,7 @@ fn endpoint(n: usize) -> SocketAddr {
 }
 
 /// A gateway with its peers, all of them with a session, and the peers' ends of these.
-struct Site {
+pub(crate) struct Site {
     device: Device,
     parts: WgParts,
     publisher: Publisher,
@@ -150,7 +150,7 @@ struct Site {
 }
 
 impl Site {
-    fn new(peers: usize, flows: usize) -> Result<Self> {
+    pub(crate) fn new(peers: usize, flows: usize) -> Result<Self> {
         let mut keys = Vec::with_capacity(peers);
         let (gateway, private) = (Identity::new(key(usize::MAX / 2)), key(usize::MAX / 2));
         let before = memory();
@@ -226,7 +226,7 @@ impl Site {
     }
 
     /// A worker with this gateway's keys.
-    fn worker(&self) -> Result<Harness> {
+    pub(crate) fn worker(&self) -> Result<Harness> {
         let policy =
             config::parse(POLICY, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")?;
         let harness = Harness::new(policy)?;
@@ -285,7 +285,7 @@ fn outer(n: usize) -> Outer {
 }
 
 /// Puts a packet of flow `n` on the wire: from the server, or from its peer.
-fn send(harness: &Harness, site: &Site, way: &str, n: usize, length: usize, buffer: &mut [u8]) {
+pub(crate) fn send(harness: &Harness, site: &Site, way: &str, n: usize, length: usize, buffer: &mut [u8]) {
     const FRONT: usize = 64;
     let sent = if way == "seal" {
         packet(SERVER, inner(n), &mut buffer[LINK..LINK + length]);

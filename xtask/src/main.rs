@@ -4,6 +4,7 @@ mod demo;
 mod docs;
 mod ebpf;
 mod example;
+mod instructions;
 mod interop;
 mod run;
 mod setup;
@@ -40,6 +41,8 @@ enum Verb {
     Vm(vm::Arguments),
     /// Make the table of peers of what the tests found
     Interop(interop::Arguments),
+    /// Count instructions of the packet path's parts, and compare them with the kept list
+    Instructions(instructions::Arguments),
     /// Run the benches (release build)
     Bench(BenchArguments),
 }
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
         Verb::Interop(arguments) => interop::main(&arguments),
+        Verb::Instructions(arguments) => instructions::main(&arguments),
         Verb::Bench(arguments) => bench(&arguments),
     };
     match done {

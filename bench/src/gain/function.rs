@@ -76,6 +76,11 @@ impl Keys {
         }
         Ok(Self(folder))
     }
+
+    /// Where they are: `1.key` and `2.key`, as long as this lives.
+    pub fn folder(&self) -> &std::path::Path {
+        self.0.path()
+    }
 }
 
 const PORTS: &str = r#"

@@ -75,6 +75,7 @@ struct Kind {
     lost: u64,
     lost_to_reload: u64,
     duplicates: u64,
+    requests: u64,
     unanswered: u64,
     drops: BTreeMap<String, u64>,
 }
@@ -86,6 +87,7 @@ impl Kind {
         self.lost += turn.outcome.lost.len() as u64;
         self.lost_to_reload += turn.lost_to_reload() as u64;
         self.duplicates += turn.outcome.duplicates;
+        self.requests += turn.answers.sent;
         self.unanswered += turn.answers.lost;
         for (name, count) in &turn.drops {
             *self.drops.entry(name.clone()).or_default() += count;
@@ -99,12 +101,7 @@ impl Kind {
         };
         format!(
             "{what}: {} packets, {} lost ({} while a reload was going on), {} twice; {} of {} requests unanswered; counted: {drops}.",
-            self.packets,
-            self.lost,
-            self.lost_to_reload,
-            self.duplicates,
-            self.unanswered,
-            self.rtt.len() + self.unanswered,
+            self.packets, self.lost, self.lost_to_reload, self.duplicates, self.unanswered, self.requests,
         )
     }
 }
@@ -112,7 +109,6 @@ impl Kind {
 struct Bench<'a> {
     options: &'a Options,
     topology: Topology,
-    spare: String,
     socket: PathBuf,
     files: Files,
     /// Packets per second.
@@ -128,8 +124,7 @@ const WITH: (&str, &str) = ("with", "RTT p99 beside the stream, reloads");
 /// Without root, or where the instance does not start or refuses a reload.
 pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
     let topology = Topology::new('r', Napi::Inline)?;
-    let spare = format!("srs{}", std::process::id());
-    prepare(&topology, &spare)?;
+    prepare(&topology)?;
     let folder = tempfile::tempdir()?;
     let mut files = None;
     let instance = Instance::start(Some(&topology.dut), &options.softdpu, None, |socket| {
@@ -143,16 +138,15 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
     only_workers_in_front(instance.pid());
     // What this thread does (files, requests) is not to be where the worker is.
     cores::pin(0, options.sender_core)?;
-    let rate = maximum(&topology, &spare, options)? / 2.0;
-    let mut bench = Bench { options, topology, spare, socket: instance.socket(), files, rate };
+    let rate = maximum(&topology, options)? / 2.0;
+    let mut bench = Bench { options, topology, socket: instance.socket(), files, rate };
     let done = bench.rounds();
     drop(instance);
     done
 }
 
-fn prepare(topology: &Topology, spare: &str) -> Result<()> {
+fn prepare(topology: &Topology) -> Result<()> {
     let source = &topology.source;
-    source.ip(&format!("link add {spare} type veth peer name {spare}p"))?;
     let mac = NEAR_MAC.map(|b| format!("{b:02x}")).join(":");
     source.ip(&format!("neighbour replace {NEAR} lladdr {mac} dev {} nud permanent", topology.source_if))?;
     source.ip(&format!("route add {SINK}/32 via {NEAR} dev {}", topology.source_if))
@@ -171,8 +165,8 @@ fn only_workers_in_front(pid: u32) {
 }
 
 /// Packets per second that arrive when more are sent than the worker can take.
-fn maximum(topology: &Topology, spare: &str, options: &Options) -> Result<f64> {
-    let _sink = Stream::new(topology, spare)?;
+fn maximum(topology: &Topology, options: &Options) -> Result<f64> {
+    let _sink = Stream::new(topology)?;
     let limits = Limits {
         packets: 40_000_000,
         time: Duration::from_secs(6),
@@ -264,7 +258,7 @@ impl Bench<'_> {
     }
 
     fn turn(&mut self, with: bool) -> Result<Turn> {
-        let stream = Stream::new(&self.topology, &self.spare)?;
+        let stream = Stream::new(&self.topology)?;
         let before = drops(&self.topology, &self.socket)?;
         let sending = stream.send(&self.topology, self.rate, self.options.sender_core)?;
         stop::sleep(Duration::from_millis(300));

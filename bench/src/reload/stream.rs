@@ -1,10 +1,11 @@
 //! A paced stream of numbered packets, and a sink that knows which have arrived and which came twice.
 //!
-//! The kernel makes the packets (`BPF_PROG_TEST_RUN` with live frames), a burst every 200 µs, and the sender sleeps in between:
-//! of the two cores of a small machine one is the worker's, and what the sender does not need of the other is there for all
-//! else, as it would be on a host whose senders are elsewhere.
+//! The sender is a UDP socket that gives the kernel many datagrams at a time (`UDP_SEGMENT`), every 200 µs, and sleeps in between: of
+//! the two cores of a small machine one is the worker's, and what the sender does not need of the other is there for all else, as it
+//! would be on a host whose senders are elsewhere.
 
-use std::os::fd::OwnedFd;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -13,11 +14,11 @@ use anyhow::{Context, Result};
 
 use super::real_time;
 use crate::bpf::asm::{Asm, Cond, Insn, Op, Reg, Size};
-use crate::bpf::programs::{HEADERS, HELPER_REDIRECT, Traffic};
+use crate::bpf::programs::HEADERS;
 use crate::bpf::sys::{Program, Words};
 use crate::net::cores;
 use crate::net::namespace::ifindex;
-use crate::net::topology::{PORT, Topology};
+use crate::net::topology::{PORT, SINK, Topology};
 
 /// To this UDP port go packets that the sink sends back.
 pub const ECHO: u16 = 10;
@@ -31,29 +32,10 @@ const WORDS: usize = (NUMBERS / 64) as usize;
 const INTERVAL: u64 = 200_000;
 /// Most packets of a burst: what a late sender catches up with at once, without running a ring over.
 const BURST: u64 = 512;
-const BATCH: u32 = 64;
-/// 64 bytes on the wire are 60 without the checksum at the end.
-const LENGTH: usize = 60;
-
-/// Writes the next number behind the headers of each frame, and sends it out of `ifindex`. Word 0 of `counter` is the number.
-fn maker(traffic: &Traffic, ifindex: u32, counter: i32) -> Vec<Insn> {
-    use Reg::{R0, R1, R2, R3, R6, R7, R9};
-    let packet = traffic.packet();
-    let mut a = Asm::new();
-    a.load(Size::W, R6, R1, 0).load(Size::W, R3, R1, 4);
-    a.map_value(R7, counter, 0).load(Size::D, R9, R7, 0);
-    a.alu_reg(Op::Mov, R2, R6).alu(Op::Add, R2, HEADERS as i32 + 8).jump_reg(Cond::Gt, R2, R3, "drop");
-    for at in (0..HEADERS - 2).step_by(4) {
-        let word = i32::from_le_bytes([packet[at], packet[at + 1], packet[at + 2], packet[at + 3]]);
-        a.store_imm(Size::W, R6, at as i16, word);
-    }
-    a.store_imm(Size::H, R6, HEADERS as i16 - 2, 0).store(Size::D, R6, HEADERS as i16, R9);
-    // One thread runs this, so counting needs no atomics.
-    a.alu(Op::Add, R9, 1).store(Size::D, R7, 0, R9);
-    a.alu(Op::Mov, R1, ifindex as i32).alu(Op::Mov, R2, 0).call(HELPER_REDIRECT).exit();
-    a.label("drop").alu(Op::Mov, R0, XDP_DROP).exit();
-    a.finish()
-}
+/// Datagrams of one system call: what every kernel with `UDP_SEGMENT` takes, and less than a veth's ring holds.
+const CALL: u64 = 64;
+/// 64 bytes on the wire are 60 without the checksum at the end: the number, and zeros.
+const PAYLOAD: usize = 60 - HEADERS;
 
 /// Notes each number in `bits`; word 0 of `counter` counts arrivals, word 1 those that had arrived before. Echoes what is for
 /// [`ECHO`], and lets the rest by.
@@ -83,16 +65,11 @@ fn receiver(counter: i32, bits: i32) -> Vec<Insn> {
     a.finish()
 }
 
-/// Maker and sink of one turn.
+/// The sink of one turn.
 pub struct Stream {
-    made: Arc<Words>,
     arrived: Words,
     bits: Words,
-    maker: Arc<Program>,
-    packet: Vec<u8>,
-    /// The sink, and where the maker is attached for no other reason than that the kernel then keeps it in its dispatcher:
-    /// each run would wait for it else.
-    _links: (Program, OwnedFd, OwnedFd),
+    _links: (Program, OwnedFd),
 }
 
 /// What became of the packets of a turn.
@@ -104,51 +81,50 @@ pub struct Outcome {
 }
 
 impl Stream {
-    /// `spare`: an interface of the source that nothing else uses.
-    ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn new(topology: &Topology, spare: &str) -> Result<Self> {
-        let (made, arrived, bits) = (Words::new(1)?, Words::new(2)?, Words::new(WORDS)?);
-        let traffic = topology.traffic(1, LENGTH);
-        let out = topology.source.run(|| ifindex(&topology.source_if))?;
-        let maker = Program::load("numbered", &maker(&traffic, out, made.fd()))?;
-        let kept = topology.source.run(|| Ok(maker.attach(ifindex(spare)?)?)).context("keeping the maker")?;
+    pub fn new(topology: &Topology) -> Result<Self> {
+        let (arrived, bits) = (Words::new(2)?, Words::new(WORDS)?);
         let sink = Program::load("numbers", &receiver(arrived.fd(), bits.fd()))?;
         let link = topology.sink.run(|| Ok(sink.attach(ifindex(&topology.sink_if)?)?)).context("attaching the sink")?;
-        let (made, maker) = (Arc::new(made), Arc::new(maker));
-        Ok(Self { made, arrived, bits, maker, packet: traffic.packet(), _links: (sink, link, kept) })
+        Ok(Self { arrived, bits, _links: (sink, link) })
     }
 
     /// Sends so many packets a second from `core`, until it is told to stop.
     ///
     /// # Errors
-    /// No thread, or no namespace.
+    /// No thread, or no socket.
     pub fn send(&self, topology: &Topology, rate: f64, core: usize) -> Result<Sending> {
         let stop = Arc::new(AtomicBool::new(false));
-        let enter = topology.source.enter_later()?;
-        let (maker, made, packet, told) = (self.maker.clone(), self.made.clone(), self.packet.clone(), stop.clone());
+        let socket = socket(topology)?;
+        let told = stop.clone();
         let thread = thread::Builder::new().name("stream".into()).spawn(move || {
-            enter()?;
             cores::pin(0, core)?;
             real_time::prefer(1);
             let begun = real_time::now();
-            let (mut next, mut sent, mut longest, mut log) = (begun, 0u64, 0, Vec::with_capacity(1 << 16));
+            let (mut next, mut sent, mut pause) = (begun, 0u64, 0);
+            let (mut log, mut data) = (Vec::with_capacity(1 << 16), vec![0; CALL as usize * PAYLOAD]);
             while !told.load(Ordering::Relaxed) && sent + BURST < NUMBERS {
                 next = (next + INTERVAL).max(real_time::now().saturating_sub(4 * INTERVAL));
                 real_time::sleep_until(next);
                 let now = real_time::now();
                 let due = ((now - begun) as f64 * rate / 1e9) as u64;
-                let burst = due.saturating_sub(sent).min(BURST);
-                if burst > 0 {
-                    longest = longest.max(now - log.last().map_or(begun, |(_, at)| *at));
+                let end = sent + due.saturating_sub(sent).min(BURST);
+                if end > sent {
+                    pause = pause.max(now - log.last().map_or(begun, |(_, at)| *at));
                     log.push((sent, now));
-                    maker.run_live(&packet, burst as u32, BATCH).context("BPF_PROG_TEST_RUN with live frames")?;
-                    sent += burst;
+                }
+                while sent < end {
+                    let count = (end - sent).min(CALL);
+                    let data = &mut data[..count as usize * PAYLOAD];
+                    for (n, datagram) in (sent..).zip(data.chunks_exact_mut(PAYLOAD)) {
+                        datagram[..8].copy_from_slice(&n.to_le_bytes());
+                    }
+                    socket.send(data).context("sending")?;
+                    sent += count;
                 }
             }
-            let counted = made.read()?[0];
-            Ok(Sent { packets: counted, begun, ended: real_time::now(), pause: longest, log })
+            Ok(Sent { packets: sent, begun, ended: real_time::now(), pause, log })
         })?;
         Ok(Sending { stop, thread: Some(thread) })
     }
@@ -163,6 +139,25 @@ impl Stream {
         let lost = (0..sent.min(NUMBERS)).filter(|n| !there(n)).collect();
         Ok(Outcome { sent, duplicates: self.arrived.read()?[1], lost })
     }
+}
+
+/// A socket whose long datagrams the kernel cuts.
+fn socket(topology: &Topology) -> Result<UdpSocket> {
+    let socket = topology.source.run(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+    socket.connect((SINK, PORT))?;
+    for (level, option, value) in
+        [(libc::SOL_UDP, libc::UDP_SEGMENT, PAYLOAD as libc::c_int), (libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, 64 << 20)]
+    {
+        // SAFETY: the option's value is an int of ours.
+        let done = unsafe {
+            let size = size_of::<libc::c_int>() as libc::socklen_t;
+            libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(&value).cast(), size)
+        };
+        if done < 0 {
+            return Err(std::io::Error::last_os_error()).context("UDP_SEGMENT (kernel 4.18 or later)");
+        }
+    }
+    Ok(socket)
 }
 
 /// What the sender did.

@@ -12,7 +12,7 @@ use super::places::{
     Address, Endpoint, FileMode, FilePath, Group, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
 use super::rates::{Bandwidth, Latency};
-use super::values::{Bad, HostPattern, PortRange, Prefix, Protocol, Span};
+use super::values::{Bad, HostPattern, Interval, PortRange, Prefix, Protocol, Span};
 
 /// Text or number as TOML gave it.
 struct Scalar(String);
@@ -78,6 +78,7 @@ formats! {
     PortRange, "port-range", ["string", "integer"], "A port (443) or a range of ports (\"8000-8099\").";
     Protocol, "protocol", ["string", "integer"], "tcp, udp, icmp, icmpv6, esp, any, or a protocol number 0 to 255.";
     Span, "duration", "string", "A whole number and ms, s, m, h or d: \"300s\".";
+    Interval, "duration or 0s", "string", "As a duration, and \"0s\" for never.";
     HostPattern, "host-pattern", "string", "A host name, or \"*.\" and a domain for all names below it.";
     HostGlob, "host-glob", "string", "A host name, \"*.\" and a domain for all names below it, \"*\", or labels with `*` in them: \"api-*.example.com\".";
     FileMode, "file-mode", "string", "Permission bits in octal: \"0660\".";

@@ -1,6 +1,7 @@
 //! An application's intent: what its flows need. One file per application, `NAME.intent.toml`, in the folder that the policy
 //! names. Its shape, and the same checked and typed.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -187,6 +188,8 @@ pub struct IntentFlow {
     pub hosts: Vec<HostPattern>,
     /// Asked for by name.
     pub names: Vec<Written<String>>,
+    /// What each of these has, in order.
+    pub addresses: Vec<(String, Vec<IpAddr>)>,
     /// Of these, those without an address.
     pub unresolved: Vec<Written<String>>,
 }

@@ -1,10 +1,8 @@
 //! Reads the intents of a folder: each file's shape and meaning, then the addresses of names.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
@@ -15,14 +13,10 @@ use super::problem::{Code, Problem, Source};
 use super::schema::{OnLoss, intent_json_schema};
 use super::terms::{Terms, Written};
 use super::values::Prefix;
-use super::{shape, syntax, text};
+use super::{names, shape, syntax, text};
 
 /// Longest intent file that is read, in bytes.
 const MAX_FILE: usize = 1 << 20;
-/// How long all names together may take to resolve.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Names that are asked for at a time.
-const ASKING: usize = 16;
 const ENDING: &str = ".intent.toml";
 
 /// What a folder holds, and what is wrong with its files.
@@ -274,6 +268,7 @@ fn flow_of(flow: &Flow, file: &File, problems: &mut Vec<Problem>) -> IntentFlow 
         classes,
         hosts: flow.host.iter().map(|host| (**host).clone()).collect(),
         names: flow.name.iter().map(|name| Written { value: name.as_str().to_owned(), span: name.span() }).collect(),
+        addresses: Vec::new(),
         unresolved: Vec::new(),
     }
 }
@@ -281,27 +276,17 @@ fn flow_of(flow: &Flow, file: &File, problems: &mut Vec<Problem>) -> IntentFlow 
 /// Puts the addresses of names into the flows. A name without one is an error where encryption is required: nobody could say
 /// which packets must not leave.
 fn resolve(folder: &mut Folder) {
-    let mut names: Vec<String> = folder
-        .intents
-        .iter()
-        .flat_map(|intent| &intent.flows)
-        .flat_map(|flow| &flow.names)
-        .map(|n| n.value.clone())
-        .collect();
-    names.sort();
-    names.dedup();
-    if names.is_empty() {
-        return;
-    }
-    let known = addresses(names);
+    let known = names::look_up(names::of(&folder.intents)).known;
     for intent in &mut folder.intents {
         let mut problems = Vec::new();
         for flow in &mut intent.flows {
             for name in &flow.names {
-                match known.get(&name.value).filter(|found| !found.is_empty()) {
-                    Some(found) => flow.matches.to.extend(found.iter().map(|address| Prefix::host(*address))),
-                    None => flow.unresolved.push(name.clone()),
+                let found = known.get(&name.value).cloned().unwrap_or_default();
+                if found.is_empty() {
+                    flow.unresolved.push(name.clone());
                 }
+                flow.matches.to.extend(found.iter().map(|address| Prefix::host(*address)));
+                flow.addresses.push((name.value.clone(), found));
             }
             flow.matches.to.sort();
             flow.matches.to.dedup();
@@ -323,35 +308,4 @@ fn resolve(folder: &mut Folder) {
             folder.problems.push(((*intent.source).clone(), problems));
         }
     }
-}
-
-/// Asks the host's resolver, several names at a time. Names without an answer in time have no addresses.
-fn addresses(names: Vec<String>) -> HashMap<String, Vec<IpAddr>> {
-    let until = Instant::now() + PATIENCE;
-    let (answer, answers) = mpsc::channel();
-    let count = names.len();
-    let (work, queue) = crossbeam::channel::unbounded();
-    names.into_iter().for_each(|name| drop(work.send(name)));
-    drop(work);
-    for _ in 0..ASKING.min(count) {
-        let (answer, queue) = (answer.clone(), queue.clone());
-        // Left alone when the resolver hangs: it ends with its question.
-        std::thread::spawn(move || {
-            for name in queue {
-                let found = (name.as_str(), 0).to_socket_addrs();
-                let found: Vec<IpAddr> =
-                    found.map(|all| all.map(|one| one.ip().to_canonical()).collect()).unwrap_or_default();
-                if Instant::now() > until || answer.send((name, found)).is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    drop(answer);
-    let mut known = HashMap::new();
-    while let Some(left) = until.checked_duration_since(Instant::now()) {
-        let Ok((name, found)) = answers.recv_timeout(left) else { break };
-        known.insert(name, found);
-    }
-    known
 }

@@ -14,6 +14,7 @@ pub mod intent;
 mod intent_folder;
 mod intent_join;
 mod keyfiles;
+pub mod names;
 pub(crate) mod places;
 pub mod policy;
 mod problem;

@@ -349,11 +349,13 @@ pub struct Apply {
     pub within: Duration,
     /// Where former policies are kept. `None`: in memory.
     pub history: Option<PathBuf>,
+    /// Between two questions for the names of intents; zero: none but at a reload.
+    pub resolve: Duration,
 }
 
 impl Default for Apply {
     fn default() -> Self {
-        Self { health: Vec::new(), within: Duration::from_secs(10), history: None }
+        Self { health: Vec::new(), within: Duration::from_secs(10), history: None, resolve: Duration::from_secs(60) }
     }
 }
 

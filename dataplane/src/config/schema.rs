@@ -12,7 +12,7 @@ use super::places::{
     Address, Endpoint, FileMode, FilePath, Group, Interface, LinkAddress, MetricsAddress, Name, WireGuardKey,
 };
 use super::terms::{Allow, Capacity, Defaults, Limit, Maintenance};
-use super::values::{HostPattern, PortRange, Prefix, Protocol, Span};
+use super::values::{HostPattern, Interval, PortRange, Prefix, Protocol, Span};
 use crate::offload::NicMode;
 
 /// A softdpu policy: what the host has and allows.
@@ -102,6 +102,10 @@ pub struct Apply {
     pub within: Option<At<Span>>,
     /// Folder for the policies that were in force, the newest 64. Without it they are kept until the instance ends.
     pub history: Option<At<FilePath>>,
+    /// How often the names that intents ask for are resolved again, "5s" to "1d"; "0s": at a reload only. Default "60s". Where a name
+    /// has other addresses, the policy in force is made anew with them. An address that is not named any more counts for another
+    /// hour, and where there is no answer, what is known stays.
+    pub resolve: Option<At<Span>>,
 }
 
 /// When a worker with nothing to do sleeps.
@@ -469,7 +473,7 @@ pub struct Tunnel {
     pub fragment_outer: Option<At<bool>>,
     /// Send a keepalive (RFC 3948 section 4) after so long without a packet; "0s" sends none. Type esp in UDP only. Default
     /// "20s".
-    pub keepalive: Option<At<Span>>,
+    pub keepalive: Option<At<Interval>>,
     /// How much its keys may carry. Type esp only. Default: no limit.
     pub lifetime: Option<Lifetime>,
     /// The security association for what we send. Type esp only, and needed there.

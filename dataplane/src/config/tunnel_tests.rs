@@ -94,6 +94,18 @@ fn an_esp_tunnel_for_strangers() {
 }
 
 #[test]
+fn keepalives_may_be_left_out() {
+    let with = |keepalive: &str| {
+        let ends = "local = \"192.0.2.1\"\nremote = \"192.0.2.2\"\nencapsulation = \"udp\"";
+        let policy = good(&esp(&format!("{ends}\n{keepalive}")));
+        let TunnelKind::Esp(esp) = &policy.tunnels[0].kind else { panic!("{:?}", policy.tunnels[0]) };
+        esp.keepalive.as_millis()
+    };
+    let known = ["", "keepalive = \"0s\"", "keepalive = \"1500ms\""].map(with);
+    assert_eq!(known, [20_000, 0, 1500]);
+}
+
+#[test]
 fn an_xfrm_tunnel_needs_nothing() {
     let policy = good(
         "[[port]]\nname = \"u\"\ninterface = \"e\"\n[[tunnel]]\nname = \"ike\"\ntype = \"xfrm\"\nfallback = \"kernel\"\n",
@@ -142,6 +154,12 @@ fn what_is_wrong_is_explained() {
             Code::Conflict,
             "`listen_port` says nothing",
             "type = \"wireguard\"",
+        ),
+        (
+            esp(&format!("{ends}\nencapsulation = \"udp\"\nkeepalive = \"0ms\"")),
+            Code::ImpossibleValue,
+            "`0ms` is out of range",
+            "from \"1ms\"",
         ),
         (esp(&format!("{ends}\nsequence = \"esn\"")), Code::UnknownWord, "cannot be \"esn\"", "extended"),
     ] {

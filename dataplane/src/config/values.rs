@@ -201,6 +201,23 @@ impl FromStr for Span {
     }
 }
 
+/// How often something is done: a [`Span`], or `0s` for never, which is zero here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval(pub Duration);
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Span(self.0).fmt(f)
+    }
+}
+
+impl FromStr for Interval {
+    type Err = Bad;
+    fn from_str(text: &str) -> Result<Self, Bad> {
+        if text == "0s" { Ok(Self(Duration::ZERO)) } else { text.parse().map(|span: Span| Self(span.0)) }
+    }
+}
+
 /// A host name, or `*.` and a domain (any depth below it, not the domain itself), or `*`. Lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPattern(String);

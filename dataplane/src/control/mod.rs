@@ -41,6 +41,8 @@ pub enum PlanSource {
     File(&'static str),
     /// One that was in force before, by its number.
     History(u64),
+    /// The one in force, made anew because names have other addresses: which, in words.
+    Names(String),
 }
 
 /// What a running instance knows about itself.

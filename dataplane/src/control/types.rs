@@ -395,7 +395,7 @@ pub struct PlanEntry {
     pub plan: u64,
     /// Seconds since 1970.
     pub since: u64,
-    /// "start", "reload", "SIGHUP", "watch", "rollback to 3", "health check".
+    /// "start", "reload", "SIGHUP", "watch", "rollback to 3", "health check", "names: db.example has 192.0.2.7 too".
     pub by: String,
     /// Rules and other parts that changed with it.
     pub changes: usize,

@@ -10,7 +10,7 @@ pub use crate::flow::Direction;
 pub use context::{Cx, Seen};
 pub use packet::{Batch, Fate, Meta, Packet};
 pub use reason::DropReason;
-pub use walk::Graph;
+pub use walk::{Graph, Look};
 
 /// One step of the worker's graph. A node looks at every packet of the batch that is its business and leaves the others.
 pub trait Node {

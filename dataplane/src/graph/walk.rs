@@ -50,19 +50,38 @@ pub struct Graph {
 }
 
 macro_rules! walk {
-    ($watched:expr, $self:ident, $cx:ident, $batch:ident: $($node:ident)*) => {
+    ($look:expr, $self:ident, $cx:ident, $batch:ident: $($node:ident)*) => {
         $(if $batch.is_empty() { return; }
-        if $watched { watched(&mut $self.$node, $cx, $batch); } else { $self.$node.run($cx, $batch); })*
+        $look.node(&mut $self.$node, $cx, $batch);)*
     };
 }
 
-/// Runs a node while somebody looks at what it does.
-#[cold]
-#[inline(never)]
-fn watched<N: Node>(node: &mut N, cx: &mut Cx<'_>, batch: &mut Batch) {
-    watching(cx, |watch, cx| watch.enter(cx, N::NAME, batch));
-    node.run(cx, batch);
-    watching(cx, |watch, cx| watch.left(cx, batch));
+/// Runs the nodes of a walk, one after the other.
+pub trait Look {
+    fn node<N: Node>(&mut self, node: &mut N, cx: &mut Cx<'_>, batch: &mut Batch);
+}
+
+/// Nobody looks.
+struct Unwatched;
+
+impl Look for Unwatched {
+    #[inline(always)]
+    fn node<N: Node>(&mut self, node: &mut N, cx: &mut Cx<'_>, batch: &mut Batch) {
+        node.run(cx, batch);
+    }
+}
+
+/// Somebody looks at what nodes do with packets.
+struct Watched;
+
+impl Look for Watched {
+    #[cold]
+    #[inline(never)]
+    fn node<N: Node>(&mut self, node: &mut N, cx: &mut Cx<'_>, batch: &mut Batch) {
+        watching(cx, |watch, cx| watch.enter(cx, N::NAME, batch));
+        node.run(cx, batch);
+        watching(cx, |watch, cx| watch.left(cx, batch));
+    }
 }
 
 fn watching(cx: &mut Cx<'_>, look: impl FnOnce(&mut Watch, &Cx<'_>)) {
@@ -108,21 +127,26 @@ impl Graph {
     pub fn run(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
         if cx.watch.is_some() {
             watching(cx, |watch, cx| watch.begin(cx, batch));
-            self.come_in::<true>(cx, batch);
+            self.come_in(cx, batch, &mut Watched);
             watching(cx, |watch, _| watch.finish());
         } else {
-            self.come_in::<false>(cx, batch);
+            self.come_in(cx, batch, &mut Unwatched);
         }
+    }
+
+    /// As [`Self::run`], by way of `look`: for benches.
+    pub fn run_with<L: Look>(&mut self, cx: &mut Cx<'_>, batch: &mut Batch, look: &mut L) {
+        self.come_in(cx, batch, look);
     }
 
     /// `parse` alone: for benches.
     pub fn parse(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(false, self, cx, batch: parse);
+        walk!(Unwatched, self, cx, batch: parse);
     }
 
     /// `flow` and `classify` alone: for benches.
     pub fn understand(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(false, self, cx, batch: flow classify);
+        walk!(Unwatched, self, cx, batch: flow classify);
     }
 
     /// Takes packets up again that had waited for their next hop or their peer.
@@ -135,19 +159,19 @@ impl Graph {
         watching(cx, |watch, cx| watch.enter(cx, "relay", batch));
         relay::again(cx, batch);
         if cx.watch.is_some() {
-            self.go_out::<true>(cx, batch);
+            self.go_out(cx, batch, &mut Watched);
             watching(cx, |watch, _| watch.finish());
         } else {
-            self.go_out::<false>(cx, batch);
+            self.go_out(cx, batch, &mut Unwatched);
         }
     }
 
-    fn come_in<const WATCHED: bool>(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(WATCHED, self, cx, batch: parse reassemble open decompress gather flow classify policy);
-        self.go_out::<WATCHED>(cx, batch);
+    fn come_in<L: Look>(&mut self, cx: &mut Cx<'_>, batch: &mut Batch, look: &mut L) {
+        walk!(look, self, cx, batch: parse reassemble open decompress gather flow classify policy);
+        self.go_out(cx, batch, look);
     }
 
-    fn go_out<const WATCHED: bool>(&mut self, cx: &mut Cx<'_>, batch: &mut Batch) {
-        walk!(WATCHED, self, cx, batch: select route join icmp mss fragment compress seal outer_fragment rewrite offload emit);
+    fn go_out<L: Look>(&mut self, cx: &mut Cx<'_>, batch: &mut Batch, look: &mut L) {
+        walk!(look, self, cx, batch: select route join icmp mss fragment compress seal outer_fragment rewrite offload emit);
     }
 }

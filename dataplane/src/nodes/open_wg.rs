@@ -6,7 +6,7 @@ use crate::crypto::wg::message::TRANSPORT_HEADER_LEN;
 use crate::crypto::wg::session::{OpenError, Opened};
 use crate::graph::{Cx, DropReason, Packet};
 use crate::plan::rules::ip;
-use crate::tunnel::events::{Event, Message};
+use crate::tunnel::events::{Event, MAX_HANDSHAKE, Message};
 use crate::tunnel::keys::{Keys, Listen, Selector, WgIn};
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -103,15 +103,17 @@ fn other(cx: &mut Cx<'_>, packet: &Packet, listen: &Listen, payload: Range<usize
         return Ok(());
     }
     let bytes = packet.frame.bytes().get(payload).filter(|_| !packet.frame.is_chain());
-    let message = bytes.filter(|bytes| bytes.len() > TRANSPORT_HEADER_LEN && matches!(bytes[0], 1..=3));
-    let Some(message) = message.and_then(Message::new) else { return Err(DropReason::NotWireGuard) };
+    let message = bytes.filter(|bytes| (TRANSPORT_HEADER_LEN + 1..=MAX_HANDSHAKE).contains(&bytes.len()));
+    let Some(message) = message.filter(|bytes| matches!(bytes[0], 1..=3)) else { return Err(DropReason::NotWireGuard) };
     let headers = &packet.headers;
     let from = SocketAddr::new(ip(headers.l3, &headers.src), headers.sport);
     let local = ip(headers.l3, &headers.dst);
-    // A flood must not cost the control side more than a share of its time. Peers at their endpoints are no part of it.
+    // A flood must not cost the control side more than a share of its time. Peers at their endpoints are no part of it. What
+    // is beyond it is not even copied.
     if !at_endpoint(cx.keys, listen.tunnel, from) && !cx.stranger_budget.take(cx.now) {
         return Err(DropReason::HandshakeFlood);
     }
+    let Some(message) = Message::new(message) else { return Err(DropReason::NotWireGuard) };
     let event = Event::Handshake { tunnel: listen.tunnel, from, local, message };
     Err(if cx.events.push(event) { DropReason::Handshake } else { DropReason::HandshakeFlood })
 }

@@ -8,6 +8,7 @@ pub mod harness;
 pub mod history;
 pub mod idle;
 pub mod instance;
+mod name_watch;
 pub mod neighbours;
 pub mod notices;
 pub mod reload;

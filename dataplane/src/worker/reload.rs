@@ -39,6 +39,7 @@ fn asked_by(from: &PlanSource) -> String {
     match from {
         PlanSource::File(by) => (*by).to_owned(),
         PlanSource::History(plan) => format!("rollback to {plan}"),
+        PlanSource::Names(what) => format!("names: {what}"),
     }
 }
 
@@ -177,10 +178,10 @@ impl Switch {
             PlanSource::History(plan) => {
                 let texts = lock(&self.history).texts(*plan).cloned();
                 let texts = texts.with_context(|| format!("there is no plan {plan}: `softdpu history` lists them"))?;
-                let name = format!("{} (plan {plan})", self.path.display());
-                config::load_text(&texts.policy, &name, &self.path, texts.intents)
-                    .map_err(|errors| anyhow!("{}", errors.render(false)))?
+                self.of_texts(texts, &format!("plan {plan}"))?
             }
+            // As it was read: what is in the files now nobody has asked for.
+            PlanSource::Names(_) => self.of_texts(Texts::new(before), "in force")?,
         };
         let found = config::changes(before, &policy);
         if !found.restart.is_empty() {
@@ -189,6 +190,13 @@ impl Switch {
         self.steering.try_policy(&policy)?;
         let same = before.applications == policy.applications;
         Ok(Candidate { plan: self.build(&policy, same)?, policy, changes: found.live })
+    }
+
+    /// A policy as it was once. `what` says which in messages.
+    fn of_texts(&self, texts: Texts, what: &str) -> Result<Policy> {
+        let name = format!("{} ({what})", self.path.display());
+        config::load_text(&texts.policy, &name, &self.path, texts.intents)
+            .map_err(|errors| anyhow!("{}", errors.render(false)))
     }
 
     /// The next plan. Ports are the same, and with them what was found out about them.

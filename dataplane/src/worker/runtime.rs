@@ -11,7 +11,7 @@ use super::idle::{Idler, Waker};
 use super::instance::{self, Instance, PortFacts, WorkerHandle, WorkerState};
 use super::notices;
 use super::turn::{Worker, WorkerPort};
-use super::watch_files;
+use super::{name_watch, watch_files};
 use crate::config::policy::{self, Cores, Policy, PortKind, TapPort as TapPolicy, XdpPort};
 use crate::control::{ControlSource, PlanSource, Server};
 use crate::crypto::secret::harden_process;
@@ -147,6 +147,7 @@ async fn go(
     let instance = Arc::new(instance);
     let reloader = tokio::spawn(reload_when_asked(instance.clone(), hangup, options.clone()));
     let noticing = tokio::spawn(notices::run(instance.clone()));
+    let names = tokio::spawn(name_watch::run(instance.clone()));
     tracing::info!(socket = %server.socket().display(), ports = host.facts.len(), workers = threads.len(), "running");
     let journal = host.blueprint.journal.clone();
     let stop = async move {
@@ -159,6 +160,7 @@ async fn go(
     tracing::info!("stopping");
     watcher.abort();
     noticing.abort();
+    names.abort();
     reloader.abort();
     instance.detach();
     host.blueprint.shared.stop.store(true, Ordering::Relaxed);

@@ -136,6 +136,14 @@ pub fn ensure(need: Need) -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that one program is there.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_program(program: &str) -> Result<()> {
+    programs::ensure(program)
+}
+
 fn install(need: Need) -> Result<()> {
     if missing(need).is_empty() {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{Item, Need, apt, say};
 use crate::run;
@@ -88,4 +88,18 @@ pub fn install(need: Need) -> Result<()> {
     }
     apt::update();
     apt::install(&wanted, "programs that the demo and the tests talk to")
+}
+
+/// Makes sure of one program of the list, whatever else is missing.
+///
+/// # Errors
+/// When it is missing and cannot be installed; the message says what to do.
+pub fn ensure(program: &str) -> Result<()> {
+    let Some((_, package, _, why)) = PROGRAMS.iter().find(|(name, ..)| *name == program) else { return Ok(()) };
+    if run::which(program).is_some() {
+        return Ok(());
+    }
+    ensure!(apt::usable(), "{program} is missing ({why}); as root: apt-get install --no-install-recommends {package}");
+    apt::update();
+    apt::install(&[package], why)
 }

@@ -13,13 +13,13 @@ use leftovers::Machine;
 use crate::setup;
 
 /// Checks everything: setup, the XDP program, format, lints, unit, property and end-to-end tests, documentation tests, the
-/// rings under loom, the tests that need a virtual machine, a short run of each fuzz target; then that no namespace, link, program or process is left behind.
+/// rings under loom, the tests that need a virtual machine, instructions beside the kept list, a short run of each fuzz target; then that no namespace, link, program or process is left behind.
 /// All steps run, whatever fails. The last line is `N passed, N failed`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Only tests whose name contains this; leaves out format, lints and the slow steps
     filter: Option<String>,
-    /// Without loom, documentation tests, virtual machine and fuzzing
+    /// Without loom, documentation tests, virtual machine, instructions and fuzzing
     #[arg(long)]
     quick: bool,
     /// Seconds for each fuzz target

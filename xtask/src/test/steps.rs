@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use softdpu_testbed::cleanup::RUN_VARIABLE;
 
 use super::{Arguments, counts::Counts};
-use crate::{ebpf, run, vm};
+use crate::{ebpf, instructions, run, vm};
 
 /// A named job that counts.
 pub struct Step {
@@ -59,6 +59,9 @@ pub fn all(arguments: &Arguments, run: &str) -> Vec<Step> {
     steps.push(Step::tests("documentation", doc));
     steps.extend(loom(run));
     steps.push(Step::new("virtual machine", in_vm));
+    let mut build = cargo(run);
+    let mark = run.to_owned();
+    steps.push(Step::new("instructions", move || counted(instructions::command(&mut build)?.env(RUN_VARIABLE, mark))));
     steps.extend(fuzz(run, arguments.fuzz_time));
     steps
 }

@@ -14,6 +14,7 @@ pub mod garbage;
 pub mod generator;
 pub mod hostile;
 pub mod interop;
+pub mod nat;
 pub mod netns;
 pub mod packet;
 pub mod pcap;

@@ -221,6 +221,7 @@ fn control(raw: &schema::Control, name: &str, check: &mut Check<'_>) -> Control 
 
 fn apply(raw: &schema::Apply, check: &mut Check<'_>) -> Apply {
     const LONGEST: Duration = Duration::from_secs(45);
+    const RESOLVE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(86_400);
     let plain = Apply::default();
     if let Some(health) = &raw.health
         && health.first().is_none_or(|program| program.is_empty())
@@ -245,10 +246,18 @@ fn apply(raw: &schema::Apply, check: &mut Check<'_>) -> Apply {
             ));
         }
     }
+    if let Some(resolve) = &raw.resolve
+        && !resolve.0.is_zero()
+        && !RESOLVE.contains(&resolve.0)
+    {
+        let message = format!("`resolve` cannot be {}", **resolve);
+        check.error(Code::ImpossibleValue, resolve.span(), message, "from \"5s\" to \"1d\", or \"0s\" for never");
+    }
     Apply {
         health: raw.health.iter().flat_map(|words| words.iter().map(|word| word.to_string())).collect(),
         within: raw.within.as_ref().map_or(plain.within, |within| within.0),
         history: raw.history.as_ref().map(|path| check.path(&path.0)),
+        resolve: raw.resolve.as_ref().map_or(plain.resolve, |resolve| resolve.0),
     }
 }
 

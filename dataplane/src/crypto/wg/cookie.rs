@@ -121,7 +121,8 @@ impl Checker {
         if !bool::from(mac(&local.labels.mac1, &[body])[..].ct_eq(mac1)) {
             return Proof::None;
         }
-        if now.saturating_sub(self.made) >= COOKIE_LIFE_NS {
+        // Zeros say that the sender has no cookie (the paper §5.4.4): most of a flood, and not worth two hashes.
+        if *mac2 == [0; MAC_LEN] || now.saturating_sub(self.made) >= COOKIE_LIFE_NS {
             return Proof::Key;
         }
         let want = mac(&*self.cookie(from), &[body, mac1]);

@@ -68,6 +68,7 @@ kinds! {
     PlanRefused = "plan_refused" Error Seldom "A policy was not taken up; the one in force stays. About: who asked.",
     PlanRolledBack = "plan_rolled_back" Error Seldom "The health check did not say yes; the policy before is in force again. About: who asked. Facts: `plan`, `why`.",
     IntentChanged = "intent_changed" Warn Seldom "With another policy the contract about an intent is another one. About: the intent. Facts: `change` (\"new\", \"gone\", \"changed\"), `what`, and after it `verdict` and `reason`.",
+    NameUnanswered = "name_unanswered" Warn Often "The resolver has no answer for a name of an intent; what was known of it stays. Told once, until there is an answer again. About: the name. Facts: `failures` (of all names, since the start).",
     PeerUp = "peer_up" Info Seldom "A WireGuard peer has keys now, and had none or expired ones. About: TUNNEL/PEER. Facts: `endpoint`.",
     PeerRekeyed = "peer_rekeyed" Info Often "A WireGuard peer has new keys. About: TUNNEL/PEER.",
     PeerDown = "peer_down" Warn Seldom "The keys of a WireGuard peer have expired, or the peer is gone. About: TUNNEL/PEER. Facts: `handshake_s`.",
