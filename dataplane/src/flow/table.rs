@@ -225,15 +225,15 @@ impl FlowTable {
             self.fragments.ports(h, frame, net, &self.seed, now).ok_or(Refusal::OrphanFragment)?
         };
         let (key, swapped) = FlowKey::of(h, ports, net);
-        let segment = if h.proto == tcp::TCP && h.fragment != Fragment::Later {
-            let read = Segment::read(frame, usize::from(h.l4_off), usize::from(h.payload_off), usize::from(h.end));
-            // Of a first fragment only what it has itself; what follows it moves the numbers on with the next segment.
-            read.unwrap_or_default()
-        } else {
-            Segment::default()
-        };
+        let segment = segment(h, frame);
         *to = Prepared { key, hash: key.hash(&self.seed), swapped, segment, early, guess: UNGUESSED };
         Ok(())
+    }
+
+    /// Of a packet that is no fragment, and of the flow and side of the packet before it: no more than [`Self::touch`] needs.
+    #[inline(always)]
+    pub fn prepare_again(h: &Headers, frame: &[u8], to: &mut Prepared) {
+        (to.segment, to.early) = (segment(h, frame), Early::default());
     }
 
     /// The flow that a packet quoted by an ICMP error is of, if there is one: `about` are the quoted headers turned round, as
@@ -576,6 +576,17 @@ impl FlowTable {
         let found = self.index.remove(place, hash);
         debug_assert!(found, "a live flow is in one of its two buckets");
     }
+}
+
+/// What a packet's TCP header says; nothing for what has none.
+#[inline(always)]
+fn segment(h: &Headers, frame: &[u8]) -> Segment {
+    if h.proto != tcp::TCP || h.fragment == Fragment::Later {
+        return Segment::default();
+    }
+    let read = Segment::read(frame, usize::from(h.l4_off), usize::from(h.payload_off), usize::from(h.end));
+    // Of a first fragment only what it has itself; what follows it moves the numbers on with the next segment.
+    read.unwrap_or_default()
 }
 
 /// Asks for a flow's cache lines.
