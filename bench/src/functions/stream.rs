@@ -66,7 +66,7 @@ fn send(to: SocketAddr, round: &[u8], time: Duration) -> Result<u64> {
     stream.shutdown(Shutdown::Write)?;
     // Until the other side has all of it.
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.read(&mut [0])?;
+    ensure!(stream.read(&mut [0])? == 0, "the server said something");
     Ok(sent)
 }
 

@@ -168,8 +168,8 @@ struct Made {
 impl Made {
     fn new(number: u32, random: &mut Random) -> Self {
         let kind = pick(random.below(1000) as u32);
-        let client = Ipv4Addr::from(0x0a01_0000 | random.below(4000) as u32 + 1);
-        let server = Ipv4Addr::from(0xc633_6400 | random.below(250) as u32 + 1);
+        let client = Ipv4Addr::from(0x0a01_0001 + random.below(4000) as u32);
+        let server = Ipv4Addr::from(0xc633_6401 + random.below(250) as u32);
         let from = SocketAddr::new(IpAddr::V4(client), 1024 + (number % 60_000) as u16);
         let to = SocketAddr::new(IpAddr::V4(server), kind.port);
         // Of Pareto's distribution, and no longer than a day of work.
