@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 
 use anyhow::{Context, Result};
 
-use softdpu::io::steer::{FlowKey, FlowVerdict, LoadOptions, Steer, SteerError, SteerRule, compile};
+use softdpu::io::steer::{AttachMode, FlowKey, FlowVerdict, LoadOptions, Steer, SteerError, SteerRule, compile};
 use softdpu_ebpf_common::maps::{OnLoss, RuleAction};
 use softdpu_ebpf_common::walk::walk;
 
@@ -19,6 +19,8 @@ use crate::report::Section;
 use crate::stop;
 
 const XDP_PASS: i32 = 2;
+/// Where programs are attached while they are tested: the first for the empty one. Nothing comes there.
+const PARKS: [&str; 6] = ["park0", "park1", "park2", "park3", "park4", "park5"];
 
 /// Key of flow `n` of the rig's traffic, below 2^20.
 pub fn flow_key(n: u32) -> FlowKey {
@@ -104,6 +106,11 @@ pub fn run(rounds: usize, repeat: u32) -> Result<Section> {
     let empty = Program::load("empty", &a.finish()).context("loading a program (needs CAP_BPF)")?;
     let namespace = Namespace::new()?;
     namespace.ip("link set lo up")?;
+    // A program that is attached somewhere has its place in the kernel's XDP dispatcher; for one that is not, the dispatcher is patched
+    // for every test, with a grace period each time (kernel/bpf/dispatcher.c).
+    for n in 0..PARKS.len() / 2 {
+        namespace.ip(&format!("link add {} type veth peer name {}", PARKS[2 * n], PARKS[2 * n + 1]))?;
+    }
     let frame = packet(0, 60);
     let h = walk(&frame[..]).map_err(|e| anyhow::anyhow!("walk: {e:?}"))?;
     let cases = namespace.run(|| {
@@ -138,9 +145,14 @@ pub fn run(rounds: usize, repeat: u32) -> Result<Section> {
             verdict: 4,
             steer: Some(steer),
         });
-        Ok(cases)
+        for (case, park) in cases.iter_mut().zip(&PARKS[1..]) {
+            if let Some(steer) = &mut case.steer {
+                steer.attach(ifindex(park)?, AttachMode::Generic).map_err(|e| anyhow::anyhow!("{e}"))?;
+            }
+        }
+        Ok((cases, empty.attach_generic(ifindex(PARKS[0])?).context("attaching a program")?))
     });
-    let mut cases = match cases {
+    let (mut cases, _parked) = match cases {
         Ok(cases) => cases,
         Err(e) => {
             section.missing("steer", "the steer program", format!("{e:#}"));
