@@ -658,6 +658,9 @@ pub struct Rule {
     /// up to the worker. Default: none.
     #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub sample: Option<At<u32>>,
+    /// Port that gets a copy of each of its packets as it came in, both directions: for an intrusion detection system, say. With
+    /// `sample`, of one in so many. Only of flows in clear. Default: none.
+    pub mirror: Option<At<Name>>,
 }
 
 /// The JSON Schema (draft 2020-12) of a policy file, references resolved in place.

@@ -668,6 +668,9 @@ fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
         if rule.sample > 0 {
             parts.push(format!("sample 1 in {}", rule.sample));
         }
+        if let Some(port) = rule.mirror.and_then(|port| policy.ports.get(port)) {
+            parts.push(format!("mirror to {}", port.name));
+        }
         if parts.is_empty() { "forward".to_owned() } else { parts.join(", ") }
     };
     // By name: a worker may be at another plan still.
