@@ -130,9 +130,10 @@ impl Contender {
             Kind::Kernel | Kind::KernelOwnCore => Ok(Running::new(Forwarding::on(t)?)),
             Kind::Nat => Ok(Running::new((Masquerade::on(t)?, Forwarding::on(t)?))),
             Kind::Worker(worker) => {
-                let instance =
-                    Instance::start(Some(&t.dut), s.softdpu, None, |socket| policy(t, socket, s.core, worker))
-                        .context("build it, or --softdpu")?;
+                let instance = Instance::start(Some(&t.dut), s.softdpu, None, |socket| {
+                    policy(&t.near_if, &t.far_if, socket, s.core, worker)
+                })
+                .context("build it, or --softdpu")?;
                 Ok(Running { control: Some(instance.socket()), _parts: Box::new(instance) })
             }
             Kind::Xdp => Ok(Running::new(offloaded(t, s.flows)?)),
@@ -141,9 +142,9 @@ impl Contender {
 }
 
 /// The policy of an instance that forwards everything by its worker.
-fn policy(t: &Topology, socket: &Path, core: usize, worker: Worker) -> String {
+fn policy(near: &str, far: &str, socket: &Path, core: usize, worker: Worker) -> String {
     let Worker { idle, busy_poll, classify } = worker;
-    let (near, far, socket) = (&t.near_if, &t.far_if, socket.display());
+    let socket = socket.display();
     // A rule for a class that the traffic never is: each flow waits for its class, then the other rule has it.
     let class = if classify { "[[rule]]\nname = \"of-a-class\"\nclass = [\"quic\"]\naction = \"drop\"\n" } else { "" };
     format!(
@@ -260,7 +261,18 @@ fn offloaded(t: &Topology, flows: &[Flow]) -> Result<Steer> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn policies_hold() {
+        for c in [WORKER, WORKER_BUSY, WORKER_INTERRUPT, WORKER_BUSY_POLL, CLASSIFY] {
+            let Kind::Worker(worker) = c.kind else { panic!("{} is no worker", c.name) };
+            let text = policy("near0", "far0", Path::new("/run/x"), 0, worker);
+            let policy = softdpu::config::parse(&text, c.name).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(policy.rules.len(), 1 + usize::from(worker.classify));
+        }
+    }
 
     #[test]
     fn the_kinds_have_their_way() {
