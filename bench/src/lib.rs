@@ -7,6 +7,7 @@ pub mod cases;
 pub mod classify;
 pub mod clock;
 pub mod compare;
+pub mod connect;
 pub mod esp;
 pub mod esp_many;
 pub mod flows;

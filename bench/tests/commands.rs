@@ -120,3 +120,28 @@ fn latency_measures_those_asked_for() {
     let wrong = call(&["latency", "--only", "kernal"]);
     assert!(text(&wrong.stderr).contains("no contender `kernal`"), "{}", text(&wrong.stderr));
 }
+
+#[test]
+fn connect_counts_what_both_ends_saw() {
+    // SAFETY: no arguments, cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("skipped: needs root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run.json");
+    let only = ["connect", "--quick", "--rounds", "1", "--only", "direct,kernel,kernel-whole,haproxy"];
+    let done = call(&[&only[..], &["--json", run.to_str().unwrap()]].concat());
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let report = Report::read(&run).unwrap();
+    let names: Vec<&str> = report.sections.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["connect", "connect-latency"]);
+    for c in report.sections.iter().flat_map(|s| &s.contenders) {
+        // haproxy need not be there.
+        if c.name == "haproxy" && c.missing.is_some() {
+            continue;
+        }
+        assert!(c.missing.is_none(), "{}: {:?}", c.name, c.missing);
+        assert!(c.rounds[0] > 0.0 && c.more["p50 µs"][0] <= c.more["p99 µs"][0], "{}", c.name);
+    }
+}

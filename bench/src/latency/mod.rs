@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::net::topology::Napi;
 use crate::path::contenders::{self as path, Contender, Flow, Kind, Start};
+use crate::path::turns::select;
 use crate::path::{Hosts, cpu};
 use crate::progress;
 use crate::report::{Bound, Curve, Latency, Line, Section, Target};
@@ -80,7 +81,7 @@ struct Turn {
 /// # Errors
 /// Without root, where the links cannot be made, or for an unknown name in `only`. A contender that fails is named as missing.
 pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
-    let wanted = select(&options.only)?;
+    let wanted = select(&CONTENDERS, &options.only)?;
     let inline = Hosts::new('l', Napi::Inline)?;
     let threads = Hosts::new('m', Napi::Thread(options.dut_core))?;
     let mut sections: Vec<Section> = options.levels.iter().map(|l| section(*l, &wanted)).collect();
@@ -123,19 +124,6 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
     Ok((sections, targets))
 }
 
-/// Those asked for.
-fn select(only: &[String]) -> Result<Vec<Contender>> {
-    for name in only {
-        let names = || CONTENDERS.iter().map(|c| c.name);
-        ensure!(
-            names().any(|n| n == name),
-            "no contender `{name}`; there are {}",
-            names().collect::<Vec<_>>().join(", ")
-        );
-    }
-    Ok(CONTENDERS.into_iter().filter(|c| only.is_empty() || only.iter().any(|o| o == c.name)).collect())
-}
-
 fn section(level: u32, wanted: &[Contender]) -> Section {
     let (name, title) = match level {
         0 => ("latency".to_owned(), "request and answer, UDP of 64 B, p99".to_owned()),
@@ -163,7 +151,7 @@ fn put(section: &mut Section, c: &Contender, t: &Turn, options: &Options) {
     for (name, value) in more {
         line.more.entry(name.into()).or_default().push(value);
     }
-    t.cpu.beside(line, options.dut_core, options.client_core);
+    t.cpu.beside(line, options.dut_core, options.client_core, "s");
 }
 
 /// One contender's turn: started once, all levels of load after each other.
@@ -306,13 +294,6 @@ fn notes(options: &Options, level: u32) -> Vec<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn contenders_are_chosen_by_name() {
-        assert_eq!(select(&[]).unwrap().len(), CONTENDERS.len());
-        assert_eq!(select(&["xdp".into()]).unwrap()[0].name, "xdp");
-        assert!(select(&["xpd".into()]).unwrap_err().to_string().contains("kernel-own-core"));
-    }
 
     #[test]
     fn curves_have_a_point_for_each_level() {

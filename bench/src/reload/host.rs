@@ -1,19 +1,13 @@
 //! The large host's files, what is changed in them from one reload to the next, and who asks for it.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use serde::de::DeserializeOwned;
+use anyhow::Result;
+use softdpu::control::types::ReloadReport;
 
-use softdpu::control::types::{ReloadReport, Status};
-
+use crate::path::ask::ask;
+pub use crate::path::ask::status;
 use crate::rules::Host;
-
-/// A reload may take so long, with a health check that is not there.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The files of one instance.
 pub struct Files {
@@ -76,26 +70,6 @@ impl Files {
 /// What the instance says.
 pub fn reload(socket: &Path) -> Result<ReloadReport> {
     ask(socket, "POST", "/v1/reload")
-}
-
-/// `GET /v1/status`.
-///
-/// # Errors
-/// The instance does not answer.
-pub fn status(socket: &Path) -> Result<Status> {
-    ask(socket, "GET", "/v1/status")
-}
-
-fn ask<T: DeserializeOwned>(socket: &Path, method: &str, path: &str) -> Result<T> {
-    let mut stream = UnixStream::connect(socket).context("the control socket")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: softdpu\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {} {body}", head.lines().next().unwrap_or_default());
-    serde_json::from_str(body).with_context(|| format!("the answer to {path}"))
 }
 
 #[cfg(test)]
