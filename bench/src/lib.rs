@@ -3,6 +3,7 @@
 
 pub mod aead;
 pub mod applications;
+pub mod bulk;
 pub mod cases;
 pub mod classify;
 pub mod clock;
@@ -16,6 +17,7 @@ pub mod functions;
 pub mod gain;
 pub mod graph;
 pub mod hostile;
+pub mod https;
 pub mod idle;
 pub mod instructions;
 pub mod latency;

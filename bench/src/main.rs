@@ -17,8 +17,8 @@ use softdpu_bench::net::cores;
 use softdpu_bench::path::turns::Rig;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, cases, classify, connect, esp, esp_many, flows, fresh, functions, graph, hostile, idle,
-    latency, memory, offload, page, progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
+    aead, applications, bulk, cases, classify, connect, esp, esp_many, flows, fresh, functions, graph, hostile, https,
+    idle, latency, memory, offload, page, progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -55,7 +55,7 @@ struct Arguments {
     /// Loads of 25, 50, 75 and 90 % too in `latency`.
     #[arg(long, conflicts_with = "quick")]
     full: bool,
-    /// Only these contenders of `tunnels`, `latency` or `connect`, a wrong name lists all; only cases of `micro` with this in their names.
+    /// Only these contenders of `tunnels`, `latency`, `connect`, `https` or `bulk`, a wrong name lists all; only cases of `micro` with this in their names.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Captures for `classify`; default: SOFTDPU_CAPTURES, or shared/captures beside the checkout.
@@ -110,6 +110,10 @@ enum What {
     Latency,
     /// New TCP connections per second: kernel, nftables, haproxy, worker, XDP (root).
     Connect,
+    /// HTTPS by wrk and nginx, small objects and large ones, through the same (root).
+    Https,
+    /// iperf3 with 1, 8 and 64 TCP connections through the same (root).
+    Bulk,
     /// iperf3 through encrypted tunnels, softdpu's and others' (root).
     Tunnels,
     /// TCP through two edges: encrypted alone, and classified, compressed and encrypted; noise and text, on two wires (root).
@@ -325,6 +329,16 @@ fn measure(what: What, arguments: &Arguments, rig: &Places) -> Result<Measured> 
             rig: on_path,
             warm_up: Duration::from_millis(if quick { 50 } else { 300 }),
             turn: Duration::from_millis(if quick { 600 } else { 2000 }),
+        })?,
+        What::Https => https::run(&https::Options {
+            rig: on_path,
+            warm_up: Duration::from_millis(if quick { 300 } else { 500 }),
+            turn: Duration::from_millis(if quick { 700 } else { 3000 }),
+        })?,
+        What::Bulk => bulk::run(&bulk::Options {
+            rig: on_path,
+            warm_up: Duration::from_secs(if quick { 0 } else { 1 }),
+            turn: Duration::from_secs(if quick { 1 } else { 3 }),
         })?,
         What::Tunnels => one(tunnels::run(&tunnels::Options {
             rounds: long,

@@ -121,27 +121,49 @@ fn latency_measures_those_asked_for() {
     assert!(text(&wrong.stderr).contains("no contender `kernal`"), "{}", text(&wrong.stderr));
 }
 
-#[test]
-fn connect_counts_what_both_ends_saw() {
+/// What was measured of contenders that need nothing but the kernel and the programs of Debian; those need not be there.
+fn measured(what: &str, only: &str, sections: &[&str]) -> Option<Report> {
     // SAFETY: no arguments, cannot fail.
     if unsafe { libc::geteuid() } != 0 {
         println!("skipped: needs root");
-        return;
+        return None;
     }
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run.json");
-    let only = ["connect", "--quick", "--rounds", "1", "--only", "direct,kernel,kernel-whole,haproxy"];
-    let done = call(&[&only[..], &["--json", run.to_str().unwrap()]].concat());
+    let done = call(&[what, "--quick", "--rounds", "1", "--only", only, "--json", run.to_str().unwrap()]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     let report = Report::read(&run).unwrap();
-    let names: Vec<&str> = report.sections.iter().map(|s| s.name.as_str()).collect();
-    assert_eq!(names, ["connect", "connect-latency"]);
+    assert_eq!(report.sections.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), sections);
     for c in report.sections.iter().flat_map(|s| &s.contenders) {
-        // haproxy need not be there.
-        if c.name == "haproxy" && c.missing.is_some() {
-            continue;
+        match &c.missing {
+            Some(why) => assert!(why.contains("apt-get install"), "{}: {why}", c.name),
+            None => assert!(c.rounds.len() == 1 && c.rounds[0] > 0.0, "{}", c.name),
         }
-        assert!(c.missing.is_none(), "{}: {:?}", c.name, c.missing);
-        assert!(c.rounds[0] > 0.0 && c.more["p50 µs"][0] <= c.more["p99 µs"][0], "{}", c.name);
+    }
+    Some(report)
+}
+
+#[test]
+fn connect_counts_what_both_ends_saw() {
+    let sections = ["connect", "connect-latency"];
+    let Some(report) = measured("connect", "direct,kernel,kernel-whole,haproxy", &sections) else { return };
+    for c in report.sections.iter().flat_map(|s| &s.contenders).filter(|c| c.missing.is_none()) {
+        assert!(c.more["p50 µs"][0] <= c.more["p99 µs"][0], "{}", c.name);
+    }
+}
+
+#[test]
+fn https_measures_what_it_compared() {
+    let Some(report) = measured("https", "direct,kernel", &["https-1k", "https-100k"]) else { return };
+    for s in &report.sections {
+        assert!(s.contenders.iter().all(|c| c.missing.is_some() || c.more["CPU µs each"][0] >= 0.0));
+    }
+}
+
+#[test]
+fn bulk_has_a_section_for_each_number_of_connections() {
+    let Some(report) = measured("bulk", "kernel,kernel-whole", &["bulk-1", "bulk-8", "bulk-64"]) else { return };
+    for c in report.sections.iter().flat_map(|s| &s.contenders).filter(|c| c.missing.is_none()) {
+        assert!(c.more["B a packet"][0] > 60.0 && c.more["least/most"][0] <= 1.0, "{}", c.name);
     }
 }

@@ -48,7 +48,7 @@ impl Haproxy {
         let file = folder.path().join("haproxy.cfg");
         std::fs::write(&file, config(&ports))?;
         let log = std::fs::File::create(folder.path().join("log"))?;
-        let mut command = super::on_core(t.dut.command("haproxy"), core);
+        let mut command = super::on_core(t.dut.command(super::program("haproxy")), core);
         // -db: in the foreground, so that it goes with us.
         let child = command
             .arg("-db")

@@ -18,6 +18,7 @@ use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -144,6 +145,20 @@ impl Hosts {
 /// Says how to get a program that is not there.
 pub fn not_installed(program: &str, package: &str) -> String {
     format!("{program} is not installed (apt-get install --no-install-recommends {package})")
+}
+
+/// Where a program is, if it is there. Debian keeps some in folders that only root looks into.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+}
+
+/// What to start for a program: where it is, or its name for the error to have.
+pub fn program(name: &str) -> PathBuf {
+    find(name).unwrap_or_else(|| name.into())
 }
 
 /// A command that runs on `core`, in front of what else wants it.

@@ -113,6 +113,13 @@ pub fn select(all: &[Contender], only: &[String]) -> Result<Vec<Contender>> {
     Ok(all.iter().filter(|c| only.is_empty() || only.iter().any(|o| o == c.name)).copied().collect())
 }
 
+/// Says of all why nothing is measured.
+pub fn none(sections: &mut [Section], contenders: &[Contender], why: &str) {
+    for section in sections {
+        contenders.iter().for_each(|c| section.missing(c.name, c.title, why));
+    }
+}
+
 /// Runs all rounds. `turn` gives one [`Turn`] for each of `sections`.
 ///
 /// # Errors
