@@ -35,6 +35,7 @@ pub mod session;
 pub mod stats;
 pub mod steer;
 pub mod tunnels;
+pub mod udp;
 pub mod veth;
 pub mod wg;
 pub mod wg_many;

@@ -18,7 +18,8 @@ use softdpu_bench::path::turns::Rig;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
     aead, applications, bulk, cases, classify, connect, esp, esp_many, flows, fresh, functions, graph, hostile, https,
-    idle, latency, memory, offload, page, progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
+    idle, latency, memory, offload, page, progress, reload, rules, session, steer, stop, tunnels, udp, veth, wg,
+    wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -55,7 +56,7 @@ struct Arguments {
     /// Loads of 25, 50, 75 and 90 % too in `latency`.
     #[arg(long, conflicts_with = "quick")]
     full: bool,
-    /// Only these contenders of `tunnels`, `latency`, `connect`, `https` or `bulk`, a wrong name lists all; only cases of `micro` with this in their names.
+    /// Only these contenders of `tunnels`, `latency`, `udp`, `connect`, `https` or `bulk`, a wrong name lists all; only cases of `micro` with this in their names.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Captures for `classify`; default: SOFTDPU_CAPTURES, or shared/captures beside the checkout.
@@ -108,6 +109,8 @@ enum What {
     Steer,
     /// Round trips of small requests, alone and under load: kernel, nftables, worker, XDP (root).
     Latency,
+    /// UDP at fixed rates: loss and latency against offered load, through the same (root).
+    Udp,
     /// New TCP connections per second: kernel, nftables, haproxy, worker, XDP (root).
     Connect,
     /// HTTPS by wrk and nginx, small objects and large ones, through the same (root).
@@ -320,6 +323,17 @@ fn measure(what: What, arguments: &Arguments, rig: &Places) -> Result<Measured> 
             turn: Duration::from_millis(if quick { 300 } else { 1500 }),
             every: Duration::from_micros(500),
             levels: if arguments.full { vec![0, 10, 25, 50, 75, 90] } else { vec![0, 10] },
+            dut_core: rig.dut_core,
+            client_core: rig.generator_core,
+            softdpu: rig.softdpu.clone(),
+            only: on_path.only,
+        })?,
+        What::Udp => udp::run(&latency::Options {
+            rounds: long,
+            warm_up: Duration::from_millis(50),
+            turn: Duration::from_millis(if quick { 250 } else { 500 }),
+            every: Duration::from_micros(500),
+            levels: if quick { vec![10, 50, 90, 110] } else { (1..=11).map(|n| 10 * n).collect() },
             dut_core: rig.dut_core,
             client_core: rig.generator_core,
             softdpu: rig.softdpu.clone(),
