@@ -3,10 +3,12 @@
 
 pub mod aead;
 pub mod applications;
+pub mod bulk;
 pub mod cases;
 pub mod classify;
 pub mod clock;
 pub mod compare;
+pub mod connect;
 pub mod esp;
 pub mod esp_many;
 pub mod flows;
@@ -15,6 +17,7 @@ pub mod functions;
 pub mod gain;
 pub mod graph;
 pub mod hostile;
+pub mod https;
 pub mod idle;
 pub mod instructions;
 pub mod latency;
@@ -32,6 +35,7 @@ pub mod session;
 pub mod stats;
 pub mod steer;
 pub mod tunnels;
+pub mod udp;
 pub mod veth;
 pub mod wg;
 pub mod wg_many;

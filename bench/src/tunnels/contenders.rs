@@ -12,7 +12,7 @@ use softdpu_testbed::{
         strongswan::{self, Ciphers, Proposal, StrongSwan},
         wireguard::{Config, KeyPair, PORT, Program, WireGuard},
     },
-    policy::Side,
+    policy::{EdgeFiles, Side},
     topology::{CLIENT_NET, EDGE_A, EDGE_B, SERVER_NET, Topology},
 };
 
@@ -119,21 +119,8 @@ impl Contender {
         let Start { topology, folder, .. } = s;
         match self.kind {
             Kind::Clear => Ok(Box::new(())),
-            Kind::OurWireGuard(apps) => {
-                let (a, b) = wireguard_configs()?;
-                let files = [(Side::A, "a", a), (Side::B, "b", b)].map(|(side, end, config)| {
-                    ours::wireguard_of(folder, side, &format!("wg{}{end}", std::process::id()), &config, apps)
-                });
-                let [a, b] = files;
-                edges(s, [a?, b?])
-            }
-            Kind::OurEsp(cipher, length, apps) => {
-                let (there, back) = (ChildSa::random(0x1001, length)?, ChildSa::random(0x1002, length)?);
-                let child = Child { inbound: back, outbound: there };
-                let a = ours::esp_of(folder, Side::A, cipher, "short", false, &child, apps)?;
-                let b = ours::esp_of(folder, Side::B, cipher, "short", false, &child.flipped(), apps)?;
-                edges(s, [a, b])
-            }
+            Kind::OurWireGuard(apps) => edges(s, our_wireguard(folder, apps)?),
+            Kind::OurEsp(cipher, length, apps) => edges(s, our_esp(folder, cipher, length, apps)?),
             Kind::Program(program) => {
                 let (a, b) = wireguard_configs()?;
                 let a = WireGuard::start(program, &topology.edge_a, folder, &a)?;
@@ -153,7 +140,23 @@ impl Contender {
     }
 }
 
-fn edges(s: &Start<'_>, [a, b]: [softdpu_testbed::policy::EdgeFiles; 2]) -> Result<Running> {
+/// Policies of softdpu on both edges.
+fn our_wireguard(folder: &RunDir, apps: Apps) -> Result<[EdgeFiles; 2]> {
+    let (a, b) = wireguard_configs()?;
+    let [a, b] = [(Side::A, "a", a), (Side::B, "b", b)].map(|(side, end, config)| {
+        ours::wireguard_of(folder, side, &format!("wg{}{end}", std::process::id()), &config, apps)
+    });
+    Ok([a?, b?])
+}
+
+fn our_esp(folder: &RunDir, cipher: &str, length: usize, apps: Apps) -> Result<[EdgeFiles; 2]> {
+    let (there, back) = (ChildSa::random(0x1001, length)?, ChildSa::random(0x1002, length)?);
+    let child = Child { inbound: back, outbound: there };
+    let of = |side, child: &Child| ours::esp_of(folder, side, cipher, "short", false, child, apps);
+    Ok([of(Side::A, &child)?, of(Side::B, &child.flipped())?])
+}
+
+fn edges(s: &Start<'_>, [a, b]: [EdgeFiles; 2]) -> Result<Running> {
     let binary = &s.options.softdpu;
     ensure!(binary.exists(), "{} is not there (build it, or --softdpu)", binary.display());
     let a = Edge::start(binary, &s.topology.edge_a, &a).context("edge-a")?;
@@ -169,4 +172,28 @@ fn wireguard_configs() -> Result<(Config, Config)> {
     for_a.endpoint = Some(SocketAddr::new(EDGE_B[0].parse()?, PORT));
     for_b.endpoint = Some(SocketAddr::new(EDGE_A[0].parse()?, PORT));
     Ok((for_a, for_b))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn our_policies_hold() {
+        let mut seen = 0;
+        for c in &ALL {
+            let folder = RunDir::new("unit-tunnels").unwrap();
+            let files = match c.kind {
+                Kind::OurWireGuard(apps) => our_wireguard(&folder, apps).unwrap(),
+                Kind::OurEsp(cipher, length, apps) => our_esp(&folder, cipher, length, apps).unwrap(),
+                _ => continue,
+            };
+            for file in &files {
+                softdpu::config::load(&file.policy).unwrap_or_else(|e| panic!("{}: {e}", c.name));
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 5);
+    }
 }
