@@ -5,7 +5,7 @@ use crate::graph::{Cx, Packet};
 use crate::io::frame::HEADROOM;
 use crate::nodes::fragment::copy_out;
 use crate::telemetry::counters::{NotCopied, TreatCounters};
-use crate::wire::ethernet;
+use crate::wire::ethernet::{self, Mac};
 use softdpu_ebpf_common::walk::L3;
 
 /// Free frames that copies leave to packets: one in so many of the pool's.
@@ -24,6 +24,15 @@ fn made(cx: &mut Cx<'_>, packet: &mut Packet, port: u16) -> Result<usize, NotCop
     if packet.meta.tunnel_in != NONE || packet.meta.tunnel_out != NONE {
         return Err(NotCopied::Protected);
     }
+    let len = packet.frame.total_len();
+    let link = cx.fib.links().get(usize::from(port)).ok_or(NotCopied::LinkDown)?;
+    if !link.up {
+        return Err(NotCopied::LinkDown);
+    }
+    if len > usize::from(link.mtu) {
+        return Err(NotCopied::TooLong);
+    }
+    let own = link.mac;
     let list = cx.tx.get(usize::from(port)).ok_or(NotCopied::NoRoom)?;
     // The rest of the list is for packets: it never grows.
     if list.len() >= list.capacity() / 2 {
@@ -32,32 +41,33 @@ fn made(cx: &mut Cx<'_>, packet: &mut Packet, port: u16) -> Result<usize, NotCop
     if cx.pool.available() <= cx.pool.total() as usize / RESERVE {
         return Err(NotCopied::NoFrame);
     }
-    let len = packet.frame.total_len();
     let mut frame = cx.pool.alloc().ok_or(NotCopied::NoFrame)?;
     if !frame.set_place(HEADROOM - ethernet::HEADER..HEADROOM + len) {
         cx.pool.free(frame);
         return Err(NotCopied::TooLong);
     }
-    let source = source(packet);
+    let station = cx.fib.links()[usize::from(packet.meta.port_in)].mac;
+    let source = source(packet, station).unwrap_or(own);
     let (link, ip) = frame.bytes_mut().split_at_mut(ethernet::HEADER);
     copy_out(cx, packet, 0, ip);
-    let station = cx.fib.links()[usize::from(packet.meta.port_in)].mac;
     link[..6].copy_from_slice(&station.0);
-    link[6..12].copy_from_slice(&source);
+    link[6..12].copy_from_slice(&source.0);
     link[12..].copy_from_slice(if packet.headers.l3 == L3::V6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
     cx.tx[usize::from(port)].push(frame);
     Ok(len)
 }
 
-/// Link address it came from: the header that `parse` cut off is still in front of it.
-fn source(packet: &mut Packet) -> [u8; 6] {
-    let mut source = [0; 6];
-    if packet.frame.grow_front(ethernet::HEADER) {
-        source.copy_from_slice(&packet.frame.bytes()[6..12]);
-        // What was added can be taken off again.
-        let _ = packet.frame.trim_front(ethernet::HEADER);
+/// Link address it came from: the header that `parse` cut off is still in front of it. `None`: it came with a priority tag, or was
+/// put together from fragments, and what is there is something else.
+fn source(packet: &mut Packet, station: Mac) -> Option<Mac> {
+    if !packet.frame.grow_front(ethernet::HEADER) {
+        return None;
     }
-    source
+    let header: [u8; 12] = *packet.frame.bytes().first_chunk()?;
+    // What was added can be taken off again.
+    let _ = packet.frame.trim_front(ethernet::HEADER);
+    let [a, b, c, d, e, f, from @ ..] = header;
+    (Mac([a, b, c, d, e, f]) == station).then_some(Mac(from))
 }
 
 #[cfg(test)]
@@ -96,7 +106,7 @@ mod tests {
         let [(UPLINK, copy), (UPLINK, gone)] = out.as_slice() else { panic!("{out:?}") };
         assert_eq!(*copy, packet(), "neither mark nor TTL, and the link addresses it came with");
         assert_eq!((gone[22], gone[15] >> 2), (63, 46));
-        assert_eq!((counted(&harness).copied, counted(&harness).not_copied), ((1, 48), [0; 4]));
+        assert_eq!((counted(&harness).copied, counted(&harness).not_copied), ((1, 48), [0; 5]));
         harness.assert_no_leak();
     }
 

@@ -118,14 +118,16 @@ pub enum NotCopied {
     NoFrame,
     /// The port's transmit list is half full, or there is no such port.
     NoRoom,
-    /// It does not fit one frame.
+    /// It does not fit one frame, or is larger than the port's MTU.
     TooLong,
     /// It comes out of a tunnel, or goes into one.
     Protected,
+    /// The port's link is down.
+    LinkDown,
 }
 
 impl NotCopied {
-    pub const ALL: [Self; 4] = [Self::NoFrame, Self::NoRoom, Self::TooLong, Self::Protected];
+    pub const ALL: [Self; 5] = [Self::NoFrame, Self::NoRoom, Self::TooLong, Self::Protected, Self::LinkDown];
 
     /// Stable code.
     pub const fn code(self) -> &'static str {
@@ -134,6 +136,7 @@ impl NotCopied {
             Self::NoRoom => "no_room",
             Self::TooLong => "too_long",
             Self::Protected => "protected",
+            Self::LinkDown => "link_down",
         }
     }
 }

@@ -66,7 +66,7 @@ pub struct RuleTraffic {
     /// Copies sent to its `mirror`.
     #[serde(default)]
     pub copied: Traffic,
-    /// Packets that should have been copied and were not, by reason: "no_frame", "no_room", "too_long", "protected".
+    /// Packets that should have been copied and were not, by reason: "no_frame", "no_room", "too_long", "protected", "link_down".
     #[serde(default)]
     pub not_copied: BTreeMap<String, u64>,
     /// Packets dropped once they were known to be of the rule, whatever the reason.

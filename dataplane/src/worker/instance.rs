@@ -685,6 +685,8 @@ fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
             bytes: counted.bytes,
             metered: counted.metered,
             sampled: counted.sampled,
+            copied: counted.copied.packets,
+            not_copied: counted.not_copied.values().sum(),
         }
     };
     policy.rules.iter().map(status).collect()
