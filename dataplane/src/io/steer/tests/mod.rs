@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attach;
+mod flow_counts;
 mod flow_options;
 mod flows;
 mod thousand;
