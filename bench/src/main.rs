@@ -354,12 +354,12 @@ fn measure(what: What, arguments: &Arguments, rig: &Places) -> Result<Measured> 
         What::Https => https::run(&https::Options {
             rig: on_path,
             warm_up: Duration::from_millis(if quick { 300 } else { 500 }),
-            turn: Duration::from_millis(if quick { 700 } else { 3000 }),
+            turn: Duration::from_millis(if quick { 700 } else { 2000 }),
         })?,
         What::Bulk => bulk::run(&bulk::Options {
             rig: on_path,
             warm_up: Duration::from_secs(if quick { 0 } else { 1 }),
-            turn: Duration::from_secs(if quick { 1 } else { 3 }),
+            turn: Duration::from_secs(if quick { 1 } else { 2 }),
         })?,
         What::Tunnels => one(tunnels::run(&tunnels::Options {
             rounds: long,
