@@ -13,12 +13,13 @@ use crate::report::{Section, Target};
 use iperf::{PORT, Server};
 
 /// In the order of their turns.
-pub const CONTENDERS: [Contender; 8] = [
+pub const CONTENDERS: [Contender; 9] = [
     path::DIRECT_VETH,
     path::KERNEL,
     path::KERNEL_WHOLE,
     path::KERNEL_SINGLE,
     path::NAT,
+    path::IPVS,
     path::HAPROXY,
     path::WORKER,
     path::OFFLOAD,

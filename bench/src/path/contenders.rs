@@ -12,6 +12,7 @@ use softdpu::io::steer::{AttachMode, FlowKey, FlowVerdict, LoadOptions, Steer};
 use softdpu::rig::instance::Instance;
 
 use super::haproxy::Haproxy;
+use super::ipvs::Ipvs;
 use super::{DIRECT, Hosts};
 use crate::net::namespace::ifindex;
 use crate::net::topology::{self, Topology};
@@ -43,6 +44,8 @@ pub enum Kind {
     KernelOwnCore,
     /// `ip_forward` with nftables' masquerade.
     Nat,
+    /// The kernel's IPVS, a service of the tested device.
+    Ipvs,
     /// No forwarding: haproxy takes connections and makes others.
     Haproxy,
     Worker(Worker),
@@ -62,7 +65,7 @@ impl Contender {
     pub fn server(&self) -> Ipv4Addr {
         match self.kind {
             Kind::Direct => DIRECT,
-            Kind::Haproxy => topology::NEAR,
+            Kind::Haproxy | Kind::Ipvs => topology::NEAR,
             _ => topology::SINK,
         }
     }
@@ -116,6 +119,7 @@ pub const CLASSIFY: Contender = Contender {
     title: "softdpu, worker, with classify",
     kind: Kind::Worker(Worker { classify: true, ..ADAPTIVE }),
 };
+pub const IPVS: Contender = Contender { name: "ipvs", title: "kernel IPVS, translated addresses", kind: Kind::Ipvs };
 pub const HAPROXY: Contender =
     Contender { name: "haproxy", title: "haproxy, TCP proxy on the tested core", kind: Kind::Haproxy };
 pub const OFFLOAD: Contender = Contender {
@@ -169,6 +173,7 @@ impl Contender {
             Kind::Kernel | Kind::KernelWhole | Kind::KernelOwnCore => Ok(Running::new(Forwarding::on(t)?)),
             Kind::KernelSingle => Ok(Running::new((GroOff::on(t)?, Forwarding::on(t)?))),
             Kind::Nat => Ok(Running::new((Masquerade::on(t)?, Forwarding::on(t)?))),
+            Kind::Ipvs => Ok(Running::new((Ipvs::on(t, s.flows)?, Forwarding::on(t)?))),
             Kind::Haproxy => Ok(Running::new(Haproxy::start(t, s.flows, s.core)?)),
             Kind::Worker(worker) => {
                 let instance = Instance::start(Some(&t.dut), s.softdpu, None, |socket| {
@@ -275,7 +280,7 @@ struct Masquerade {
     enter: Option<Enter>,
 }
 
-type Enter = Box<dyn FnOnce() -> Result<()> + Send>;
+pub(super) type Enter = Box<dyn FnOnce() -> Result<()> + Send>;
 
 const RULES: &str = "table ip softdpu_bench {
     chain post {
@@ -359,8 +364,8 @@ mod tests {
         assert_eq!(KERNEL.server(), topology::SINK);
         let all = [DIRECT_VETH, KERNEL, KERNEL_OWN_CORE, NAT, WORKER, WORKER_BUSY, WORKER_INTERRUPT, WORKER_BUSY_POLL];
         let names: std::collections::BTreeSet<_> =
-            all.iter().chain(&[CLASSIFY, XDP, HAPROXY, KERNEL_WHOLE, KERNEL_SINGLE]).map(|c| c.name).collect();
-        assert_eq!(names.len(), 13);
+            all.iter().chain(&[CLASSIFY, XDP, HAPROXY, IPVS, KERNEL_WHOLE, KERNEL_SINGLE]).map(|c| c.name).collect();
+        assert_eq!(names.len(), 14);
         assert_eq!(HAPROXY.server(), topology::NEAR);
         assert!(OFFLOAD.needs_whole_packets() && KERNEL_WHOLE.needs_whole_packets() && !WORKER.needs_whole_packets());
     }
