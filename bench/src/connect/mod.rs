@@ -18,11 +18,12 @@ use client::Seen;
 use server::{PORT, Server};
 
 /// In the order of their turns.
-pub const CONTENDERS: [Contender; 8] = [
+pub const CONTENDERS: [Contender; 9] = [
     path::DIRECT_VETH,
     path::KERNEL,
     path::KERNEL_WHOLE,
     path::NAT,
+    path::IPVS,
     path::HAPROXY,
     path::WORKER,
     path::CLASSIFY,
@@ -107,8 +108,11 @@ fn turn(at: &At<'_>, options: &Options) -> Result<Vec<Turn>> {
     };
     // An instance answers on its socket before its ports are attached.
     let patience = Instant::now() + PATIENCE;
+    let mut time = options.warm_up;
     loop {
-        let warm = connect(AT_ONCE, options.warm_up)?;
+        let warm = connect(AT_ONCE, time)?;
+        // On a slow machine none may have come to its end within a short time.
+        time = (2 * time).min(Duration::from_secs(1));
         if warm.done > 0 && warm.failures() == 0 {
             break;
         }

@@ -17,11 +17,12 @@ use server::{Files, Nginx, PORT};
 use wrk::Load;
 
 /// In the order of their turns.
-pub const CONTENDERS: [Contender; 8] = [
+pub const CONTENDERS: [Contender; 9] = [
     path::DIRECT_VETH,
     path::KERNEL,
     path::KERNEL_WHOLE,
     path::NAT,
+    path::IPVS,
     path::HAPROXY,
     path::WORKER,
     path::CLASSIFY,
