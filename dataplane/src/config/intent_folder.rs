@@ -10,7 +10,7 @@ use super::at::At;
 use super::check::flow_terms;
 use super::intent::{DataClass, Demand, File, Flow, Intent, IntentCompress, IntentFlow};
 use super::problem::{Code, Problem, Source};
-use super::schema::{OnLoss, intent_json_schema};
+use super::schema::OnLoss;
 use super::terms::{Terms, Written};
 use super::values::Prefix;
 use super::{names, shape, syntax, text};
@@ -70,10 +70,9 @@ pub fn of_texts(texts: Vec<Arc<Source>>, terms: &Terms) -> Folder {
 }
 
 fn add(out: &mut Folder, texts: Vec<Arc<Source>>, terms: &Terms) {
-    let schema = intent_json_schema();
     let mut first: HashMap<String, (Arc<Source>, usize)> = HashMap::new();
     for source in texts {
-        let (intent, mut problems) = parse_with(&source, terms, &schema);
+        let (intent, mut problems) = parse(&source, terms);
         if let Some(intent) = &intent {
             if let Some((other, at)) = first.get(&intent.name) {
                 let (line, _) = other.position(*at);
@@ -102,10 +101,6 @@ fn add(out: &mut Folder, texts: Vec<Arc<Source>>, terms: &Terms) {
 
 /// Checks the text of one intent. Names are not resolved.
 pub fn parse(source: &Arc<Source>, terms: &Terms) -> (Option<Intent>, Vec<Problem>) {
-    parse_with(source, terms, &intent_json_schema())
-}
-
-fn parse_with(source: &Arc<Source>, terms: &Terms, schema: &serde_json::Value) -> (Option<Intent>, Vec<Problem>) {
     let text = &source.text;
     if text.len() > MAX_FILE {
         let message = format!("{} has {} bytes", source.name, text.len());
@@ -120,7 +115,8 @@ fn parse_with(source: &Arc<Source>, terms: &Terms, schema: &serde_json::Value) -
         return (None, problems);
     }
     let span = table.span();
-    let intent = shape::table(table.into_inner(), &span, schema, "", &mut problems).and_then(|table| {
+    let mut table = table.into_inner();
+    let intent = shape::intent().fits(&mut table, &span, &mut problems).then_some(table).and_then(|table| {
         let value = toml::Spanned::new(span, DeValue::Table(table));
         match <File as serde::Deserialize>::deserialize(ValueDeserializer::from(value)) {
             Ok(file) => Some(check(&file, terms, source, &mut problems)),

@@ -173,9 +173,11 @@ fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Proble
         return (None, problems);
     }
     let span = table.span();
-    let table = table.into_inner();
+    let mut table = table.into_inner();
     let named = check::Named::collect(&table);
-    let Some(table) = shape::table(table, &span, &json_schema(), "", &mut problems) else { return (None, problems) };
+    if !shape::policy().fits(&mut table, &span, &mut problems) {
+        return (None, problems);
+    }
     let value = toml::Spanned::new(span, DeValue::Table(table));
     match <schema::File as serde::Deserialize>::deserialize(ValueDeserializer::from(value)) {
         Ok(file) => {
