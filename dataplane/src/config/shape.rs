@@ -87,7 +87,7 @@ fn unknown_key(
 }
 
 /// One value against its schema node.
-fn fit<'i>(
+pub fn fit<'i>(
     value: Spanned<DeValue<'i>>,
     schema: &Value,
     place: &str,
