@@ -87,7 +87,7 @@ pub fn rules(
     tunnels: &[schema::Tunnel],
     applications: &[schema::Application],
     check: &mut Check<'_>,
-) -> Vec<Rule> {
+) -> (Vec<Rule>, Index) {
     check.unique("rule", raw.iter().map(|r| &r.name));
     let known: Vec<&str> = tunnels.iter().map(|t| t.name.as_str()).collect();
     let in_file = check.named.tunnels.clone();
@@ -130,7 +130,7 @@ pub fn rules(
         index.add(&rule.matches, &rule.hosts);
         out.push(rule);
     }
-    out
+    (out, index)
 }
 
 fn rule_covers(a: &Rule, b: &Rule) -> bool {
