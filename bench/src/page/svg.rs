@@ -7,9 +7,6 @@ use super::escaped;
 
 /// Width of all drawings, in units: text stays readable where a phone shows them at 360 pixels.
 pub const WIDTH: f64 = 440.0;
-/// Classes `c0` … of the style sheet.
-pub const COLOURS: usize = 6;
-
 /// A drawing with a name and a description for those who do not see it.
 pub struct Drawing {
     height: f64,
@@ -43,13 +40,18 @@ impl Drawing {
         let _ = write!(self.body, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" class=\"{class}\"/>");
     }
 
-    /// A line through points, in the `n`-th colour.
-    pub fn path(&mut self, points: &[(f64, f64)], n: usize) {
+    /// A dot that is what the drawing is about.
+    pub fn big_dot(&mut self, x: f64, y: f64, class: &str) {
+        let _ = write!(self.body, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" class=\"{class}\"/>");
+    }
+
+    /// A line through points.
+    pub fn path(&mut self, points: &[(f64, f64)], class: &str) {
         let mut all = String::new();
         for (i, (x, y)) in points.iter().enumerate() {
             let _ = write!(all, "{}{x:.1} {y:.1}", if i == 0 { 'M' } else { 'L' });
         }
-        let _ = write!(self.body, "<path d=\"{all}\" class=\"l c{}\"/>", n % COLOURS);
+        let _ = write!(self.body, "<path d=\"{all}\" class=\"{class}\"/>");
     }
 
     pub fn done(self) -> String {
