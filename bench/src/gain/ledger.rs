@@ -19,6 +19,9 @@ pub struct Ledger {
     #[serde(default)]
     pub left_out: BTreeMap<String, String>,
     pub notes: Vec<String>,
+    /// What more cores bring, in words.
+    #[serde(default)]
+    pub scaling: Vec<String>,
 }
 
 /// Who does it.

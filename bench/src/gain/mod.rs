@@ -80,6 +80,12 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Ledger)> {
     }
     sum_up(&mut ledger);
     ledger.notes = notes(no_driver.as_deref());
+    if !stop::asked() {
+        let watch = NoiseWatch::start();
+        let scaling = crate::scale::run(options.effort)?;
+        ledger.scaling.clone_from(&scaling.notes);
+        sections.push(Section { noise: Some(watch.finish()), ..scaling });
+    }
     Ok((sections, ledger))
 }
 
@@ -377,7 +383,7 @@ mod tests {
         let whole = ledger.entries.iter().find(|e| e.class == ALL && e.function == Function::None).unwrap();
         assert!(whole.ns.unwrap() > 0.0);
         assert!(sections.iter().any(|s| s.contenders.iter().any(|c| c.latency.is_some())));
-        assert!(ledger.text().contains("break-even"));
+        assert!(ledger.text().contains("break-even") && ledger.text().contains("workers"));
         assert!(ledger.sentence().starts_with("Forwarding this traffic takes a worker"), "{}", ledger.sentence());
     }
 }

@@ -84,7 +84,10 @@ impl Ledger {
         for (class, why) in &self.left_out {
             let _ = writeln!(out, "  left out: {class}: {why}");
         }
-        for note in &self.notes {
+        if !self.scaling.is_empty() {
+            let _ = writeln!(out, "\nmeasured: more cores (64-byte packets in memory)");
+        }
+        for note in self.scaling.iter().chain(&self.notes) {
             let _ = writeln!(out, "  {note}");
         }
         out

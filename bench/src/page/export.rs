@@ -215,6 +215,13 @@ fn ledger(report: &Report, out: &mut String) {
         }
         out.push('\n');
     }
+    if let Some(l) = report.ledger.as_ref().filter(|l| !l.scaling.is_empty()) {
+        let _ = writeln!(out, "## With more cores (measured, 64-byte packets in memory)\n");
+        for note in &l.scaling {
+            let _ = writeln!(out, "- {note}");
+        }
+        out.push('\n');
+    }
     if !report.modelled.is_empty() {
         let _ = writeln!(out, "## Modelled, not measured\n");
         head(out, &["DPU and function", "modelled Gbit/s", "modelled host cores freed per Gbit/s", ""]);

@@ -120,6 +120,18 @@ fn machine(report: &Report) -> String {
         vec!["Used by other programs".into(), format!("{:.0} % of the CPU time", n.others_percent)],
         vec!["Load".into(), format!("{} before, {} after", n.load_before, n.load_after)],
         vec!["Frequency".into(), frequency],
+        vec![
+            "Energy".into(),
+            n.energy_j.map_or_else(
+                || "no RAPL here: the kernel does not say what the CPU takes".into(),
+                |j| {
+                    format!(
+                        "{j:.0} J of the CPU packages, {:.1} W on average, all programs together",
+                        j / n.seconds.max(1e-9)
+                    )
+                },
+            ),
+        ],
         vec!["Took".into(), format!("{:.0} s", n.seconds)],
     ];
     facts("Machine", &rows) + &facts("Noise while it was measured", &noise)

@@ -42,6 +42,10 @@ pub fn measured(l: &Ledger) -> String {
     out += &flows(l);
     out += &why_not(l);
     out += &costs(l);
+    if !l.scaling.is_empty() {
+        let items: String = l.scaling.iter().map(|note| format!("<li>{}</li>", prose(note))).collect();
+        out += &format!("<h3>With more cores</h3><p>Measured with 64-byte packets in memory.</p><ul>{items}</ul>");
+    }
     out += "<ul class=\"soft\">";
     for note in &l.notes {
         out += &format!("<li>{}</li>", prose(note));

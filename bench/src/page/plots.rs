@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::role::{Role, line_classes};
-use super::svg::{Drawing, Scale, WIDTH, short};
+use super::svg::{Drawing, Scale, WIDTH, short, time};
 use super::{escaped, table};
 use crate::gain::ledger::cores;
 use crate::report::{Better, Curve, Line, Section, figure};
@@ -151,13 +151,16 @@ pub fn latencies(section: &Section) -> String {
     // Places by how rare: 1 − 10^−n, from the least value (0) on.
     let x = Scale::new((0.0, nines), (48.0, RIGHT), false);
     let y = Scale::new((low, high), (HEIGHT - 34.0, 10.0), true);
-    axes(&mut d, &y, HEIGHT, "ns");
+    axes(&mut d, &y, HEIGHT, "", time);
     for n in 0..=nines as i32 {
         let at = x.at(f64::from(n));
         d.line((at, 10.0), (at, HEIGHT - 34.0), "grid");
         let name = if n == 0 { "least".to_owned() } else { format!("p{}", short_nines(n)) };
         d.text(at, HEIGHT - 20.0, "mark", &name);
     }
+    let half = x.at(2f64.log10());
+    d.line((half, 10.0), (half, HEIGHT - 34.0), "grid");
+    d.text(half, HEIGHT - 20.0, "mark", "p50");
     let classes = line_classes(all.iter().map(|(title, ..)| *title));
     for (class, (_, _, l)) in classes.iter().zip(&all) {
         let points: Vec<(f64, f64)> = (0..=(nines * 10.0) as i32)
@@ -195,11 +198,11 @@ fn short_nines(n: i32) -> String {
 }
 
 /// A left axis with marks and its unit.
-fn axes(d: &mut Drawing, y: &Scale, height: f64, unit: &str) {
+fn axes(d: &mut Drawing, y: &Scale, height: f64, unit: &str, shown: fn(f64) -> String) {
     for mark in y.marks() {
         let at = y.at(mark);
         d.line((48.0, at), (RIGHT, at), "grid");
-        d.text(44.0, at + 4.0, "value small", &short(mark));
+        d.text(44.0, at + 4.0, "value small", &shown(mark));
     }
     d.line((48.0, 10.0), (48.0, height - 34.0), "axis");
     d.line((48.0, height - 34.0), (RIGHT, height - 34.0), "axis");
@@ -223,7 +226,7 @@ pub fn curve(curve: &Curve) -> String {
     let mut d = Drawing::new(HEIGHT, &curve.title, &format!("{} over {}, a line each.", curve.y, curve.x));
     let x = Scale::new(range(|p| p.0, curve.log.0), (48.0, RIGHT), curve.log.0);
     let y = Scale::new(range(|p| p.1, curve.log.1), (HEIGHT - 34.0, 10.0), curve.log.1);
-    axes(&mut d, &y, HEIGHT, &curve.y);
+    axes(&mut d, &y, HEIGHT, &curve.y, short);
     for mark in x.marks() {
         d.line((x.at(mark), 10.0), (x.at(mark), HEIGHT - 34.0), "grid");
         d.text(x.at(mark), HEIGHT - 20.0, "mark", &short(mark));

@@ -88,6 +88,9 @@ pub fn noise(noise: &Noise, reference: &[f64]) -> String {
             percent(high / low)
         );
     }
+    if let Some(joules) = noise.energy_j {
+        out += &format!("; the CPU packages took {joules:.0} J");
+    }
     out + "."
 }
 
