@@ -1,6 +1,7 @@
 //! Benches of softdpu: side by side with the kernel and a bare AF_XDP loop, and in memory against bare libraries.
 //! Everything that is compared is measured in one run, in turn (A B C A B C …), so that noise hits all alike.
 
+pub mod absent;
 pub mod aead;
 pub mod applications;
 pub mod bulk;
@@ -9,6 +10,7 @@ pub mod classify;
 pub mod clock;
 pub mod compare;
 pub mod connect;
+pub mod energy;
 pub mod esp;
 pub mod esp_many;
 pub mod flows;
@@ -19,6 +21,7 @@ pub mod graph;
 pub mod hostile;
 pub mod https;
 pub mod idle;
+pub mod instance;
 pub mod instructions;
 pub mod latency;
 pub mod machine;
@@ -31,6 +34,7 @@ pub mod path;
 pub mod reload;
 pub mod report;
 pub mod rules;
+pub mod scale;
 pub mod session;
 pub mod stats;
 pub mod steer;

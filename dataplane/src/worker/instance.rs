@@ -111,8 +111,9 @@ impl Instance {
             workers,
             history: Mutex::new(history),
             journal: blueprint.journal.clone(),
-            turn: Mutex::new(()),
+            turn: Arc::default(),
         };
+        super::reload::remember(&switch);
         Self {
             switch: Arc::new(switch),
             keys: blueprint.shared.keys.clone(),

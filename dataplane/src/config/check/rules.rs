@@ -82,7 +82,7 @@ pub(super) fn secret<'r>(rules: &'r [Rule], matches: &Match) -> Option<&'r Rule>
     rules.iter().find(|r| r.encrypt.is_some() && touches(r))
 }
 
-pub fn rules(file: &File, check: &mut Check<'_>) -> Vec<Rule> {
+pub fn rules(file: &File, check: &mut Check<'_>) -> (Vec<Rule>, Index) {
     let (raw, tunnels, applications) = (&file.rule[..], &file.tunnel[..], &file.application[..]);
     check.unique("rule", raw.iter().map(|r| &r.name));
     let ports: Vec<&str> = file.port.iter().map(|p| p.name.as_str()).collect();
@@ -130,7 +130,7 @@ pub fn rules(file: &File, check: &mut Check<'_>) -> Vec<Rule> {
         index.add(&rule.matches, &rule.hosts);
         out.push(rule);
     }
-    out
+    (out, index)
 }
 
 fn rule_covers(a: &Rule, b: &Rule) -> bool {
