@@ -1,6 +1,7 @@
 //! Benches of softdpu: side by side with the kernel and a bare AF_XDP loop, and in memory against bare libraries.
 //! Everything that is compared is measured in one run, in turn (A B C A B C …), so that noise hits all alike.
 
+pub mod absent;
 pub mod aead;
 pub mod applications;
 pub mod bulk;

@@ -17,9 +17,9 @@ use softdpu_bench::net::cores;
 use softdpu_bench::path::turns::Rig;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, bulk, cases, classify, connect, esp, esp_many, flows, fresh, functions, graph, hostile, https,
-    idle, latency, memory, offload, page, progress, reload, rules, scale, session, steer, stop, tunnels, udp, veth, wg,
-    wg_many,
+    absent, aead, applications, bulk, cases, classify, connect, esp, esp_many, flows, fresh, functions, graph, hostile,
+    https, idle, latency, memory, offload, page, progress, reload, rules, scale, session, steer, stop, tunnels, udp,
+    veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -127,6 +127,11 @@ enum What {
 }
 
 impl What {
+    /// As it is asked for.
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
     /// Whether it takes microseconds of one core, and so depends on where the program, its stack and its tables happen to lie:
     /// 10 % from one process to the next is usual. Its rounds are processes of their own, so that what one process is
     /// lucky with is in the spread and not in the difference between two runs.
@@ -227,6 +232,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut report = report.report;
     report.noise = noise.finish();
+    let parts: Vec<String> = What::value_variants().iter().filter(|w| wanted(**w)).map(|w| w.name()).collect();
+    report.not_measured = absent::look(&parts);
     print!("{}", report.text());
     if let Some(path) = &arguments.json {
         report.write(path)?;
@@ -350,12 +357,12 @@ fn measure(what: What, arguments: &Arguments, rig: &Places) -> Result<Measured> 
         What::Https => https::run(&https::Options {
             rig: on_path,
             warm_up: Duration::from_millis(if quick { 300 } else { 500 }),
-            turn: Duration::from_millis(if quick { 700 } else { 3000 }),
+            turn: Duration::from_millis(if quick { 700 } else { 2000 }),
         })?,
         What::Bulk => bulk::run(&bulk::Options {
             rig: on_path,
             warm_up: Duration::from_secs(if quick { 0 } else { 1 }),
-            turn: Duration::from_secs(if quick { 1 } else { 3 }),
+            turn: Duration::from_secs(if quick { 1 } else { 2 }),
         })?,
         What::Tunnels => one(tunnels::run(&tunnels::Options {
             rounds: long,
@@ -396,7 +403,7 @@ impl Run {
 
     /// Each round in a process of its own (see [`What::lies_in_memory`]).
     fn fresh(&mut self, what: What, arguments: &Arguments, rounds: usize) -> Result<()> {
-        let name = what.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let name = what.name();
         let mut line: Vec<OsString> = vec![name.clone().into()];
         line.extend(arguments.quick.then(|| "--quick".into()));
         line.extend(["--flows".into(), arguments.flows.to_string().into()]);

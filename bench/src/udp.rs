@@ -134,8 +134,8 @@ fn finish(sections: &mut [Section; 3], steps: &Steps, wanted: &[Contender], opti
     let (lost, p99) = (|s: &Step| median(&s.lost), |s: &Step| median(&s.p99_us));
     let [_, in_lost, in_p99] = sections;
     in_lost.curves = vec![
-        curve("Loss over offered load", offered, "% lost", (true, false), &kpps, &lost),
-        curve("Loss over load", of_most, "% lost", (false, false), &percent, &lost),
+        curve("Lost, over offered load", offered, "%", (true, false), &kpps, &lost),
+        curve("Lost, over load", of_most, "%", (false, false), &percent, &lost),
     ];
     in_p99.curves = vec![
         curve("Latency over offered load, p99", offered, "µs", (true, true), &kpps, &p99),
@@ -151,10 +151,10 @@ fn notes(options: &Options) -> Vec<String> {
     let levels: Vec<String> = options.levels.iter().map(u32::to_string).collect();
     vec![
         format!(
-            "Steps of {} % of the most that one sender got through, {:.1} s each, in bursts every 200 µs; requests beside it as in `latency`. \
+            "Steps of {} % of the most that one sender got through, {} ms each, in bursts every 200 µs; requests beside it as in `latency`. \
              Sender, requests and server share core {}, the thing under test has core {}.",
             levels.join(", "),
-            options.turn.as_secs_f64(),
+            options.turn.as_millis(),
             options.client_core,
             options.dut_core
         ),

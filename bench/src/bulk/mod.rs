@@ -13,8 +13,17 @@ use crate::report::{Section, Target};
 use iperf::{PORT, Server};
 
 /// In the order of their turns.
-pub const CONTENDERS: [Contender; 7] =
-    [path::DIRECT_VETH, path::KERNEL, path::KERNEL_WHOLE, path::NAT, path::HAPROXY, path::WORKER, path::OFFLOAD];
+pub const CONTENDERS: [Contender; 9] = [
+    path::DIRECT_VETH,
+    path::KERNEL,
+    path::KERNEL_WHOLE,
+    path::KERNEL_SINGLE,
+    path::NAT,
+    path::IPVS,
+    path::HAPROXY,
+    path::WORKER,
+    path::OFFLOAD,
+];
 
 const FLOWS: [Flow; 1] = [Flow { protocol: TCP, client_port: 0, server_port: PORT }];
 const STREAMS: [(&str, usize, &str); 3] = [
@@ -45,7 +54,8 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
     for s in &mut sections {
         for (over, under) in [
             ("worker", "kernel"),
-            ("worker", "kernel-whole"),
+            ("worker", "kernel-single"),
+            ("xdp", "kernel-single"),
             ("xdp", "kernel-whole"),
             ("nftables", "kernel"),
             ("worker", "haproxy"),
@@ -53,7 +63,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
         ] {
             s.ratio(over, under);
         }
-        s.notes = vec![
+        let notes = [
             format!(
                 "IPv4, MTU 1500, {} s a turn after {} s of warm-up; iperf3's client and server share core {}, the thing under test has \
                  core {}.",
@@ -62,13 +72,15 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
                 options.rig.client_core,
                 options.rig.dut_core
             ),
-            "direct, kernel, nftables and haproxy move segments of up to 64 KiB (TSO, GRO): a veth has no wire that would make it cut them. \
-             Beside XDP it has no TSO, so softdpu moves 1,500 bytes at a time; kernel-whole is the kernel with such segments."
+            "direct, kernel, nftables and haproxy move segments of up to 64 KiB (TSO): a veth has no wire that would make it cut them. Beside \
+             XDP it has no TSO, so softdpu moves 1,500 bytes at a time. kernel-whole: hosts send such packets, and the kernel's GRO puts \
+             them together on the way; kernel-single: it does not, and forwards packet by packet as softdpu does."
                 .into(),
             "CPU s/GB: processor time of the whole machine per gigabyte delivered, iperf3 included. What the receiver counted must have come \
              over the server's interface. least/most: of the connections' bytes, 1 is fair. B a packet: as the server's interface counts them, link headers included."
                 .into(),
         ];
+        s.notes.splice(0..0, notes);
     }
     Ok((sections.into(), Vec::new()))
 }

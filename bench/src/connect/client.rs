@@ -34,7 +34,7 @@ impl Seen {
         self.failed.values().sum()
     }
 
-    fn fail(&mut self, why: impl ToString) {
+    fn fail(&mut self, why: &dyn std::fmt::Display) {
         *self.failed.entry(why.to_string()).or_default() += 1;
     }
 }
@@ -78,7 +78,10 @@ impl Connection {
                 return Some(Err(e.kind().to_string()));
             }
         }
-        while readable {
+        if !readable {
+            return None;
+        }
+        loop {
             match socket::receive(&self.socket, &mut self.read[self.got..]) {
                 Ok(0) => return Some(self.ended()),
                 Ok(n) => self.got += n,
@@ -91,7 +94,6 @@ impl Connection {
                 return Some(Err("an answer that is too long".into()));
             }
         }
-        None
     }
 
     fn ended(&self) -> End {
@@ -140,7 +142,7 @@ fn run(to: SocketAddrV4, at_once: usize, time: Duration, salt: u64) -> io::Resul
                 }
                 // No port is free, or no route yet: again in a moment, not at once and for ever.
                 Err(e) => {
-                    seen.fail(e.kind());
+                    seen.fail(&e.kind());
                     free.push(slot);
                     pause = true;
                     break;
@@ -158,7 +160,7 @@ fn run(to: SocketAddrV4, at_once: usize, time: Duration, salt: u64) -> io::Resul
                     seen.done += 1;
                     seen.latencies.record(took.as_nanos() as u64);
                 }
-                Some(Err(why)) => seen.fail(why),
+                Some(Err(why)) => seen.fail(&why),
             }
             slots[slot] = None;
             free.push(slot);

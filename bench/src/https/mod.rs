@@ -17,11 +17,12 @@ use server::{Files, Nginx, PORT};
 use wrk::Load;
 
 /// In the order of their turns.
-pub const CONTENDERS: [Contender; 8] = [
+pub const CONTENDERS: [Contender; 9] = [
     path::DIRECT_VETH,
     path::KERNEL,
     path::KERNEL_WHOLE,
     path::NAT,
+    path::IPVS,
     path::HAPROXY,
     path::WORKER,
     path::CLASSIFY,
@@ -71,7 +72,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
         ] {
             s.ratio(over, under);
         }
-        s.notes = vec![
+        let notes = [
             format!(
                 "TLS 1.3, {CONNECTIONS} connections that stay, {:.1} s a turn; wrk and nginx share core {}, the thing under test has core {}.",
                 options.turn.as_secs_f64(),
@@ -85,6 +86,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
              wrk waits for each answer before it asks again, so its percentiles are with all connections busy."
                 .into(),
         ];
+        s.notes.splice(0..0, notes);
     }
     Ok((sections.into(), Vec::new()))
 }

@@ -1,6 +1,7 @@
 //! The page: everything in one file, no script, nothing fetched.
 
-use super::{answer, escaped, ledger, plots, prose, stacks, times, told};
+use super::{answer, escaped, ledger, plots, prose, stacks, table, times, told};
+use crate::absent;
 use crate::report::{Bound, Report, Section, Target, figure};
 
 const STYLE: &str = include_str!("style.css");
@@ -37,6 +38,7 @@ pub fn html(report: &Report) -> String {
         body += &format!("<section id=\"cpu\"><h2>CPU time</h2>{cpu}</section>");
     }
     body += &missing(report);
+    body += &not_measured(report);
     body += &format!(
         "<section id=\"machine\"><h2>Where, with what, and how quiet it was</h2>{}</section>",
         machine(report)
@@ -204,6 +206,9 @@ fn contents(report: &Report) -> String {
     for (n, s) in sections(report, Group::Links) {
         link(&format!("s{n}"), &s.title);
     }
+    if !report.not_measured.is_empty() {
+        link("not-measured", "Not measured here");
+    }
     for group in [Group::Gain, Group::Parts] {
         let all: Vec<_> = sections(report, group).collect();
         let Some((first, _)) = all.first() else { continue };
@@ -280,6 +285,18 @@ fn missing(report: &Report) -> String {
         return String::new();
     }
     format!("<section id=\"missing\"><h2>Missing</h2><p>Not measured, and not estimated:</p><ul>{items}</ul></section>")
+}
+
+/// What would belong beside it.
+fn not_measured(report: &Report) -> String {
+    if report.not_measured.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = report.not_measured.iter().map(|a| a.cells().into()).collect();
+    format!(
+        "<section id=\"not-measured\"><h2>Not measured here, and why</h2><p>Named, and not estimated:</p>{}</section>",
+        table("", &absent::HEADER, &rows)
+    )
 }
 
 /// Why something is missing: what programs say at length stands behind its first line.

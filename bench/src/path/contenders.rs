@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use softdpu::host::ethtool::Ethtool;
 use softdpu::io::steer::{AttachMode, FlowKey, FlowVerdict, LoadOptions, Steer};
 use softdpu::rig::instance::Instance;
 
 use super::haproxy::Haproxy;
+use super::ipvs::Ipvs;
 use super::{DIRECT, Hosts};
 use crate::net::namespace::ifindex;
 use crate::net::topology::{self, Topology};
@@ -36,10 +38,14 @@ pub enum Kind {
     Kernel,
     /// The same between hosts whose packets are whole when they are sent.
     KernelWhole,
-    /// The same, with both ports polled by kernel threads on the tested core.
+    /// [`Kind::KernelWhole`], and nothing is put together on the way either: packet by packet, as softdpu takes them.
+    KernelSingle,
+    /// [`Kind::Kernel`], with both ports polled by kernel threads on the tested core.
     KernelOwnCore,
     /// `ip_forward` with nftables' masquerade.
     Nat,
+    /// The kernel's IPVS, a service of the tested device.
+    Ipvs,
     /// No forwarding: haproxy takes connections and makes others.
     Haproxy,
     Worker(Worker),
@@ -59,14 +65,14 @@ impl Contender {
     pub fn server(&self) -> Ipv4Addr {
         match self.kind {
             Kind::Direct => DIRECT,
-            Kind::Haproxy => topology::NEAR,
+            Kind::Haproxy | Kind::Ipvs => topology::NEAR,
             _ => topology::SINK,
         }
     }
 
     /// Whether it is measured between hosts of [`Hosts::whole_packets`].
     pub fn needs_whole_packets(&self) -> bool {
-        matches!(self.kind, Kind::KernelWhole | Kind::Worker(Worker { offload: true, .. }))
+        matches!(self.kind, Kind::KernelWhole | Kind::KernelSingle | Kind::Worker(Worker { offload: true, .. }))
     }
 }
 
@@ -84,6 +90,11 @@ pub const KERNEL_WHOLE: Contender = Contender {
     name: "kernel-whole",
     title: "kernel ip_forward, hosts without TSO and checksum offload",
     kind: Kind::KernelWhole,
+};
+pub const KERNEL_SINGLE: Contender = Contender {
+    name: "kernel-single",
+    title: "kernel ip_forward, the same without GRO on the way",
+    kind: Kind::KernelSingle,
 };
 pub const NAT: Contender = Contender { name: "nftables", title: "kernel, nftables masquerade", kind: Kind::Nat };
 pub const WORKER: Contender =
@@ -108,6 +119,7 @@ pub const CLASSIFY: Contender = Contender {
     title: "softdpu, worker, with classify",
     kind: Kind::Worker(Worker { classify: true, ..ADAPTIVE }),
 };
+pub const IPVS: Contender = Contender { name: "ipvs", title: "kernel IPVS, translated addresses", kind: Kind::Ipvs };
 pub const HAPROXY: Contender =
     Contender { name: "haproxy", title: "haproxy, TCP proxy on the tested core", kind: Kind::Haproxy };
 pub const OFFLOAD: Contender = Contender {
@@ -159,7 +171,9 @@ impl Contender {
         match self.kind {
             Kind::Direct => Ok(Running::new(())),
             Kind::Kernel | Kind::KernelWhole | Kind::KernelOwnCore => Ok(Running::new(Forwarding::on(t)?)),
+            Kind::KernelSingle => Ok(Running::new((GroOff::on(t)?, Forwarding::on(t)?))),
             Kind::Nat => Ok(Running::new((Masquerade::on(t)?, Forwarding::on(t)?))),
+            Kind::Ipvs => Ok(Running::new((Ipvs::on(t, s.flows)?, Forwarding::on(t)?))),
             Kind::Haproxy => Ok(Running::new(Haproxy::start(t, s.flows, s.core)?)),
             Kind::Worker(worker) => {
                 let instance = Instance::start(Some(&t.dut), s.softdpu, None, |socket| {
@@ -227,13 +241,46 @@ action = "forward"
     )
 }
 
+/// The tested device puts no packets together; it does again when this goes.
+struct GroOff {
+    ports: [String; 2],
+    enter: Option<Enter>,
+}
+
+impl GroOff {
+    fn on(t: &Topology) -> Result<Self> {
+        let this = Self { ports: [t.near_if.clone(), t.far_if.clone()], enter: Some(Box::new(t.dut.enter_later()?)) };
+        t.dut.run(|| set_gro(&this.ports, false)).context("switching GRO off")?;
+        Ok(this)
+    }
+}
+
+fn set_gro(ports: &[String], on: bool) -> Result<()> {
+    let ethtool = Ethtool::open()?;
+    Ok(ports.iter().try_for_each(|port| ethtool.set_offload(port, "gro", on))?)
+}
+
+impl Drop for GroOff {
+    fn drop(&mut self) {
+        let Some(enter) = self.enter.take() else { return };
+        let ports = std::mem::take(&mut self.ports);
+        let back = move || -> Result<()> {
+            enter()?;
+            set_gro(&ports, true)
+        };
+        if let Ok(Err(e)) = std::thread::spawn(back).join() {
+            eprintln!("softdpu-bench: switching GRO on: {e:#}");
+        }
+    }
+}
+
 /// nftables' table of the tested device; deleted when this goes.
 struct Masquerade {
     /// Moves a thread to where the table is.
     enter: Option<Enter>,
 }
 
-type Enter = Box<dyn FnOnce() -> Result<()> + Send>;
+pub(super) type Enter = Box<dyn FnOnce() -> Result<()> + Send>;
 
 const RULES: &str = "table ip softdpu_bench {
     chain post {
@@ -317,8 +364,8 @@ mod tests {
         assert_eq!(KERNEL.server(), topology::SINK);
         let all = [DIRECT_VETH, KERNEL, KERNEL_OWN_CORE, NAT, WORKER, WORKER_BUSY, WORKER_INTERRUPT, WORKER_BUSY_POLL];
         let names: std::collections::BTreeSet<_> =
-            all.iter().chain(&[CLASSIFY, XDP, HAPROXY, KERNEL_WHOLE]).map(|c| c.name).collect();
-        assert_eq!(names.len(), 12);
+            all.iter().chain(&[CLASSIFY, XDP, HAPROXY, IPVS, KERNEL_WHOLE, KERNEL_SINGLE]).map(|c| c.name).collect();
+        assert_eq!(names.len(), 14);
         assert_eq!(HAPROXY.server(), topology::NEAR);
         assert!(OFFLOAD.needs_whole_packets() && KERNEL_WHOLE.needs_whole_packets() && !WORKER.needs_whole_packets());
     }

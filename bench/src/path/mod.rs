@@ -12,6 +12,7 @@ pub mod ask;
 pub mod contenders;
 pub mod cpu;
 pub mod haproxy;
+pub mod ipvs;
 pub mod turns;
 
 use std::fs::File;

@@ -9,6 +9,12 @@ use crate::path::ask::ask;
 pub use crate::path::ask::status;
 use crate::rules::Host;
 
+/// Descriptors of a ring, four times the default: some 9 ms of the stream. Where sender, softirq and reload share one core, the worker is
+/// at times handed what was held up there all at once.
+const RING: usize = 8192;
+/// As many as these rings ask for.
+const FRAMES: usize = 32_768;
+
 /// The files of one instance.
 pub struct Files {
     host: Host,
@@ -21,9 +27,9 @@ impl Files {
     /// Ports of the topology, one worker on `core`, the large host's rules and behind them one that forwards.
     pub fn new(near: &str, far: &str, socket: &Path, intents: &Path, core: usize) -> Result<Self> {
         let head = format!(
-            "name = \"bench\"\nintents = \"{}\"\n[control]\nsocket = \"{}\"\n[workers]\ncores = [{core}]\n\
-             [[port]]\nname = \"near\"\nkind = \"xdp\"\ninterface = \"{near}\"\n\
-             [[port]]\nname = \"far\"\nkind = \"xdp\"\ninterface = \"{far}\"\n\
+            "name = \"bench\"\nintents = \"{}\"\n[control]\nsocket = \"{}\"\n[workers]\ncores = [{core}]\nframes = {FRAMES}\n\
+             [[port]]\nname = \"near\"\nkind = \"xdp\"\ninterface = \"{near}\"\nring = {RING}\n\
+             [[port]]\nname = \"far\"\nkind = \"xdp\"\ninterface = \"{far}\"\nring = {RING}\n\
              [[steer]]\nname = \"udp\"\nprotocol = \"udp\"\naction = \"worker\"\n\
              [[steer]]\nname = \"apps\"\nfrom = [\"10.1.0.0/16\"]\nto = [\"10.0.0.0/8\"]\naction = \"worker\"\n\
              [[steer]]\nname = \"apps-back\"\nfrom = [\"10.0.0.0/8\"]\nto = [\"10.1.0.0/16\"]\naction = \"worker\"\n",
@@ -39,23 +45,13 @@ impl Files {
         self.host.policy()
     }
 
-    /// Two rules change places, one says the opposite, and one intent asks for another ceiling.
+    /// A few lines, as [`Host::change`] says.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn change(&mut self) -> Result<()> {
         self.changes += 1;
-        let (n, rules) = (self.changes, &mut self.host.rules);
-        let at = |k: usize| n * 7919 % k;
-        let all = rules.len();
-        rules.swap(at(all - 1), all - 1 - at(all / 2));
-        let rule = &mut rules[at(all)];
-        *rule = match rule.strip_suffix("action = \"drop\"\n") {
-            Some(text) => text.to_owned(),
-            None => format!("{rule}action = \"drop\"\n"),
-        };
-        let intent = at(self.host.intents.len());
-        self.host.intents[intent] = Host::intent(intent, 11 + n);
+        let intent = self.host.change(self.changes);
         self.host.write_intent(&self.intents, intent)?;
         // As an editor does: a new file takes the old one's place.
         let new = self.policy.with_extension("new");

@@ -30,8 +30,9 @@ const NUMBERS: u64 = 1 << 24;
 const WORDS: usize = (NUMBERS / 64) as usize;
 /// Between two bursts, ns.
 const INTERVAL: u64 = 200_000;
-/// Most packets of a burst: what a late sender catches up with at once, without running a ring over.
-const BURST: u64 = 512;
+/// A late sender catches up at so many times its rate: what it did not send is not sent at once, which would say more of rings
+/// than of reloads.
+const CATCH_UP: f64 = 1.5;
 /// Datagrams of one system call: what every kernel with `UDP_SEGMENT` takes, and less than a veth's ring holds.
 const CALL: u64 = 64;
 /// 64 bytes on the wire are 60 without the checksum at the end: the number, and zeros.
@@ -103,13 +104,14 @@ impl Stream {
             real_time::prefer(1);
             let begun = real_time::now();
             let (mut next, mut sent, mut pause) = (begun, 0u64, 0);
+            let burst = ((rate * INTERVAL as f64 * CATCH_UP / 1e9) as u64).max(1);
             let (mut log, mut data) = (Vec::with_capacity(1 << 16), vec![0; CALL as usize * PAYLOAD]);
-            while !told.load(Ordering::Relaxed) && sent + BURST < NUMBERS {
-                next = (next + INTERVAL).max(real_time::now().saturating_sub(4 * INTERVAL));
+            while !told.load(Ordering::Relaxed) && sent + burst < NUMBERS {
+                next = (next + INTERVAL).max(real_time::now());
                 real_time::sleep_until(next);
                 let now = real_time::now();
                 let due = ((now - begun) as f64 * rate / 1e9) as u64;
-                let end = sent + due.saturating_sub(sent).min(BURST);
+                let end = sent + due.saturating_sub(sent).min(burst);
                 if end > sent {
                     pause = pause.max(now - log.last().map_or(begun, |(_, at)| *at));
                     log.push((sent, now));

@@ -7,6 +7,7 @@ use softdpu_testbed::{
     cleanup::RunDir,
     edge::Edge,
     peers::{
+        kernel,
         keys::{Child, ChildSa},
         ours::{self, Apps},
         strongswan::{self, Ciphers, Proposal, StrongSwan},
@@ -37,6 +38,9 @@ pub enum Kind {
     /// softdpu's ESP in UDP with this cipher and length of key and salt.
     OurEsp(&'static str, usize, Apps),
     Program(Program),
+    KernelWireGuard,
+    /// The kernel's ESP in UDP with this cipher, as `ip xfrm` names it, and length of key and salt.
+    KernelEsp(&'static str, usize),
     StrongSwan(Proposal, Ciphers),
 }
 
@@ -48,7 +52,7 @@ pub struct Contender {
 }
 
 /// All, in the order of their turns.
-pub const ALL: [Contender; 13] = [
+pub const ALL: [Contender; 15] = [
     Contender { name: "clear", title: "kernel forwards, in clear", kind: Kind::Clear },
     Contender { name: "softdpu-wireguard", title: "softdpu WireGuard", kind: Kind::OurWireGuard(Apps::Tap) },
     Contender {
@@ -74,6 +78,12 @@ pub const ALL: [Contender; 13] = [
     Contender { name: "wireguard-go", title: "wireguard-go", kind: Kind::Program(Program::WireGuardGo) },
     Contender { name: "boringtun-cli", title: "boringtun-cli", kind: Kind::Program(Program::BoringTun) },
     Contender { name: "gotatun", title: "gotatun", kind: Kind::Program(Program::GotaTun) },
+    Contender { name: "kernel-wireguard", title: "kernel WireGuard", kind: Kind::KernelWireGuard },
+    Contender {
+        name: "kernel-esp-aes128",
+        title: "kernel ESP, AES-128-GCM",
+        kind: Kind::KernelEsp("rfc4106(gcm(aes))", 20),
+    },
     Contender {
         name: "strongswan-aes128",
         title: "strongSwan kernel-libipsec, AES-128-GCM of OpenSSL",
@@ -107,7 +117,10 @@ impl Contender {
         match self.kind {
             Kind::Program(program) => program.version(),
             Kind::StrongSwan(..) => strongswan::version(),
-            Kind::Clear | Kind::OurWireGuard(_) | Kind::OurEsp(..) => None,
+            // The machine's kernel is in the report.
+            Kind::Clear | Kind::OurWireGuard(_) | Kind::OurEsp(..) | Kind::KernelWireGuard | Kind::KernelEsp(..) => {
+                None
+            }
         }
     }
 
@@ -125,6 +138,20 @@ impl Contender {
                 let (a, b) = wireguard_configs()?;
                 let a = WireGuard::start(program, &topology.edge_a, folder, &a)?;
                 let b = WireGuard::start(program, &topology.edge_b, folder, &b)?;
+                Ok(Box::new((a, b)))
+            }
+            Kind::KernelWireGuard => {
+                let (a, b) = wireguard_configs()?;
+                kernel::wireguard(&topology.edge_a, Side::A, folder, &a)?;
+                kernel::wireguard(&topology.edge_b, Side::B, folder, &b)?;
+                // The links go with their hosts.
+                Ok(Box::new(()))
+            }
+            Kind::KernelEsp(cipher, length) => {
+                let (there, back) = (ChildSa::random(0x1001, length)?, ChildSa::random(0x1002, length)?);
+                let child = Child { inbound: back, outbound: there };
+                let a = kernel::esp(&topology.edge_a, Side::A, cipher, &child)?;
+                let b = kernel::esp(&topology.edge_b, Side::B, cipher, &child.flipped())?;
                 Ok(Box::new((a, b)))
             }
             Kind::StrongSwan(proposal, ciphers) => {

@@ -17,6 +17,12 @@ impl<T> At<T> {
     pub fn span(&self) -> Range<usize> {
         self.span.clone()
     }
+
+    /// Stands so many bytes further back than it did.
+    pub(super) fn shift(&mut self, by: isize) {
+        self.span.start = self.span.start.wrapping_add_signed(by);
+        self.span.end = self.span.end.wrapping_add_signed(by);
+    }
 }
 
 impl<T> Deref for At<T> {

@@ -194,7 +194,7 @@ fn none_comes_into_force() {
         workers: Vec::new(),
         history: std::sync::Mutex::new(history),
         journal: Journal::new(),
-        turn: std::sync::Mutex::new(()),
+        turn: Arc::default(),
     };
     let (policy, plan) = (switch.policy.load_full(), switch.plan.load_full());
     for broken in all() {

@@ -115,7 +115,7 @@ fn named<T: PartialEq>(
     kind: &str,
     before: &[T],
     after: &[T],
-    name: impl Fn(&T) -> &str,
+    name: fn(&T) -> &str,
     keys: impl Fn(&T, &T) -> Vec<&'static str>,
     out: &mut Vec<Change>,
 ) {
@@ -125,12 +125,14 @@ fn named<T: PartialEq>(
         what,
         keys: keys.into_iter().map(str::to_owned).collect(),
     };
-    let places = |list: &[T]| -> HashMap<String, usize> {
-        list.iter().enumerate().map(|(at, member)| (name(member).to_owned(), at)).collect()
-    };
-    let (was, is) = (places(before), places(after));
+    if before.len() == after.len() && before.iter().zip(after).all(|(before, after)| name(before) == name(after)) {
+        let differing = before.iter().zip(after).filter(|(before, after)| before != after);
+        out.extend(differing.map(|(before, after)| change(name(after), What::Changed, keys(before, after))));
+        return;
+    }
+    let (was, is) = (places(before, name), places(after, name));
     out.extend(
-        before.iter().map(&name).filter(|name| !is.contains_key(*name)).map(|name| change(name, What::Removed, vec![])),
+        before.iter().map(name).filter(|name| !is.contains_key(*name)).map(|name| change(name, What::Removed, vec![])),
     );
     let order: Vec<usize> = after.iter().filter_map(|member| was.get(name(member)).copied()).collect();
     let mut stays = in_order(&order).into_iter();
@@ -146,6 +148,11 @@ fn named<T: PartialEq>(
             out.push(change(name(member), What::Moved, vec![]));
         }
     }
+}
+
+/// Where each is, by its name.
+fn places<T>(list: &[T], name: fn(&T) -> &str) -> HashMap<&str, usize> {
+    list.iter().enumerate().map(|(at, member)| (name(member), at)).collect()
 }
 
 /// For each of these numbers, all different, whether it is of a longest rising subsequence: the fewest others are moved then.
@@ -202,6 +209,7 @@ fn rule_keys(a: &Rule, b: &Rule) -> Vec<&'static str> {
         ("bandwidth.ceiling", a.ceiling != b.ceiling),
         ("dscp", a.dscp != b.dscp),
         ("sample", a.sample != b.sample),
+        ("mirror", a.mirror != b.mirror),
     ];
     differing(match_keys(&a.matches, &b.matches).into_iter().chain(own))
 }

@@ -6,8 +6,11 @@ use std::net::IpAddr;
 
 use super::policy::{HostPattern, Match, PortRange, Prefix};
 
+/// A list as short as this is compared as fast as a shorter one is looked for.
+const SHORT: usize = 8;
+
 /// Matches by number, in the order they were added.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Index {
     len: u32,
     from: Prefixes,
@@ -28,19 +31,39 @@ impl Index {
         self.hosts.add(hosts, number);
     }
 
-    /// Numbers of all that may overlap, in order, none twice. The terms that narrow it down most are taken.
-    pub fn near(&self, matches: &Match, hosts: &[HostPattern]) -> Vec<usize> {
-        let lists = [
-            self.from.near(&matches.from),
-            self.to.near(&matches.to),
-            self.source_ports.near(&matches.source_ports),
-            self.ports.near(&matches.ports),
-            self.hosts.near(hosts),
+    /// So many were added.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Numbers of all that may overlap, in order, none twice. The terms that narrow it down most are taken, or the first that
+    /// leave few.
+    pub fn near<'i>(&'i self, matches: &Match, hosts: &[HostPattern]) -> Vec<usize> {
+        // Those that are looked up fastest first, and of prefixes those that mostly tell more.
+        let terms: [&dyn Fn() -> Option<Vec<&'i [u32]>>; 5] = [
+            &|| self.ports.near(&matches.ports),
+            &|| self.source_ports.near(&matches.source_ports),
+            &|| self.hosts.near(hosts),
+            &|| self.to.near(&matches.to),
+            &|| self.from.near(&matches.from),
         ];
-        let size = |list: &Vec<&[u32]>| list.iter().map(|part| part.len()).sum::<usize>();
-        match lists.into_iter().flatten().min_by_key(size) {
+        let mut best: Option<(usize, Vec<&'i [u32]>)> = None;
+        for list in terms.iter().filter_map(|near| near()) {
+            let size = list.iter().map(|part| part.len()).sum::<usize>();
+            if best.as_ref().is_none_or(|(least, _)| size < *least) {
+                best = Some((size, list));
+            }
+            if size <= SHORT {
+                break;
+            }
+        }
+        match best {
             None => (0..self.len as usize).collect(),
-            Some(list) => {
+            Some((_, list)) => {
                 let mut numbers: Vec<usize> = list.into_iter().flatten().map(|number| *number as usize).collect();
                 numbers.sort_unstable();
                 numbers.dedup();
@@ -53,7 +76,7 @@ impl Index {
 /// Family, first address, length.
 type Key = (bool, u128, u8);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Prefixes {
     any: Vec<u32>,
     by: BTreeMap<Key, Vec<u32>>,
@@ -102,7 +125,7 @@ impl Prefixes {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Ports {
     any: Vec<u32>,
     single: BTreeMap<u16, Vec<u32>>,
@@ -137,7 +160,7 @@ impl Ports {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Hosts {
     any: Vec<u32>,
     named: HashMap<String, Vec<u32>>,

@@ -9,8 +9,9 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::at::At;
 use super::check::flow_terms;
 use super::intent::{DataClass, Demand, File, Flow, Intent, IntentCompress, IntentFlow};
+use super::memo::Memo;
 use super::problem::{Code, Problem, Source};
-use super::schema::{OnLoss, intent_json_schema};
+use super::schema::OnLoss;
 use super::terms::{Terms, Written};
 use super::values::Prefix;
 use super::{names, shape, syntax, text};
@@ -35,7 +36,8 @@ pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     paths.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(ENDING)));
-    paths.sort();
+    // In one folder the order of paths is that of their bytes, which is found faster.
+    paths.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
     Ok(paths)
 }
 
@@ -43,7 +45,7 @@ pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn read(folder: &Path, terms: &Terms) -> std::io::Result<Folder> {
+pub fn read(folder: &Path, terms: &Terms, memo: Option<&mut Memo>) -> std::io::Result<Folder> {
     let (mut texts, mut problems) = (Vec::new(), Vec::new());
     for path in files(folder)? {
         let name = path.display().to_string();
@@ -58,22 +60,29 @@ pub fn read(folder: &Path, terms: &Terms) -> std::io::Result<Folder> {
         texts.push(Arc::new(Source { name, text }));
     }
     let mut out = Folder { intents: Vec::new(), problems };
-    add(&mut out, texts, terms);
+    add(&mut out, texts, terms, memo);
     Ok(out)
 }
 
 /// Intents as they were read before, in the order of their files.
-pub fn of_texts(texts: Vec<Arc<Source>>, terms: &Terms) -> Folder {
+pub fn of_texts(texts: Vec<Arc<Source>>, terms: &Terms, memo: Option<&mut Memo>) -> Folder {
     let mut out = Folder::default();
-    add(&mut out, texts, terms);
+    add(&mut out, texts, terms, memo);
     out
 }
 
-fn add(out: &mut Folder, texts: Vec<Arc<Source>>, terms: &Terms) {
-    let schema = intent_json_schema();
+fn add(out: &mut Folder, mut texts: Vec<Arc<Source>>, terms: &Terms, mut memo: Option<&mut Memo>) {
+    let mut known = memo.as_deref_mut().map(|memo| memo.intents(&mut texts, terms)).unwrap_or_default().into_iter();
+    let mut parsed = 0;
     let mut first: HashMap<String, (Arc<Source>, usize)> = HashMap::new();
     for source in texts {
-        let (intent, mut problems) = parse_with(&source, terms, &schema);
+        let (intent, mut problems) = match known.next().flatten() {
+            Some(intent) => (Some(intent), Vec::new()),
+            None => {
+                parsed += 1;
+                parse(&source, terms)
+            }
+        };
         if let Some(intent) = &intent {
             if let Some((other, at)) = first.get(&intent.name) {
                 let (line, _) = other.position(*at);
@@ -95,6 +104,10 @@ fn add(out: &mut Folder, texts: Vec<Arc<Source>>, terms: &Terms) {
             _ => out.problems.push(((*source).clone(), problems)),
         }
     }
+    if let Some(memo) = memo {
+        memo.parsed += parsed;
+        memo.keep_intents(out.intents.clone());
+    }
     if out.problems.is_empty() {
         resolve(out);
     }
@@ -102,10 +115,6 @@ fn add(out: &mut Folder, texts: Vec<Arc<Source>>, terms: &Terms) {
 
 /// Checks the text of one intent. Names are not resolved.
 pub fn parse(source: &Arc<Source>, terms: &Terms) -> (Option<Intent>, Vec<Problem>) {
-    parse_with(source, terms, &intent_json_schema())
-}
-
-fn parse_with(source: &Arc<Source>, terms: &Terms, schema: &serde_json::Value) -> (Option<Intent>, Vec<Problem>) {
     let text = &source.text;
     if text.len() > MAX_FILE {
         let message = format!("{} has {} bytes", source.name, text.len());
@@ -120,7 +129,8 @@ fn parse_with(source: &Arc<Source>, terms: &Terms, schema: &serde_json::Value) -
         return (None, problems);
     }
     let span = table.span();
-    let intent = shape::table(table.into_inner(), &span, schema, "", &mut problems).and_then(|table| {
+    let mut table = table.into_inner();
+    let intent = shape::intent().fits(&mut table, &span, &mut problems).then_some(table).and_then(|table| {
         let value = toml::Spanned::new(span, DeValue::Table(table));
         match <File as serde::Deserialize>::deserialize(ValueDeserializer::from(value)) {
             Ok(file) => Some(check(&file, terms, source, &mut problems)),

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::intent_folder::{self, Folder};
+use super::memo::Memo;
 use super::policy::Policy;
 use super::problem::{Code, Problem, Source};
 use crate::plan::compile;
@@ -15,12 +16,13 @@ pub fn join(
     policy: &mut Policy,
     source: &Source,
     given: Option<Vec<Arc<Source>>>,
+    memo: Option<&mut Memo>,
     site: &Site,
     problems: &mut Vec<Problem>,
 ) -> Vec<(Source, Vec<Problem>)> {
     let folder = match &policy.terms.intents {
-        Some(_) if given.is_some() => intent_folder::of_texts(given.unwrap_or_default(), &policy.terms),
-        Some(written) => match intent_folder::read(&written.value, &policy.terms) {
+        Some(_) if given.is_some() => intent_folder::of_texts(given.unwrap_or_default(), &policy.terms, memo),
+        Some(written) => match intent_folder::read(&written.value, &policy.terms, memo) {
             Ok(folder) => folder,
             Err(e) => {
                 let path = written.value.display();

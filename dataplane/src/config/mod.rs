@@ -14,6 +14,7 @@ pub mod intent;
 mod intent_folder;
 mod intent_join;
 mod keyfiles;
+mod memo;
 pub mod names;
 pub(crate) mod places;
 pub mod policy;
@@ -45,6 +46,7 @@ pub use cover_index::Index;
 pub use cover_meet::{meet, meet_rules};
 pub use intent_folder::files as intent_files;
 pub use intent_join::check_intent;
+pub use memo::Memo;
 pub use policy::*;
 pub use problem::{Code, ConfigErrors, Located, Problem, Source, use_colour};
 pub use reference::markdown;
@@ -68,7 +70,15 @@ const MAX_FILE: usize = 4 << 20;
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
-    read(path, true, |_| Site::default())
+    read(path, true, None, |_| Site::default())
+}
+
+/// The same, in a fraction of the time where little has changed since what `memo` knows; knows this the next time.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_again(path: &Path, memo: &mut Memo) -> Result<Policy, ConfigErrors> {
+    read(path, true, Some(memo), |_| Site::default())
 }
 
 /// The same, with its intents planned for the place that `site` says, and without looking at key files: whoever plans need not
@@ -77,7 +87,7 @@ pub fn load(path: &Path) -> Result<Policy, ConfigErrors> {
 /// # Errors
 /// As [`load`].
 pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
-    read(path, false, site)
+    read(path, false, None, site)
 }
 
 /// The same without looking at key files, for what needs no keys.
@@ -85,15 +95,20 @@ pub fn load_for(path: &Path, site: impl FnOnce(&Policy) -> Site) -> Result<Polic
 /// # Errors
 /// As [`load`].
 pub fn load_without_keys(path: &Path) -> Result<Policy, ConfigErrors> {
-    read(path, false, |_| Site::default())
+    read(path, false, None, |_| Site::default())
 }
 
-fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<Policy, ConfigErrors> {
+fn read(
+    path: &Path,
+    keys: bool,
+    memo: Option<&mut Memo>,
+    site: impl FnOnce(&Policy) -> Site,
+) -> Result<Policy, ConfigErrors> {
     let text = text::read(path, MAX_FILE, "a policy").map_err(|wrong| {
         let (source, problem) = *wrong;
         ConfigErrors { source, problems: vec![problem], intents: Vec::new() }
     })?;
-    load_text_with(&text, &path.display().to_string(), path, keys, None, site)
+    load_text_with(&text, &path.display().to_string(), path, keys, None, memo, site)
 }
 
 /// A policy text as [`load`] would take it from `path`, with these intents in place of those in its folder. `name` stands for
@@ -101,8 +116,14 @@ fn read(path: &Path, keys: bool, site: impl FnOnce(&Policy) -> Site) -> Result<P
 ///
 /// # Errors
 /// Everything that is wrong with it, warnings included.
-pub fn load_text(text: &str, name: &str, path: &Path, intents: Vec<Arc<Source>>) -> Result<Policy, ConfigErrors> {
-    load_text_with(text, name, path, true, Some(intents), |_| Site::default())
+pub fn load_text(
+    text: &str,
+    name: &str,
+    path: &Path,
+    intents: Vec<Arc<Source>>,
+    memo: &mut Memo,
+) -> Result<Policy, ConfigErrors> {
+    load_text_with(text, name, path, true, Some(intents), Some(memo), |_| Site::default())
 }
 
 fn load_text_with(
@@ -111,9 +132,10 @@ fn load_text_with(
     path: &Path,
     keys: bool,
     given: Option<Vec<Arc<Source>>>,
+    mut memo: Option<&mut Memo>,
     site: impl FnOnce(&Policy) -> Site,
 ) -> Result<Policy, ConfigErrors> {
-    let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")));
+    let (mut policy, mut problems) = parse_all(text, name, path.parent().unwrap_or(Path::new("")), memo.as_deref_mut());
     let mut intents = Vec::new();
     if let Some(policy) = &mut policy {
         if keys {
@@ -123,7 +145,7 @@ fn load_text_with(
         problems.extend(check::applications(&policy.applications));
         let source = Source { name: name.to_owned(), text: text.to_owned() };
         let site = site(policy);
-        intents = intent_join::join(policy, &source, given, &site, &mut problems);
+        intents = intent_join::join(policy, &source, given, memo, &site, &mut problems);
     }
     finish(policy, problems, intents, text, name)
 }
@@ -133,7 +155,7 @@ fn load_text_with(
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn parse(text: &str, name: &str) -> Result<Policy, ConfigErrors> {
-    let (policy, mut problems) = parse_all(text, name, Path::new(""));
+    let (policy, mut problems) = parse_all(text, name, Path::new(""), None);
     if let Some(policy) = &policy {
         problems.extend(check::applications(&policy.applications));
     }
@@ -158,7 +180,7 @@ fn finish(
 }
 
 /// The policy as far as it can be made out, and all that is wrong with it.
-fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Problem>) {
+fn parse_all(text: &str, name: &str, base: &Path, memo: Option<&mut Memo>) -> (Option<Policy>, Vec<Problem>) {
     if text.len() > MAX_FILE {
         let message = format!("{name} has {} bytes", text.len());
         return (
@@ -166,30 +188,44 @@ fn parse_all(text: &str, name: &str, base: &Path) -> (Option<Policy>, Vec<Proble
             vec![Problem::error(Code::Unreadable, 0..0, message, format!("a policy has at most {MAX_FILE}"))],
         );
     }
+    let mut problems = Vec::new();
+    if let Some(memo) = memo
+        && let Some((file, named)) = memo.file(text)
+    {
+        let policy = check::policy(&file, &named, base, &mut problems);
+        memo.keep(text, file.rule);
+        return (policy, problems);
+    }
+    let Some((file, named)) = whole(text, &mut problems) else { return (None, problems) };
+    let misfits = problems.len();
+    let policy = check::policy(&file, &named, base, &mut problems);
+    if misfits > 0 {
+        // Without the misfits a list may have become empty, which means any: warnings would be about another policy.
+        problems.retain(|p| !p.warning);
+    }
+    (policy, problems)
+}
+
+/// A text, read as a whole: what of it fits, and what does not in `problems`.
+fn whole(text: &str, problems: &mut Vec<Problem>) -> Option<(schema::File, check::Named)> {
     let (table, syntax) = DeTable::parse_recoverable(text);
-    let mut problems = syntax::problems(text, &syntax);
+    problems.extend(syntax::problems(text, &syntax));
     if !problems.is_empty() {
         // What a broken line might have meant is guesswork: no further checks on it.
-        return (None, problems);
+        return None;
     }
     let span = table.span();
-    let table = table.into_inner();
+    let mut table = table.into_inner();
     let named = check::Named::collect(&table);
-    let Some(table) = shape::table(table, &span, &json_schema(), "", &mut problems) else { return (None, problems) };
+    if !shape::policy().fits(&mut table, &span, problems) {
+        return None;
+    }
     let value = toml::Spanned::new(span, DeValue::Table(table));
     match <schema::File as serde::Deserialize>::deserialize(ValueDeserializer::from(value)) {
-        Ok(file) => {
-            let misfits = problems.len();
-            let policy = check::policy(&file, &named, base, &mut problems);
-            if misfits > 0 {
-                // Without the misfits a list may have become empty, which means any: warnings would be about another policy.
-                problems.retain(|p| !p.warning);
-            }
-            (policy, problems)
-        }
+        Ok(file) => Some((file, named)),
         Err(e) => {
             problems.push(syntax::problem(&e));
-            (None, problems)
+            None
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Index;
 pub use super::host_glob::HostGlob;
 pub use super::intent::Intent;
 pub use super::places::LinkAddress;
@@ -48,6 +49,8 @@ pub struct Policy {
     pub intents: Vec<Intent>,
     /// What became of the intents.
     pub contract: Arc<Contract>,
+    /// Finds the operator's rules, until intents are compiled.
+    pub index: Option<Arc<Index>>,
     /// What is allowed but likely not meant.
     pub warnings: Vec<Problem>,
     /// The text it came from, for messages.
@@ -380,6 +383,8 @@ pub struct Rule {
     pub dscp: Option<u8>,
     /// 0: none.
     pub sample: u32,
+    /// Index of the port that gets copies.
+    pub mirror: Option<usize>,
 }
 
 /// What flows of several rules may take together, both directions.

@@ -658,6 +658,57 @@ pub struct Rule {
     /// up to the worker. Default: none.
     #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub sample: Option<At<u32>>,
+    /// Port that gets a copy of each of its packets as it came in, both directions: for an intrusion detection system, say. With
+    /// `sample`, of one in so many. Only of flows in clear. Default: none.
+    pub mirror: Option<At<Name>>,
+}
+
+impl Rule {
+    /// Stands so many bytes further back than it did.
+    pub(super) fn shift(&mut self, by: isize) {
+        // Each key by its name, so that none is forgotten.
+        let Self {
+            name,
+            from,
+            to,
+            protocol,
+            source_ports,
+            ports,
+            class,
+            host,
+            application,
+            encrypt,
+            compress,
+            action,
+            offload,
+            meter_rate,
+            meter_burst,
+            dscp,
+            sample,
+            mirror,
+        } = self;
+        fn each<'v, T: 'v>(values: impl IntoIterator<Item = &'v mut At<T>>, by: isize) {
+            values.into_iter().for_each(|value| value.shift(by));
+        }
+        name.shift(by);
+        each(from, by);
+        each(to, by);
+        each(protocol, by);
+        each(source_ports, by);
+        each(ports, by);
+        each(class, by);
+        each(host, by);
+        each(application, by);
+        each(encrypt, by);
+        each(compress, by);
+        each(action, by);
+        each(offload, by);
+        each(meter_rate, by);
+        each(meter_burst, by);
+        each(dscp, by);
+        each(sample, by);
+        each(mirror, by);
+    }
 }
 
 /// The JSON Schema (draft 2020-12) of a policy file, references resolved in place.

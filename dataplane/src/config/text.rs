@@ -25,7 +25,8 @@ pub fn read(path: &Path, most: usize, what: &str) -> Result<String, Box<(Source,
         let source = Source { name: name.clone(), text: String::new() };
         Box::new((source, Problem::error(Code::Unreadable, 0..0, format!("cannot read {name}: {error}"), help)))
     };
-    let mut bytes = Vec::new();
+    // Else a short file takes several reads.
+    let mut bytes = Vec::with_capacity(4096);
     let file = File::open(path).map_err(|error| failed(&error))?;
     // No more than that, whatever is behind the path.
     file.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
@@ -35,6 +36,7 @@ pub fn read(path: &Path, most: usize, what: &str) -> Result<String, Box<(Source,
         let help = format!("{what} has at most {most}");
         return Err(Box::new((source, Problem::error(Code::Unreadable, 0..0, message, help))));
     }
+    bytes.shrink_to_fit();
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let byte = error.as_bytes().get(at).copied().unwrap_or(0);

@@ -141,17 +141,17 @@ impl Contract {
 
     /// What changes from `self`, which runs, to `next`.
     pub fn difference(&self, next: &Self) -> Vec<Difference> {
-        let by_name = |contract: &'_ Self| -> HashMap<String, usize> {
-            contract.intents.iter().enumerate().map(|(at, intent)| (intent.name.clone(), at)).collect()
-        };
+        fn by_name(contract: &Contract) -> HashMap<&str, &Outcome> {
+            contract.intents.iter().map(|intent| (intent.name.as_str(), intent)).collect()
+        }
         let (was, is) = (by_name(self), by_name(next));
         let mut out = Vec::new();
-        for gone in self.intents.iter().filter(|intent| !is.contains_key(&intent.name)) {
+        for gone in self.intents.iter().filter(|intent| !is.contains_key(intent.name.as_str())) {
             let what = vec![format!("was {}", gone.verdict.as_str())];
             out.push(Difference { intent: gone.name.clone(), kind: "gone".into(), what });
         }
         for intent in &next.intents {
-            match was.get(&intent.name).map(|at| &self.intents[*at]) {
+            match was.get(intent.name.as_str()).copied() {
                 None => out.push(Difference {
                     intent: intent.name.clone(),
                     kind: "new".into(),
@@ -170,23 +170,28 @@ impl Contract {
 }
 
 fn changed(before: &Outcome, after: &Outcome) -> Vec<String> {
-    let text = |list: &[String]| list.join(" ");
+    let mut out = Vec::new();
+    // Most are the same, so nothing is written out before it is known to differ.
+    fn differing<T: PartialEq>(out: &mut Vec<String>, what: &str, a: &T, b: &T, text: impl Fn(&T) -> String) {
+        if a != b {
+            out.push(format!("{what}: {} -> {}", text(a), text(b)));
+        }
+    }
+    let list = |list: &Vec<String>| list.join(" ");
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".into());
     let takes = |t: &Takes| {
         format!("{}, {} encrypted, {} connections", Bandwidth(t.bandwidth), Bandwidth(t.crypto), t.connections)
     };
-    let pairs = [
-        ("verdict", before.verdict.as_str().to_owned(), after.verdict.as_str().to_owned()),
-        ("reason", before.because.reason.code().to_owned(), after.because.reason.code().to_owned()),
-        ("owner", before.owner.clone(), after.owner.clone()),
-        ("priority", before.priority.to_string(), after.priority.to_string()),
-        ("encrypt", before.encrypt.clone(), after.encrypt.clone()),
-        ("tier", or_none(&before.tier), or_none(&after.tier)),
-        ("tunnel", or_none(&before.tunnel), or_none(&after.tunnel)),
-        ("nodes", text(&before.nodes), text(&after.nodes)),
-        ("on_loss", before.on_loss.clone(), after.on_loss.clone()),
-        ("takes", takes(&before.takes), takes(&after.takes)),
-        ("rules", text(&before.rules), text(&after.rules)),
-    ];
-    pairs.into_iter().filter(|(_, a, b)| a != b).map(|(what, a, b)| format!("{what}: {a} -> {b}")).collect()
+    differing(&mut out, "verdict", &before.verdict, &after.verdict, |verdict| verdict.as_str().to_owned());
+    differing(&mut out, "reason", &before.because.reason, &after.because.reason, |reason| reason.code().to_owned());
+    differing(&mut out, "owner", &before.owner, &after.owner, String::clone);
+    differing(&mut out, "priority", &before.priority, &after.priority, u32::to_string);
+    differing(&mut out, "encrypt", &before.encrypt, &after.encrypt, String::clone);
+    differing(&mut out, "tier", &before.tier, &after.tier, or_none);
+    differing(&mut out, "tunnel", &before.tunnel, &after.tunnel, or_none);
+    differing(&mut out, "nodes", &before.nodes, &after.nodes, list);
+    differing(&mut out, "on_loss", &before.on_loss, &after.on_loss, String::clone);
+    differing(&mut out, "takes", &before.takes, &after.takes, takes);
+    differing(&mut out, "rules", &before.rules, &after.rules, list);
+    out
 }

@@ -5,6 +5,7 @@ mod aside;
 pub mod build;
 pub mod clock;
 pub mod harness;
+mod heap;
 pub mod history;
 pub mod idle;
 pub mod instance;

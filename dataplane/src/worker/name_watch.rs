@@ -103,7 +103,7 @@ mod tests {
             workers: Vec::new(),
             history: Mutex::new(history),
             journal: Journal::new(),
-            turn: Mutex::new(()),
+            turn: Arc::default(),
         };
         let look = || names::look_up(names::of(&switch.policy.load().intents));
         assert!(names::news(&switch.policy.load().intents, &look()).is_empty(), "nothing is new");

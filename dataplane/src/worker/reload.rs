@@ -9,7 +9,7 @@ use super::aside::{aside, behind};
 use super::build;
 use super::history::{History, Texts};
 use super::instance::{WorkerHandle, WorkerState};
-use crate::config::{self, Policy};
+use crate::config::{self, Memo, Policy};
 use crate::control::PlanSource;
 use crate::control::types::{PlanEntry, PlanOutcome, ReloadReport};
 use crate::offload::Gate;
@@ -53,8 +53,33 @@ pub struct Switch {
     pub workers: Vec<WorkerHandle>,
     pub history: Mutex<History>,
     pub journal: Arc<Journal>,
-    /// One change at a time.
-    pub turn: Mutex<()>,
+    /// One change at a time, with what is remembered for the next.
+    pub turn: Arc<Mutex<Memo>>,
+}
+
+/// With fewer rules and intents the first reload is quick enough.
+const MANY: usize = 256;
+
+/// Reads the policy in force once more, on a thread of its own, so that the first reload finds as much remembered as any other.
+pub fn remember(switch: &Switch) {
+    let policy = switch.policy.load_full();
+    if policy.rules.len() + policy.intents.len() < MANY {
+        return;
+    }
+    // Nothing else of the switch, which ends with the instance.
+    let (memo, path) = (switch.turn.clone(), switch.path.clone());
+    let cores = switch.cores();
+    let work = move || {
+        let mut memo = lock(&memo);
+        let memo = &mut *memo;
+        let texts = Texts::new(&policy);
+        let read = || Ok(config::load_text(&texts.policy, "in force", &path, texts.intents, memo).is_ok());
+        let read = aside("remember", &cores, || behind("remember", read));
+        tracing::debug!("the policy in force is remembered: {read:?}");
+    };
+    if let Err(error) = std::thread::Builder::new().name("remember".into()).spawn(work) {
+        tracing::debug!("the first reload will read all: {error}");
+    }
 }
 
 /// Compiled, and found to be one that this instance can go on to.
@@ -71,17 +96,30 @@ impl Switch {
     /// # Errors
     /// The policy is not valid, or parts of it have changed that only a start reads: nothing was touched. Or a worker hangs.
     pub fn apply(&self, from: &PlanSource, dry: bool) -> Result<ReloadReport> {
-        let _turn = lock(&self.turn);
-        let cores: Vec<usize> = self.workers.iter().filter_map(|worker| worker.core).collect();
+        let mut turn = lock(&self.turn);
+        let memo = &mut *turn;
+        let cores = self.cores();
         // All of it, to the last free of what it replaces.
         aside("reload", &cores, || {
             let before = self.policy.load_full();
-            let done = self.change(&before, from, dry);
+            let done = self.change(&before, from, dry, memo);
             if !dry {
                 self.tell(&asked_by(from), &before.contract, &done);
             }
+            // Behind all others: tens of thousands of small pieces of memory.
+            behind("tidy", || {
+                drop(before);
+                // Else they would gather until somebody reads them.
+                self.workers.iter().for_each(|worker| worker.counters.rules.fold());
+                Ok(())
+            })?;
             done
         })
+    }
+
+    /// That workers are pinned to.
+    fn cores(&self) -> Vec<usize> {
+        self.workers.iter().filter_map(|worker| worker.core).collect()
     }
 
     /// Tells who follows the instance what came of a change.
@@ -129,9 +167,9 @@ impl Switch {
         }
     }
 
-    fn change(&self, before: &Arc<Policy>, from: &PlanSource, dry: bool) -> Result<ReloadReport> {
+    fn change(&self, before: &Arc<Policy>, from: &PlanSource, dry: bool, memo: &mut Memo) -> Result<ReloadReport> {
         let started = Instant::now();
-        let candidate = behind("plan", || self.compile(before, from))?;
+        let candidate = behind("plan", || self.compile(before, from, memo))?;
         let mut report = ReloadReport {
             compile_ms: started.elapsed().as_secs_f64() * 1e3,
             changes: candidate.changes.clone(),
@@ -172,16 +210,18 @@ impl Switch {
         lock(&self.history).entries()
     }
 
-    fn compile(&self, before: &Policy, from: &PlanSource) -> Result<Candidate> {
+    fn compile(&self, before: &Policy, from: &PlanSource, memo: &mut Memo) -> Result<Candidate> {
         let policy = match from {
-            PlanSource::File(_) => config::load(&self.path).map_err(|errors| anyhow!("{}", errors.render(false)))?,
+            PlanSource::File(_) => {
+                config::load_again(&self.path, memo).map_err(|errors| anyhow!("{}", errors.render(false)))?
+            }
             PlanSource::History(plan) => {
                 let texts = lock(&self.history).texts(*plan).cloned();
                 let texts = texts.with_context(|| format!("there is no plan {plan}: `softdpu history` lists them"))?;
-                self.of_texts(texts, &format!("plan {plan}"))?
+                self.of_texts(texts, &format!("plan {plan}"), memo)?
             }
             // As it was read: what is in the files now nobody has asked for.
-            PlanSource::Names(_) => self.of_texts(Texts::new(before), "in force")?,
+            PlanSource::Names(_) => self.of_texts(Texts::new(before), "in force", memo)?,
         };
         let found = config::changes(before, &policy);
         if !found.restart.is_empty() {
@@ -193,9 +233,9 @@ impl Switch {
     }
 
     /// A policy as it was once. `what` says which in messages.
-    fn of_texts(&self, texts: Texts, what: &str) -> Result<Policy> {
+    fn of_texts(&self, texts: Texts, what: &str, memo: &mut Memo) -> Result<Policy> {
         let name = format!("{} ({what})", self.path.display());
-        config::load_text(&texts.policy, &name, &self.path, texts.intents)
+        config::load_text(&texts.policy, &name, &self.path, texts.intents, memo)
             .map_err(|errors| anyhow!("{}", errors.render(false)))
     }
 
@@ -211,9 +251,9 @@ impl Switch {
 
     /// Puts it in force. Answers how long that took, in milliseconds.
     fn go_on(&self, candidate: Candidate) -> Result<f64> {
-        let started = Instant::now();
         // Kept until all workers are past it: none of them should have to free it.
         let old = self.plan.load_full();
+        let started = Instant::now();
         let opened = self.gate.as_ref().map(|gate| {
             gate.close();
             Opened(gate)
@@ -242,10 +282,13 @@ impl Switch {
             return Err(error);
         }
         self.policy.store(policy);
-        drop((opened, old));
-        // Else they would gather until somebody reads them.
-        self.workers.iter().for_each(|worker| worker.counters.rules.fold());
-        Ok(started.elapsed().as_secs_f64() * 1e3)
+        drop(opened);
+        let took = started.elapsed().as_secs_f64() * 1e3;
+        behind("tidy", || {
+            drop(old);
+            Ok(())
+        })?;
+        Ok(took)
     }
 
     fn wait_for(&self, generation: u32) -> Result<()> {

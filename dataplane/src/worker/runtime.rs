@@ -71,6 +71,7 @@ pub struct RunOptions {
 /// # Errors
 /// Whatever keeps it from starting: another instance on the socket, keys, interfaces, privileges. Nothing is left behind.
 pub fn run(policy: Policy, options: &RunOptions) -> Result<()> {
+    super::heap::settle();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

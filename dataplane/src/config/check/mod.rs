@@ -3,6 +3,7 @@
 
 mod applications;
 mod icmp;
+mod mirror;
 mod ports;
 mod rules;
 mod tap;
@@ -33,6 +34,8 @@ pub struct Named {
     ports: Vec<String>,
     tunnels: Vec<String>,
     applications: Vec<String>,
+    /// The key `rule` is there, with or without any.
+    pub rule: bool,
 }
 
 impl Named {
@@ -42,7 +45,12 @@ impl Named {
             let tables = list.into_iter().flatten().filter_map(|v| v.get_ref().as_table());
             tables.filter_map(|t| t.get("name")?.get_ref().as_str().map(str::to_owned)).collect()
         };
-        Self { ports: names("port"), tunnels: names("tunnel"), applications: names("application") }
+        Self {
+            ports: names("port"),
+            tunnels: names("tunnel"),
+            applications: names("application"),
+            rule: table.contains_key("rule"),
+        }
     }
 }
 
@@ -150,7 +158,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     let mut ports = ports::ports(&file.port, &workers, &mut check);
     let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
     let applications = applications::read(&file.application, &mut check);
-    let rules = rules::rules(&file.rule, &file.tunnel, &file.application, &mut check);
+    let (rules, index) = rules::rules(file, &mut check);
     let steer = rules::steer(&file.steer, &file.port, &file.tunnel, &rules, &mut check);
     tap::agree(file, &mut ports, &rules, &mut check);
     rules::limits(file, &steer, &mut check);
@@ -167,6 +175,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         terms,
         intents: Vec::new(),
         contract: Default::default(),
+        index: Some(index.into()),
         name,
         control,
         apply,

@@ -109,7 +109,7 @@ struct Given<'a> {
     /// Per intent file, by its name.
     intent_lines: HashMap<&'a str, Lines<'a>>,
     /// The operator's rules.
-    index: Index,
+    index: Arc<Index>,
 }
 
 impl<'a> Given<'a> {
@@ -150,8 +150,11 @@ impl<'a> Given<'a> {
 /// Compiles. `policy` has the operator's own rules only; `source` is its text.
 pub fn compile(policy: &Policy, source: &Source, intents: &[Intent], site: &Site) -> Compiled {
     let started = Instant::now();
-    let mut index = Index::default();
-    policy.rules.iter().for_each(|rule| index.add(&rule.matches, &rule.hosts));
+    let index = policy.index.clone().filter(|index| index.len() == policy.rules.len()).unwrap_or_else(|| {
+        let mut index = Index::default();
+        policy.rules.iter().for_each(|rule| index.add(&rule.matches, &rule.hosts));
+        index.into()
+    });
     let given = Given {
         policy,
         site,
@@ -174,9 +177,15 @@ pub fn compile(policy: &Policy, source: &Source, intents: &[Intent], site: &Site
             steer.reach(&given, &mut drafts[*at], &mut findings);
         }
     }
-    let rules: Vec<Rule> = order.iter().flat_map(|at| drafts[*at].rules.iter().cloned()).collect();
-    let guarded = tier::guarded(policy, &rules);
-    let outcomes = drafts.into_iter().map(|draft| finish(&given, draft, guarded)).collect();
+    let guarded = drafts.iter().any(|draft| tier::guarded(&draft.rules)) || tier::guarded(&policy.rules);
+    let mut own: Vec<Vec<Rule>> = Vec::new();
+    let mut outcomes = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        let (outcome, rules) = finish(&given, draft, guarded);
+        outcomes.push(outcome);
+        own.push(rules);
+    }
+    let rules = order.iter().flat_map(|at| std::mem::take(&mut own[*at])).collect();
     let mut contract = Contract {
         name: policy.name.clone(),
         policy: source.name.clone(),
@@ -262,7 +271,8 @@ fn wishes(given: &Given<'_>, draft: &mut Draft<'_>) {
     }
 }
 
-fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
+/// What became of an intent, and its rules.
+fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> (Outcome, Vec<Rule>) {
     ceiling::say(given, &mut draft);
     let intent = draft.intent;
     // A name without address spoils the flows that have no other destination; the others are served.
@@ -294,7 +304,7 @@ fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
         Effect::Encrypt(tunnel) => Some(tunnel),
         _ => draft.encrypted,
     };
-    Outcome {
+    let outcome = Outcome {
         name: intent.name.clone(),
         owner: intent.owner.clone(),
         at: given.in_intent(intent, &intent.name_span),
@@ -317,12 +327,14 @@ fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> Outcome {
         rules: draft.rules.iter().map(|rule| rule.name.clone()).collect(),
         notes: draft.notes,
         all: draft.all,
-    }
+    };
+    (outcome, draft.rules)
 }
 
 /// Compiles the intents of a folder that was read, and puts their rules where they belong.
 pub fn join(policy: &mut Policy, source: &Source, intents: Vec<Intent>, site: &Site) {
     let compiled = compile(policy, source, &intents, site);
+    policy.index = None;
     policy.rules.splice(0..0, compiled.rules);
     // From the back, so that the indices in front stay true.
     for (at, steer) in compiled.steer.into_iter().rev() {

@@ -2,16 +2,16 @@
 
 use super::super::contract::Verdict;
 use super::{Draft, Effect, Given};
-use crate::config::policy::{Compress, Policy, PortKind, Protocol, Rule, RuleAction, RuleOffload, TunnelKind};
+use crate::config::policy::{Compress, PortKind, Protocol, Rule, RuleAction, RuleOffload, TunnelKind};
 use crate::config::terms::Tier;
 
 /// Some rule encrypts or drops by class or host: then nothing goes down into the driver (`by_class` of the offload reasons).
-pub(super) fn guarded(policy: &Policy, rules: &[Rule]) -> bool {
+pub(super) fn guarded(rules: &[Rule]) -> bool {
     let by_class = |rule: &Rule| {
         (!rule.classes.is_empty() || !rule.hosts.is_empty() || !rule.applications.is_empty())
             && (rule.encrypt.is_some() || rule.action == RuleAction::Drop)
     };
-    policy.rules.iter().chain(rules).any(by_class)
+    rules.iter().any(by_class)
 }
 
 /// Tier and nodes, in the words of the flow table and of the graph.
