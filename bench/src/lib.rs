@@ -1,12 +1,15 @@
 //! Benches of softdpu: side by side with the kernel and a bare AF_XDP loop, and in memory against bare libraries.
 //! Everything that is compared is measured in one run, in turn (A B C A B C …), so that noise hits all alike.
 
+pub mod absent;
 pub mod aead;
 pub mod applications;
+pub mod bulk;
 pub mod cases;
 pub mod classify;
 pub mod clock;
 pub mod compare;
+pub mod connect;
 pub mod esp;
 pub mod esp_many;
 pub mod flows;
@@ -15,6 +18,7 @@ pub mod functions;
 pub mod gain;
 pub mod graph;
 pub mod hostile;
+pub mod https;
 pub mod idle;
 pub mod instructions;
 pub mod latency;
@@ -32,6 +36,7 @@ pub mod session;
 pub mod stats;
 pub mod steer;
 pub mod tunnels;
+pub mod udp;
 pub mod veth;
 pub mod wg;
 pub mod wg_many;

@@ -14,10 +14,12 @@ use softdpu_bench::classify::instructions::Counted;
 use softdpu_bench::machine::{Machine, NoiseWatch};
 use softdpu_bench::micro::Effort;
 use softdpu_bench::net::cores;
+use softdpu_bench::path::turns::Rig;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
-    aead, applications, cases, classify, esp, esp_many, flows, fresh, functions, graph, hostile, idle, latency, memory,
-    offload, page, progress, reload, rules, session, steer, stop, tunnels, veth, wg, wg_many,
+    absent, aead, applications, bulk, cases, classify, connect, esp, esp_many, flows, fresh, functions, graph, hostile,
+    https, idle, latency, memory, offload, page, progress, reload, rules, session, steer, stop, tunnels, udp, veth, wg,
+    wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -54,7 +56,7 @@ struct Arguments {
     /// Loads of 25, 50, 75 and 90 % too in `latency`.
     #[arg(long, conflicts_with = "quick")]
     full: bool,
-    /// Only these contenders of `tunnels` or `latency`, a wrong name lists all; only cases of `micro` with this in their names.
+    /// Only these contenders of `tunnels`, `latency`, `udp`, `connect`, `https` or `bulk`, a wrong name lists all; only cases of `micro` with this in their names.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
     /// Captures for `classify`; default: SOFTDPU_CAPTURES, or shared/captures beside the checkout.
@@ -107,6 +109,14 @@ enum What {
     Steer,
     /// Round trips of small requests, alone and under load: kernel, nftables, worker, XDP (root).
     Latency,
+    /// UDP at fixed rates: loss and latency against offered load, through the same (root).
+    Udp,
+    /// New TCP connections per second: kernel, nftables, haproxy, worker, XDP (root).
+    Connect,
+    /// HTTPS by wrk and nginx, small objects and large ones, through the same (root).
+    Https,
+    /// iperf3 with 1, 8 and 64 TCP connections through the same (root).
+    Bulk,
     /// iperf3 through encrypted tunnels, softdpu's and others' (root).
     Tunnels,
     /// TCP through two edges: encrypted alone, and classified, compressed and encrypted; noise and text, on two wires (root).
@@ -115,6 +125,11 @@ enum What {
 }
 
 impl What {
+    /// As it is asked for.
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
     /// Whether it takes microseconds of one core, and so depends on where the program, its stack and its tables happen to lie:
     /// 10 % from one process to the next is usual. Its rounds are processes of their own, so that what one process is
     /// lucky with is in the spread and not in the difference between two runs.
@@ -199,7 +214,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     .map(|(key, value)| (key.to_owned(), value))
     .into();
     let effort = Effort { first: arguments.first, ..Effort::new(rounds, if quick { 5_000_000 } else { 40_000_000 }) };
-    let rig = Rig { effort, dut_core, generator_core, softdpu };
+    let rig = Places { effort, dut_core, generator_core, softdpu };
     for what in What::value_variants().iter().copied().filter(|what| wanted(*what) && *what != What::All) {
         if stop::asked() {
             break;
@@ -215,6 +230,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut report = report.report;
     report.noise = noise.finish();
+    let parts: Vec<String> = What::value_variants().iter().filter(|w| wanted(**w)).map(|w| w.name()).collect();
+    report.not_measured = absent::look(&parts);
     print!("{}", report.text());
     if let Some(path) = &arguments.json {
         report.write(path)?;
@@ -234,7 +251,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// What all parts need to know of how and where to measure.
-struct Rig {
+struct Places {
     effort: Effort,
     dut_core: usize,
     generator_core: usize,
@@ -244,7 +261,7 @@ struct Rig {
 type Measured = (Vec<Section>, Vec<Target>);
 
 /// One part, in this process.
-fn measure(what: What, arguments: &Arguments, rig: &Rig) -> Result<Measured> {
+fn measure(what: What, arguments: &Arguments, rig: &Places) -> Result<Measured> {
     let (quick, effort, rounds) = (arguments.quick, rig.effort, rig.effort.rounds);
     let one = |(section, targets): (Section, Vec<Target>)| (vec![section], targets);
     let veth = |flows| veth::Options {
@@ -255,6 +272,16 @@ fn measure(what: What, arguments: &Arguments, rig: &Rig) -> Result<Measured> {
         dut_core: rig.dut_core,
         generator_core: rig.generator_core,
         softdpu: rig.softdpu.clone(),
+    };
+    // A turn is long where a program is started for it.
+    let long = arguments.rounds.map_or(if quick { 1 } else { 5 }, usize::from);
+    let on_path = Rig {
+        rounds: long,
+        dut_core: rig.dut_core,
+        client_core: rig.generator_core,
+        softdpu: rig.softdpu.clone(),
+        // With all parts these are names of tunnels.
+        only: if arguments.what == what { arguments.only.clone() } else { Vec::new() },
     };
     Ok(match what {
         What::Veth => one(veth::run(&veth(u32::from(arguments.flows)))?),
@@ -306,19 +333,43 @@ fn measure(what: What, arguments: &Arguments, rig: &Rig) -> Result<Measured> {
             dut_core: rig.dut_core,
             client_core: rig.generator_core,
             softdpu: rig.softdpu.clone(),
-            // With all parts these are names of tunnels.
-            only: if arguments.what == What::Latency { arguments.only.clone() } else { Vec::new() },
+            only: on_path.only,
+        })?,
+        What::Udp => udp::run(&latency::Options {
+            rounds: long,
+            warm_up: Duration::from_millis(50),
+            turn: Duration::from_millis(if quick { 250 } else { 500 }),
+            every: Duration::from_micros(500),
+            levels: if quick { vec![10, 50, 90, 110] } else { (1..=11).map(|n| 10 * n).collect() },
+            dut_core: rig.dut_core,
+            client_core: rig.generator_core,
+            softdpu: rig.softdpu.clone(),
+            only: on_path.only,
+        })?,
+        What::Connect => connect::run(&connect::Options {
+            rig: on_path,
+            warm_up: Duration::from_millis(if quick { 50 } else { 300 }),
+            turn: Duration::from_millis(if quick { 600 } else { 2000 }),
+        })?,
+        What::Https => https::run(&https::Options {
+            rig: on_path,
+            warm_up: Duration::from_millis(if quick { 300 } else { 500 }),
+            turn: Duration::from_millis(if quick { 700 } else { 2000 }),
+        })?,
+        What::Bulk => bulk::run(&bulk::Options {
+            rig: on_path,
+            warm_up: Duration::from_secs(if quick { 0 } else { 1 }),
+            turn: Duration::from_secs(if quick { 1 } else { 2 }),
         })?,
         What::Tunnels => one(tunnels::run(&tunnels::Options {
-            // A turn is long, and there are many contenders.
-            rounds: arguments.rounds.map_or(if quick { 1 } else { 5 }, usize::from),
+            rounds: long,
             warm_up: Duration::from_secs(1),
             turn: Duration::from_secs(if quick { 1 } else { 4 }),
             softdpu: rig.softdpu.clone(),
             only: arguments.only.clone(),
         })?),
         What::Functions => one(functions::run(&functions::Options {
-            rounds: arguments.rounds.map_or(if quick { 1 } else { 5 }, usize::from),
+            rounds: long,
             turn: Duration::from_secs(if quick { 1 } else { 3 }),
             softdpu: rig.softdpu.clone(),
         })?),
@@ -349,7 +400,7 @@ impl Run {
 
     /// Each round in a process of its own (see [`What::lies_in_memory`]).
     fn fresh(&mut self, what: What, arguments: &Arguments, rounds: usize) -> Result<()> {
-        let name = what.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let name = what.name();
         let mut line: Vec<OsString> = vec![name.clone().into()];
         line.extend(arguments.quick.then(|| "--quick".into()));
         line.extend(["--flows".into(), arguments.flows.to_string().into()]);

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::{CellAlignment, LineStyle, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::absent::Absent;
 use crate::gain::ledger::Ledger;
 use crate::machine::{Machine, Noise, now};
 use crate::modelled::Modelled;
@@ -36,6 +37,9 @@ pub struct Report {
     /// What named hardware would do, by others' figures. Nothing of it was measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub modelled: Vec<Modelled>,
+    /// What belongs beside the sections and was not measured, with why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_measured: Vec<Absent>,
     pub targets: Vec<Target>,
 }
 
@@ -310,6 +314,7 @@ impl Report {
             sections: Vec::new(),
             ledger: None,
             modelled: Vec::new(),
+            not_measured: Vec::new(),
             targets: Vec::new(),
         }
     }
@@ -366,6 +371,9 @@ impl Report {
             }
         }
         self.noise = self.noise.with(&more.noise);
+        if !more.not_measured.is_empty() {
+            self.not_measured = more.not_measured;
+        }
         self.ledger = more.ledger.or(self.ledger.take());
         self.modelled = if more.modelled.is_empty() { std::mem::take(&mut self.modelled) } else { more.modelled };
         Ok(())
@@ -393,6 +401,14 @@ impl Report {
                     let rounds = if c.rounds.is_empty() { "missing" } else { "incomplete" };
                     let _ = writeln!(out, "  {rounds}: {}: {why}", c.title);
                 }
+            }
+        }
+        if !self.not_measured.is_empty() {
+            let _ = writeln!(out, "\nnot measured here, and not estimated");
+            for a in &self.not_measured {
+                let [title, parts, why, how] = a.cells();
+                let how = if how.is_empty() { how } else { format!(" To get it: {how}") };
+                let _ = writeln!(out, "  {title} ({parts}): {why}.{how}");
             }
         }
         if !self.targets.is_empty() {

@@ -120,3 +120,59 @@ fn latency_measures_those_asked_for() {
     let wrong = call(&["latency", "--only", "kernal"]);
     assert!(text(&wrong.stderr).contains("no contender `kernal`"), "{}", text(&wrong.stderr));
 }
+
+/// What was measured of contenders that need nothing but the kernel and the programs of Debian; those need not be there.
+fn measured(what: &str, only: &str, sections: &[&str]) -> Option<Report> {
+    // SAFETY: no arguments, cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("skipped: needs root");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run.json");
+    let done = call(&[what, "--quick", "--rounds", "1", "--only", only, "--json", run.to_str().unwrap()]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let report = Report::read(&run).unwrap();
+    assert_eq!(report.sections.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), sections);
+    for c in report.sections.iter().flat_map(|s| &s.contenders) {
+        match &c.missing {
+            Some(why) => assert!(why.contains("apt-get install"), "{}: {why}", c.name),
+            // Of `udp-lost`, 0 is the best.
+            None => assert!(c.rounds.len() == 1 && c.rounds[0] >= 0.0, "{}", c.name),
+        }
+    }
+    Some(report)
+}
+
+#[test]
+fn connect_counts_what_both_ends_saw() {
+    let sections = ["connect", "connect-latency"];
+    let Some(report) = measured("connect", "direct,kernel,kernel-whole,haproxy", &sections) else { return };
+    for c in report.sections.iter().flat_map(|s| &s.contenders).filter(|c| c.missing.is_none()) {
+        assert!(c.more["p50 µs"][0] <= c.more["p99 µs"][0], "{}", c.name);
+    }
+}
+
+#[test]
+fn https_measures_what_it_compared() {
+    let Some(report) = measured("https", "direct,kernel", &["https-1k", "https-100k"]) else { return };
+    for s in &report.sections {
+        assert!(s.contenders.iter().all(|c| c.missing.is_some() || c.more["CPU µs each"][0] >= 0.0));
+    }
+}
+
+#[test]
+fn bulk_has_a_section_for_each_number_of_connections() {
+    let Some(report) = measured("bulk", "kernel,kernel-whole", &["bulk-1", "bulk-8", "bulk-64"]) else { return };
+    for c in report.sections.iter().flat_map(|s| &s.contenders).filter(|c| c.missing.is_none()) {
+        assert!(c.more["B a packet"][0] > 60.0 && c.more["least/most"][0] <= 1.0, "{}", c.name);
+    }
+}
+
+#[test]
+fn udp_has_every_step_and_curves() {
+    let Some(report) = measured("udp", "direct,kernel", &["udp", "udp-lost", "udp-p99"]) else { return };
+    assert!(report.sections[1].contenders.iter().all(|c| c.more.len() == 4));
+    assert_eq!(report.sections.iter().map(|s| s.curves.len()).collect::<Vec<_>>(), [0, 2, 2]);
+    assert!(report.sections[1].curves[0].lines.iter().all(|l| l.points.len() == 4));
+}

@@ -170,18 +170,24 @@ fn edges(work: Work, topology: &Topology, folder: &RunDir, options: &Options) ->
     }
     let (there, back) = (ChildSa::random(0x1001, 20)?, ChildSa::random(0x1002, 20)?);
     let child = Child { inbound: back, outbound: there };
-    let of = |side, child: &Child| ours::esp_of(folder, side, "aes-128-gcm", "short", false, child, Apps::Tap);
-    let files = [of(Side::A, &child)?, of(Side::B, &child.flipped())?];
+    let files = [files(work, folder, Side::A, &child)?, files(work, folder, Side::B, &child.flipped())?];
     let mut edges = Vec::new();
     for (files, ns) in files.iter().zip([&topology.edge_a, &topology.edge_b]) {
-        if work == Work::All {
-            all(files)?;
-        }
         let binary = &options.softdpu;
         ensure!(binary.exists(), "{} is not there (build it, or --softdpu)", binary.display());
         edges.push(Edge::start(binary, ns, files).context(files.side.name())?);
     }
     Ok(edges)
+}
+
+/// The policy and keys of an edge. The tunnel is the same whatever the work is: between two softdpus, or nobody would undo the
+/// compression.
+fn files(work: Work, folder: &RunDir, side: Side, child: &Child) -> Result<EdgeFiles> {
+    let files = ours::esp_of(folder, side, "aes-128-gcm", "iv", false, child, Apps::Tap)?;
+    if work == Work::All {
+        all(&files)?;
+    }
+    Ok(files)
 }
 
 /// Turns everything on in a policy that only encrypts.
@@ -193,4 +199,30 @@ fn all(files: &EdgeFiles) -> Result<()> {
     let by_class = "\n[[rule]]\nname = \"no-shares\"\nclass = [\"bittorrent\"]\naction = \"drop\"\n";
     fs::write(&files.policy, text.replacen("\n[[rule]]", &format!("{by_class}\n[[rule]]"), 1))
         .with_context(|| files.policy.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use softdpu::config::{self, Compress, Policy};
+
+    use super::*;
+
+    #[test]
+    fn both_edges_have_policies_that_hold_and_the_same_tunnel() {
+        let child =
+            Child { inbound: ChildSa::random(0x1002, 20).unwrap(), outbound: ChildSa::random(0x1001, 20).unwrap() };
+        for side in [Side::A, Side::B] {
+            let folder = RunDir::new("unit-functions").unwrap();
+            let of = |work| {
+                let files = files(work, &folder, side, &child).unwrap();
+                config::load(&files.policy).unwrap_or_else(|e| panic!("{work:?}: {e}"))
+            };
+            let (encrypt, all) = (of(Work::Encrypt), of(Work::All));
+            assert_eq!(format!("{:?}", encrypt.tunnels), format!("{:?}", all.tunnels));
+            assert_eq!((encrypt.rules.len(), all.rules.len()), (2, 3));
+            let compressed = |p: &Policy| p.rules.iter().filter(|r| r.compress == Compress::Lz4).count();
+            assert_eq!((compressed(&encrypt), compressed(&all)), (0, 2));
+        }
+    }
 }

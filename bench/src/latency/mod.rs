@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::net::topology::Napi;
 use crate::path::contenders::{self as path, Contender, Flow, Kind, Start};
+use crate::path::turns::select;
 use crate::path::{Hosts, cpu};
 use crate::progress;
 use crate::report::{Bound, Curve, Latency, Line, Section, Target};
@@ -65,14 +66,33 @@ pub struct Options {
     pub only: Vec<String>,
 }
 
+#[cfg(test)]
+impl Options {
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            rounds: 1,
+            warm_up: Duration::from_millis(10),
+            turn: Duration::from_millis(10),
+            every: Duration::from_millis(1),
+            levels: vec![0, 10],
+            dut_core: 0,
+            client_core: 0,
+            softdpu: PathBuf::new(),
+            only: Vec::new(),
+        }
+    }
+}
+
 /// What one level of one turn showed.
-struct Turn {
-    seen: Seen,
-    cpu: cpu::Split,
+pub(crate) struct Turn {
+    pub seen: Seen,
+    pub cpu: cpu::Split,
     /// Packets per second: the contender's most, and of the background what was offered and arrived.
-    most: f64,
-    offered: f64,
-    arrived: f64,
+    pub most: f64,
+    pub offered: f64,
+    pub arrived: f64,
+    /// Share of the background that never arrived.
+    pub lost: f64,
 }
 
 /// Runs all: a section for each level of load, curves in the last.
@@ -80,7 +100,7 @@ struct Turn {
 /// # Errors
 /// Without root, where the links cannot be made, or for an unknown name in `only`. A contender that fails is named as missing.
 pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
-    let wanted = select(&options.only)?;
+    let wanted = select(&CONTENDERS, &options.only)?;
     let inline = Hosts::new('l', Napi::Inline)?;
     let threads = Hosts::new('m', Napi::Thread(options.dut_core))?;
     let mut sections: Vec<Section> = options.levels.iter().map(|l| section(*l, &wanted)).collect();
@@ -123,19 +143,6 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
     Ok((sections, targets))
 }
 
-/// Those asked for.
-fn select(only: &[String]) -> Result<Vec<Contender>> {
-    for name in only {
-        let names = || CONTENDERS.iter().map(|c| c.name);
-        ensure!(
-            names().any(|n| n == name),
-            "no contender `{name}`; there are {}",
-            names().collect::<Vec<_>>().join(", ")
-        );
-    }
-    Ok(CONTENDERS.into_iter().filter(|c| only.is_empty() || only.iter().any(|o| o == c.name)).collect())
-}
-
 fn section(level: u32, wanted: &[Contender]) -> Section {
     let (name, title) = match level {
         0 => ("latency".to_owned(), "request and answer, UDP of 64 B, p99".to_owned()),
@@ -163,11 +170,11 @@ fn put(section: &mut Section, c: &Contender, t: &Turn, options: &Options) {
     for (name, value) in more {
         line.more.entry(name.into()).or_default().push(value);
     }
-    t.cpu.beside(line, options.dut_core, options.client_core);
+    t.cpu.beside(line, options.dut_core, options.client_core, "s");
 }
 
 /// One contender's turn: started once, all levels of load after each other.
-fn turns<'a>(
+pub(crate) fn turns<'a>(
     hosts: &Hosts,
     c: &'a Contender,
     options: &Options,
@@ -210,6 +217,7 @@ fn turns<'a>(
     let mut turns = Vec::with_capacity(options.levels.len());
     for level in &options.levels {
         let rate = most * f64::from(*level) / 100.0;
+        let first = if *level > 0 { settled(hosts, direct)? } else { 0 };
         let load = match level {
             0 => None,
             _ => Some(Background::start(&t.source, server, Some(rate), core)?),
@@ -218,12 +226,32 @@ fn turns<'a>(
         let seen = ask(options.turn, seed)?;
         let seconds = clock.elapsed().as_secs_f64();
         let (after, cpu) = (hosts.arrived(direct)?, watch.finish());
-        let offered = load.map(Background::finish).transpose()?.unwrap_or(0) as f64 / seconds;
+        let sent = load.map(Background::finish).transpose()?.unwrap_or(0);
         ensure!(seen.wrong == 0, "{} answers were not what was sent", seen.wrong);
         let arrived = (after - before).saturating_sub(seen.answered) as f64 / seconds;
-        turns.push(Turn { seen, cpu, most, offered, arrived });
+        let lost = if sent > 0 {
+            let all = settled(hosts, direct)? - first;
+            1.0 - all.saturating_sub(seen.answered).min(sent) as f64 / sent as f64
+        } else {
+            0.0
+        };
+        turns.push(Turn { seen, cpu, most, offered: sent as f64 / seconds, arrived, lost });
     }
     Ok(turns)
+}
+
+/// What has arrived when nothing more comes.
+fn settled(hosts: &Hosts, direct: bool) -> Result<u64> {
+    let mut seen = hosts.arrived(direct)?;
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(10));
+        let now = hosts.arrived(direct)?;
+        if now == seen {
+            break;
+        }
+        seen = now;
+    }
+    Ok(seen)
 }
 
 fn finish(sections: &mut [Section], options: &Options) -> Vec<Target> {
@@ -306,13 +334,6 @@ fn notes(options: &Options, level: u32) -> Vec<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn contenders_are_chosen_by_name() {
-        assert_eq!(select(&[]).unwrap().len(), CONTENDERS.len());
-        assert_eq!(select(&["xdp".into()]).unwrap()[0].name, "xdp");
-        assert!(select(&["xpd".into()]).unwrap_err().to_string().contains("kernel-own-core"));
-    }
 
     #[test]
     fn curves_have_a_point_for_each_level() {

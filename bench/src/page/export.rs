@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::absent;
 use crate::gain::function::Function;
 use crate::gain::ledger::Tier;
 use crate::report::{Better, Bound, Report, Section, figure};
@@ -104,7 +105,19 @@ pub fn markdown(report: &Report) -> String {
     for s in &report.sections {
         section(s, &mut out);
     }
+    if !report.not_measured.is_empty() {
+        let _ = writeln!(out, "## Not measured here, and why\n");
+        words_head(&mut out, &absent::HEADER);
+        report.not_measured.iter().for_each(|a| row(&mut out, &a.cells()));
+        out.push('\n');
+    }
     out
+}
+
+/// Of a table without figures.
+fn words_head(out: &mut String, cells: &[&str]) {
+    row(out, &cells.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>());
+    row(out, &vec!["---".to_owned(); cells.len()]);
 }
 
 fn section(s: &Section, out: &mut String) {

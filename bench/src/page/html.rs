@@ -1,6 +1,7 @@
 //! The page: everything in one file, no script, nothing fetched.
 
 use super::{escaped, ledger, plots, table};
+use crate::absent;
 use crate::report::{Bound, Report, Section, figure};
 
 const STYLE: &str = include_str!("style.css");
@@ -25,6 +26,7 @@ pub fn html(report: &Report) -> String {
         body += &format!("<section id=\"cpu\"><h2>CPU time</h2>{cpu}</section>");
     }
     body += &missing(report);
+    body += &not_measured(report);
     body += &format!(
         "<section id=\"machine\"><h2>Where, with what, and how quiet it was</h2>{}</section>",
         machine(report)
@@ -120,6 +122,9 @@ fn contents(report: &Report) -> String {
     for (n, s) in report.sections.iter().enumerate() {
         items += &format!("<li><a href=\"#s{n}\">{}</a></li>", escaped(&s.title));
     }
+    if !report.not_measured.is_empty() {
+        items += "<li><a href=\"#not-measured\">Not measured here</a></li>";
+    }
     format!("<nav aria-label=\"Contents\"><ul>{items}</ul></nav>")
 }
 
@@ -160,6 +165,18 @@ fn missing(report: &Report) -> String {
         return String::new();
     }
     format!("<section id=\"missing\"><h2>Missing</h2><p>Not measured, and not estimated:</p><ul>{items}</ul></section>")
+}
+
+/// What would belong beside it.
+fn not_measured(report: &Report) -> String {
+    if report.not_measured.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = report.not_measured.iter().map(|a| a.cells().into()).collect();
+    format!(
+        "<section id=\"not-measured\"><h2>Not measured here, and why</h2><p>Named, and not estimated:</p>{}</section>",
+        table("", &absent::HEADER, &rows)
+    )
 }
 
 fn section(n: usize, s: &Section) -> String {

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::absent::{Absent, Looked};
 use crate::gain::function::Function;
 use crate::gain::ledger::{ClassRow, Entry, Ledger, Tier};
 use crate::machine::{Machine, Noise};
@@ -42,6 +43,14 @@ fn full() -> Report {
         break_even: Some((20.0, 18.0, 25.0)),
         says: vec!["2 × too_short: ends early".into()],
         ..ClassRow::default()
+    });
+    r.not_measured.push(Absent {
+        name: "ipvs".into(),
+        title: "kernel IPVS".into(),
+        parts: vec!["connect".into()],
+        why: "not there".into(),
+        looked_for: vec![Looked { what: "/proc/net/ip_vs".into(), found: "no | file".into(), there: false }],
+        how: "a kernel that has <it>".into(),
     });
     r.modelled = crate::modelled::model("bluefield-3", &ledger).unwrap();
     r.ledger = Some(ledger);
@@ -87,6 +96,9 @@ fn the_page_is_whole_and_needs_nothing_else() {
     assert!(page.contains("Forwarding &lt;&amp;&gt; &quot;quoted&quot;") && !page.contains("Forwarding <&>"));
     // A missing contender is named with why, in words.
     assert!(page.contains("VPP (missing): not installed"));
+    // So is what would belong beside it, and what was looked for.
+    assert!(page.contains("id=\"not-measured\"") && page.contains("Looked for: /proc/net/ip_vs: no | file"));
+    assert!(page.contains("a kernel that has &lt;it&gt;"));
     let drawings = page.matches("role=\"img\"").count();
     assert_eq!(drawings, 5, "overview, bars, latencies, curve, CPU");
     assert_eq!(page.matches("<title>").count(), 1 + drawings);
@@ -139,6 +151,10 @@ fn all_files_are_written() {
     }
     let again = Report::read(&to.join("run.json")).unwrap();
     assert_eq!(again.sections[0].contenders[1].rounds, [2.0, 2.2, 1.8]);
+    assert_eq!(again.not_measured, full().not_measured);
     let summary = std::fs::read_to_string(to.join("summary.md")).unwrap();
     assert!(summary.contains("Modelled, not measured") && summary.contains("https://"));
+    assert!(
+        summary.contains("## Not measured here, and why") && summary.contains("| kernel IPVS | connect | not there.")
+    );
 }

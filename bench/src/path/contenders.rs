@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use softdpu::host::ethtool::Ethtool;
 use softdpu::io::steer::{AttachMode, FlowKey, FlowVerdict, LoadOptions, Steer};
 use softdpu::rig::instance::Instance;
 
+use super::haproxy::Haproxy;
+use super::ipvs::Ipvs;
 use super::{DIRECT, Hosts};
 use crate::net::namespace::ifindex;
 use crate::net::topology::{self, Topology};
@@ -23,6 +26,8 @@ pub struct Worker {
     pub busy_poll: bool,
     /// Whether a rule asks for a class: then every flow is looked into.
     pub classify: bool,
+    /// Whether flows go down into the driver once they are known. Senders must leave no checksums to their devices then.
+    pub offload: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +36,18 @@ pub enum Kind {
     Direct,
     /// `ip_forward`, wherever the kernel does it: in the sender's softirq.
     Kernel,
-    /// The same, with both ports polled by kernel threads on the tested core.
+    /// The same between hosts whose packets are whole when they are sent.
+    KernelWhole,
+    /// [`Kind::KernelWhole`], and nothing is put together on the way either: packet by packet, as softdpu takes them.
+    KernelSingle,
+    /// [`Kind::Kernel`], with both ports polled by kernel threads on the tested core.
     KernelOwnCore,
     /// `ip_forward` with nftables' masquerade.
     Nat,
+    /// The kernel's IPVS, a service of the tested device.
+    Ipvs,
+    /// No forwarding: haproxy takes connections and makes others.
+    Haproxy,
     Worker(Worker),
     /// The flows are in the steer program's table.
     Xdp,
@@ -50,11 +63,20 @@ pub struct Contender {
 impl Contender {
     /// Where the client finds the server.
     pub fn server(&self) -> Ipv4Addr {
-        if self.kind == Kind::Direct { DIRECT } else { topology::SINK }
+        match self.kind {
+            Kind::Direct => DIRECT,
+            Kind::Haproxy | Kind::Ipvs => topology::NEAR,
+            _ => topology::SINK,
+        }
+    }
+
+    /// Whether it is measured between hosts of [`Hosts::whole_packets`].
+    pub fn needs_whole_packets(&self) -> bool {
+        matches!(self.kind, Kind::KernelWhole | Kind::KernelSingle | Kind::Worker(Worker { offload: true, .. }))
     }
 }
 
-const ADAPTIVE: Worker = Worker { idle: "adaptive", busy_poll: false, classify: false };
+const ADAPTIVE: Worker = Worker { idle: "adaptive", busy_poll: false, classify: false, offload: false };
 
 pub const DIRECT_VETH: Contender =
     Contender { name: "direct", title: "direct veth, nothing between (limit)", kind: Kind::Direct };
@@ -63,6 +85,16 @@ pub const KERNEL_OWN_CORE: Contender = Contender {
     name: "kernel-own-core",
     title: "kernel ip_forward, NAPI threads on the tested core",
     kind: Kind::KernelOwnCore,
+};
+pub const KERNEL_WHOLE: Contender = Contender {
+    name: "kernel-whole",
+    title: "kernel ip_forward, hosts without TSO and checksum offload",
+    kind: Kind::KernelWhole,
+};
+pub const KERNEL_SINGLE: Contender = Contender {
+    name: "kernel-single",
+    title: "kernel ip_forward, the same without GRO on the way",
+    kind: Kind::KernelSingle,
 };
 pub const NAT: Contender = Contender { name: "nftables", title: "kernel, nftables masquerade", kind: Kind::Nat };
 pub const WORKER: Contender =
@@ -87,7 +119,18 @@ pub const CLASSIFY: Contender = Contender {
     title: "softdpu, worker, with classify",
     kind: Kind::Worker(Worker { classify: true, ..ADAPTIVE }),
 };
+pub const IPVS: Contender = Contender { name: "ipvs", title: "kernel IPVS, translated addresses", kind: Kind::Ipvs };
+pub const HAPROXY: Contender =
+    Contender { name: "haproxy", title: "haproxy, TCP proxy on the tested core", kind: Kind::Haproxy };
+pub const OFFLOAD: Contender = Contender {
+    name: "xdp",
+    title: "softdpu, worker and XDP (flows go down), hosts without TSO and checksum offload",
+    kind: Kind::Worker(Worker { offload: true, ..ADAPTIVE }),
+};
 pub const XDP: Contender = Contender { name: "xdp", title: "softdpu, XDP (flow offloaded)", kind: Kind::Xdp };
+
+/// Its number as a protocol of IP.
+pub const TCP: u8 = 6;
 
 /// A flow from client to server, for contenders that are told each flow.
 #[derive(Clone, Copy, Debug)]
@@ -127,12 +170,16 @@ impl Contender {
         let t = &s.hosts.topology;
         match self.kind {
             Kind::Direct => Ok(Running::new(())),
-            Kind::Kernel | Kind::KernelOwnCore => Ok(Running::new(Forwarding::on(t)?)),
+            Kind::Kernel | Kind::KernelWhole | Kind::KernelOwnCore => Ok(Running::new(Forwarding::on(t)?)),
+            Kind::KernelSingle => Ok(Running::new((GroOff::on(t)?, Forwarding::on(t)?))),
             Kind::Nat => Ok(Running::new((Masquerade::on(t)?, Forwarding::on(t)?))),
+            Kind::Ipvs => Ok(Running::new((Ipvs::on(t, s.flows)?, Forwarding::on(t)?))),
+            Kind::Haproxy => Ok(Running::new(Haproxy::start(t, s.flows, s.core)?)),
             Kind::Worker(worker) => {
-                let instance =
-                    Instance::start(Some(&t.dut), s.softdpu, None, |socket| policy(t, socket, s.core, worker))
-                        .context("build it, or --softdpu")?;
+                let instance = Instance::start(Some(&t.dut), s.softdpu, None, |socket| {
+                    policy(&t.near_if, &t.far_if, socket, s.core, worker)
+                })
+                .context("build it, or --softdpu")?;
                 Ok(Running { control: Some(instance.socket()), _parts: Box::new(instance) })
             }
             Kind::Xdp => Ok(Running::new(offloaded(t, s.flows)?)),
@@ -141,9 +188,10 @@ impl Contender {
 }
 
 /// The policy of an instance that forwards everything by its worker.
-fn policy(t: &Topology, socket: &Path, core: usize, worker: Worker) -> String {
-    let Worker { idle, busy_poll, classify } = worker;
-    let (near, far, socket) = (&t.near_if, &t.far_if, socket.display());
+fn policy(near: &str, far: &str, socket: &Path, core: usize, worker: Worker) -> String {
+    let Worker { idle, busy_poll, classify, offload } = worker;
+    let checksum = if offload { "trust" } else { "auto" };
+    let socket = socket.display();
     // A rule for a class that the traffic never is: each flow waits for its class, then the other rule has it.
     let class = if classify { "[[rule]]\nname = \"of-a-class\"\nclass = [\"quic\"]\naction = \"drop\"\n" } else { "" };
     format!(
@@ -157,19 +205,23 @@ cores = [{core}]
 idle = "{idle}"
 
 [offload]
-enabled = false
+enabled = {offload}
+min_packets = 2
+wait_for_class = false
 
 [[port]]
 name = "near"
 kind = "xdp"
 interface = "{near}"
 busy_poll = {busy_poll}
+checksum = "{checksum}"
 
 [[port]]
 name = "far"
 kind = "xdp"
 interface = "{far}"
 busy_poll = {busy_poll}
+checksum = "{checksum}"
 
 [[steer]]
 name = "udp"
@@ -189,13 +241,46 @@ action = "forward"
     )
 }
 
+/// The tested device puts no packets together; it does again when this goes.
+struct GroOff {
+    ports: [String; 2],
+    enter: Option<Enter>,
+}
+
+impl GroOff {
+    fn on(t: &Topology) -> Result<Self> {
+        let this = Self { ports: [t.near_if.clone(), t.far_if.clone()], enter: Some(Box::new(t.dut.enter_later()?)) };
+        t.dut.run(|| set_gro(&this.ports, false)).context("switching GRO off")?;
+        Ok(this)
+    }
+}
+
+fn set_gro(ports: &[String], on: bool) -> Result<()> {
+    let ethtool = Ethtool::open()?;
+    Ok(ports.iter().try_for_each(|port| ethtool.set_offload(port, "gro", on))?)
+}
+
+impl Drop for GroOff {
+    fn drop(&mut self) {
+        let Some(enter) = self.enter.take() else { return };
+        let ports = std::mem::take(&mut self.ports);
+        let back = move || -> Result<()> {
+            enter()?;
+            set_gro(&ports, true)
+        };
+        if let Ok(Err(e)) = std::thread::spawn(back).join() {
+            eprintln!("softdpu-bench: switching GRO on: {e:#}");
+        }
+    }
+}
+
 /// nftables' table of the tested device; deleted when this goes.
 struct Masquerade {
     /// Moves a thread to where the table is.
     enter: Option<Enter>,
 }
 
-type Enter = Box<dyn FnOnce() -> Result<()> + Send>;
+pub(super) type Enter = Box<dyn FnOnce() -> Result<()> + Send>;
 
 const RULES: &str = "table ip softdpu_bench {
     chain post {
@@ -260,14 +345,28 @@ fn offloaded(t: &Topology, flows: &[Flow]) -> Result<Steer> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn policies_hold() {
+        for c in [WORKER, WORKER_BUSY, WORKER_INTERRUPT, WORKER_BUSY_POLL, CLASSIFY, OFFLOAD] {
+            let Kind::Worker(worker) = c.kind else { panic!("{} is no worker", c.name) };
+            let text = policy("near0", "far0", Path::new("/run/x"), 0, worker);
+            let policy = softdpu::config::parse(&text, c.name).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(policy.rules.len(), 1 + usize::from(worker.classify));
+        }
+    }
 
     #[test]
     fn the_kinds_have_their_way() {
         assert_eq!(DIRECT_VETH.server(), DIRECT);
         assert_eq!(KERNEL.server(), topology::SINK);
         let all = [DIRECT_VETH, KERNEL, KERNEL_OWN_CORE, NAT, WORKER, WORKER_BUSY, WORKER_INTERRUPT, WORKER_BUSY_POLL];
-        let names: std::collections::BTreeSet<_> = all.iter().chain(&[CLASSIFY, XDP]).map(|c| c.name).collect();
-        assert_eq!(names.len(), 10);
+        let names: std::collections::BTreeSet<_> =
+            all.iter().chain(&[CLASSIFY, XDP, HAPROXY, IPVS, KERNEL_WHOLE, KERNEL_SINGLE]).map(|c| c.name).collect();
+        assert_eq!(names.len(), 14);
+        assert_eq!(HAPROXY.server(), topology::NEAR);
+        assert!(OFFLOAD.needs_whole_packets() && KERNEL_WHOLE.needs_whole_packets() && !WORKER.needs_whole_packets());
     }
 }

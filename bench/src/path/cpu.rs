@@ -44,14 +44,20 @@ impl Split {
         self
     }
 
-    /// Puts it beside a round: `tested` and `generator` are cores; of others there is no work.
-    pub fn beside(&self, line: &mut Contender, tested: usize, generator: usize) {
+    /// Seconds of work on all cores together.
+    #[must_use]
+    pub fn busy(&self) -> f64 {
+        self.0.iter().map(|c| c.user + c.kernel + c.softirq).sum()
+    }
+
+    /// Puts it beside a round: `tested` and `generator` are cores; of others there is no work. `unit`: what the figures are in by now.
+    pub fn beside(&self, line: &mut Contender, tested: usize, generator: usize, unit: &str) {
         let cores = [("tested core", tested), ("client's core", generator)];
         let all = if tested == generator { &cores[..1] } else { &cores[..] };
         for (title, core) in all {
             let Some(c) = self.0.get(*core) else { continue };
             for (part, seconds) in [("user", c.user), ("kernel", c.kernel), ("softirq", c.softirq)] {
-                line.more.entry(format!("{title}, {part} s")).or_default().push(seconds);
+                line.more.entry(format!("{title}, {part} {unit}")).or_default().push(seconds);
             }
         }
     }
@@ -69,10 +75,10 @@ mod tests {
         assert_eq!((seen.user, seen.kernel, seen.softirq), (0.5, 0.25, 0.0));
         let mut section = Section::new("x", "X", "µs");
         let line = section.round("a", "A", 1.0);
-        Split(vec![seen, one(4.0, 5.0, 6.0)]).per(0.5).beside(line, 0, 1);
+        Split(vec![seen, one(4.0, 5.0, 6.0)]).per(0.5).beside(line, 0, 1, "s");
         assert_eq!((line.more["tested core, user s"][0], line.more["client's core, softirq s"][0]), (1.0, 12.0));
         let only = section.round("b", "B", 1.0);
-        Split(vec![seen]).beside(only, 0, 0);
+        Split(vec![seen]).beside(only, 0, 0, "s");
         assert_eq!(only.more.len(), 3);
     }
 }

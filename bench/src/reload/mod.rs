@@ -151,7 +151,8 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
     let folder = tempfile::tempdir()?;
     let mut files = None;
     let instance = Instance::start(Some(&topology.dut), &options.softdpu, None, |socket| {
-        let made = Files::new(&topology, socket, &folder.path().join("intents"), options.dut_core);
+        let made =
+            Files::new(&topology.near_if, &topology.far_if, socket, &folder.path().join("intents"), options.dut_core);
         let text = made.as_ref().map(Files::text).unwrap_or_default();
         files = Some(made);
         text

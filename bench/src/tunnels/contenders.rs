@@ -7,12 +7,13 @@ use softdpu_testbed::{
     cleanup::RunDir,
     edge::Edge,
     peers::{
+        kernel,
         keys::{Child, ChildSa},
         ours::{self, Apps},
         strongswan::{self, Ciphers, Proposal, StrongSwan},
         wireguard::{Config, KeyPair, PORT, Program, WireGuard},
     },
-    policy::Side,
+    policy::{EdgeFiles, Side},
     topology::{CLIENT_NET, EDGE_A, EDGE_B, SERVER_NET, Topology},
 };
 
@@ -37,6 +38,9 @@ pub enum Kind {
     /// softdpu's ESP in UDP with this cipher and length of key and salt.
     OurEsp(&'static str, usize, Apps),
     Program(Program),
+    KernelWireGuard,
+    /// The kernel's ESP in UDP with this cipher, as `ip xfrm` names it, and length of key and salt.
+    KernelEsp(&'static str, usize),
     StrongSwan(Proposal, Ciphers),
 }
 
@@ -48,7 +52,7 @@ pub struct Contender {
 }
 
 /// All, in the order of their turns.
-pub const ALL: [Contender; 13] = [
+pub const ALL: [Contender; 15] = [
     Contender { name: "clear", title: "kernel forwards, in clear", kind: Kind::Clear },
     Contender { name: "softdpu-wireguard", title: "softdpu WireGuard", kind: Kind::OurWireGuard(Apps::Tap) },
     Contender {
@@ -74,6 +78,12 @@ pub const ALL: [Contender; 13] = [
     Contender { name: "wireguard-go", title: "wireguard-go", kind: Kind::Program(Program::WireGuardGo) },
     Contender { name: "boringtun-cli", title: "boringtun-cli", kind: Kind::Program(Program::BoringTun) },
     Contender { name: "gotatun", title: "gotatun", kind: Kind::Program(Program::GotaTun) },
+    Contender { name: "kernel-wireguard", title: "kernel WireGuard", kind: Kind::KernelWireGuard },
+    Contender {
+        name: "kernel-esp-aes128",
+        title: "kernel ESP, AES-128-GCM",
+        kind: Kind::KernelEsp("rfc4106(gcm(aes))", 20),
+    },
     Contender {
         name: "strongswan-aes128",
         title: "strongSwan kernel-libipsec, AES-128-GCM of OpenSSL",
@@ -107,7 +117,10 @@ impl Contender {
         match self.kind {
             Kind::Program(program) => program.version(),
             Kind::StrongSwan(..) => strongswan::version(),
-            Kind::Clear | Kind::OurWireGuard(_) | Kind::OurEsp(..) => None,
+            // The machine's kernel is in the report.
+            Kind::Clear | Kind::OurWireGuard(_) | Kind::OurEsp(..) | Kind::KernelWireGuard | Kind::KernelEsp(..) => {
+                None
+            }
         }
     }
 
@@ -119,25 +132,26 @@ impl Contender {
         let Start { topology, folder, .. } = s;
         match self.kind {
             Kind::Clear => Ok(Box::new(())),
-            Kind::OurWireGuard(apps) => {
-                let (a, b) = wireguard_configs()?;
-                let files = [(Side::A, "a", a), (Side::B, "b", b)].map(|(side, end, config)| {
-                    ours::wireguard_of(folder, side, &format!("wg{}{end}", std::process::id()), &config, apps)
-                });
-                let [a, b] = files;
-                edges(s, [a?, b?])
-            }
-            Kind::OurEsp(cipher, length, apps) => {
-                let (there, back) = (ChildSa::random(0x1001, length)?, ChildSa::random(0x1002, length)?);
-                let child = Child { inbound: back, outbound: there };
-                let a = ours::esp_of(folder, Side::A, cipher, "short", false, &child, apps)?;
-                let b = ours::esp_of(folder, Side::B, cipher, "short", false, &child.flipped(), apps)?;
-                edges(s, [a, b])
-            }
+            Kind::OurWireGuard(apps) => edges(s, our_wireguard(folder, apps)?),
+            Kind::OurEsp(cipher, length, apps) => edges(s, our_esp(folder, cipher, length, apps)?),
             Kind::Program(program) => {
                 let (a, b) = wireguard_configs()?;
                 let a = WireGuard::start(program, &topology.edge_a, folder, &a)?;
                 let b = WireGuard::start(program, &topology.edge_b, folder, &b)?;
+                Ok(Box::new((a, b)))
+            }
+            Kind::KernelWireGuard => {
+                let (a, b) = wireguard_configs()?;
+                kernel::wireguard(&topology.edge_a, Side::A, folder, &a)?;
+                kernel::wireguard(&topology.edge_b, Side::B, folder, &b)?;
+                // The links go with their hosts.
+                Ok(Box::new(()))
+            }
+            Kind::KernelEsp(cipher, length) => {
+                let (there, back) = (ChildSa::random(0x1001, length)?, ChildSa::random(0x1002, length)?);
+                let child = Child { inbound: back, outbound: there };
+                let a = kernel::esp(&topology.edge_a, Side::A, cipher, &child)?;
+                let b = kernel::esp(&topology.edge_b, Side::B, cipher, &child.flipped())?;
                 Ok(Box::new((a, b)))
             }
             Kind::StrongSwan(proposal, ciphers) => {
@@ -153,7 +167,23 @@ impl Contender {
     }
 }
 
-fn edges(s: &Start<'_>, [a, b]: [softdpu_testbed::policy::EdgeFiles; 2]) -> Result<Running> {
+/// Policies of softdpu on both edges.
+fn our_wireguard(folder: &RunDir, apps: Apps) -> Result<[EdgeFiles; 2]> {
+    let (a, b) = wireguard_configs()?;
+    let [a, b] = [(Side::A, "a", a), (Side::B, "b", b)].map(|(side, end, config)| {
+        ours::wireguard_of(folder, side, &format!("wg{}{end}", std::process::id()), &config, apps)
+    });
+    Ok([a?, b?])
+}
+
+fn our_esp(folder: &RunDir, cipher: &str, length: usize, apps: Apps) -> Result<[EdgeFiles; 2]> {
+    let (there, back) = (ChildSa::random(0x1001, length)?, ChildSa::random(0x1002, length)?);
+    let child = Child { inbound: back, outbound: there };
+    let of = |side, child: &Child| ours::esp_of(folder, side, cipher, "short", false, child, apps);
+    Ok([of(Side::A, &child)?, of(Side::B, &child.flipped())?])
+}
+
+fn edges(s: &Start<'_>, [a, b]: [EdgeFiles; 2]) -> Result<Running> {
     let binary = &s.options.softdpu;
     ensure!(binary.exists(), "{} is not there (build it, or --softdpu)", binary.display());
     let a = Edge::start(binary, &s.topology.edge_a, &a).context("edge-a")?;
@@ -169,4 +199,28 @@ fn wireguard_configs() -> Result<(Config, Config)> {
     for_a.endpoint = Some(SocketAddr::new(EDGE_B[0].parse()?, PORT));
     for_b.endpoint = Some(SocketAddr::new(EDGE_A[0].parse()?, PORT));
     Ok((for_a, for_b))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn our_policies_hold() {
+        let mut seen = 0;
+        for c in &ALL {
+            let folder = RunDir::new("unit-tunnels").unwrap();
+            let files = match c.kind {
+                Kind::OurWireGuard(apps) => our_wireguard(&folder, apps).unwrap(),
+                Kind::OurEsp(cipher, length, apps) => our_esp(&folder, cipher, length, apps).unwrap(),
+                _ => continue,
+            };
+            for file in &files {
+                softdpu::config::load(&file.policy).unwrap_or_else(|e| panic!("{}: {e}", c.name));
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 5);
+    }
 }

@@ -99,6 +99,8 @@ fn targets(section: &mut Section) -> Vec<Target> {
         ("softdpu-esp-aes128", "strongswan-aes128-sha256"),
         ("softdpu-esp-chacha", "strongswan-chacha"),
         ("softdpu-esp-chacha", "softdpu-wireguard"),
+        ("softdpu-wireguard", "kernel-wireguard"),
+        ("softdpu-esp-aes128", "kernel-esp-aes128"),
         ("softdpu-esp-aes128", "clear"),
     ] {
         section.ratio(over, under);

@@ -34,12 +34,13 @@ const BATCH: usize = 64;
 /// # Errors
 /// Where it ends, or says nothing within ten seconds.
 pub fn start(topology: &Topology, binary: &std::path::Path, core: usize) -> Result<Instance> {
-    Instance::start(Some(&topology.dut), binary, None, |socket| policy_text(topology, socket, core))
-        .context("build it, or --softdpu")
+    Instance::start(Some(&topology.dut), binary, None, |socket| {
+        policy_text(&topology.near_if, &topology.far_if, socket, core)
+    })
+    .context("build it, or --softdpu")
 }
 
-fn policy_text(topology: &Topology, socket: &std::path::Path, core: usize) -> String {
-    let (near, far) = (&topology.near_if, &topology.far_if);
+fn policy_text(near: &str, far: &str, socket: &std::path::Path, core: usize) -> String {
     let socket = socket.display();
     format!(
         r#"name = "bench"
@@ -178,4 +179,15 @@ pub fn fill(steer: &mut Steer, entries: u32, out: u32) -> Result<()> {
 
 fn plain(e: softdpu::io::steer::SteerError) -> anyhow::Error {
     anyhow::Error::new(e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_holds() {
+        let text = policy_text("near0", "far0", std::path::Path::new("/run/x"), 0);
+        softdpu::config::parse(&text, "veth").unwrap_or_else(|e| panic!("{e}"));
+    }
 }

@@ -11,7 +11,7 @@ use super::check::flow_terms;
 use super::intent::{DataClass, Demand, File, Flow, Intent, IntentCompress, IntentFlow};
 use super::memo::Memo;
 use super::problem::{Code, Problem, Source};
-use super::schema::{INTENT, OnLoss};
+use super::schema::OnLoss;
 use super::terms::{Terms, Written};
 use super::values::Prefix;
 use super::{names, shape, syntax, text};
@@ -129,7 +129,8 @@ pub fn parse(source: &Arc<Source>, terms: &Terms) -> (Option<Intent>, Vec<Proble
         return (None, problems);
     }
     let span = table.span();
-    let intent = shape::table(table.into_inner(), &span, &INTENT, "", &mut problems).and_then(|table| {
+    let mut table = table.into_inner();
+    let intent = shape::intent().fits(&mut table, &span, &mut problems).then_some(table).and_then(|table| {
         let value = toml::Spanned::new(span, DeValue::Table(table));
         match <File as serde::Deserialize>::deserialize(ValueDeserializer::from(value)) {
             Ok(file) => Some(check(&file, terms, source, &mut problems)),

@@ -179,12 +179,14 @@ fn take_over(
 fn parse(text: &str, part: Range<usize>) -> Option<Vec<schema::Rule>> {
     let (table, errors) = DeTable::parse_recoverable(&text[part.clone()]);
     let mut keys = table.into_inner().into_iter();
-    let (key, value) = keys.next().filter(|_| errors.is_empty())?;
+    let (key, mut value) = keys.next().filter(|_| errors.is_empty())?;
     if key.get_ref() != "rule" || keys.next().is_some() {
         return None;
     }
     let mut problems = Vec::new();
-    let value = shape::fit(value, schema::FILE.get("properties")?.get("rule")?, "rule", &mut problems)?;
+    if !shape::policy().fits_under("rule", &mut value, &mut problems) {
+        return None;
+    }
     let mut rules = Vec::<schema::Rule>::deserialize(ValueDeserializer::from(value)).ok()?;
     rules.iter_mut().for_each(|rule| rule.shift(part.start as isize));
     problems.is_empty().then_some(rules)

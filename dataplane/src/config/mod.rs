@@ -215,9 +215,11 @@ fn whole(text: &str, problems: &mut Vec<Problem>) -> Option<(schema::File, check
         return None;
     }
     let span = table.span();
-    let table = table.into_inner();
+    let mut table = table.into_inner();
     let named = check::Named::collect(&table);
-    let table = shape::table(table, &span, &schema::FILE, "", problems)?;
+    if !shape::policy().fits(&mut table, &span, problems) {
+        return None;
+    }
     let value = toml::Spanned::new(span, DeValue::Table(table));
     match <schema::File as serde::Deserialize>::deserialize(ValueDeserializer::from(value)) {
         Ok(file) => Some((file, named)),

@@ -5,7 +5,6 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::sync::LazyLock;
 
 use super::at::At;
 use super::host_glob::HostGlob;
@@ -706,11 +705,6 @@ impl Rule {
         each(sample, by);
     }
 }
-
-/// [`json_schema`], made once.
-pub(super) static FILE: LazyLock<Value> = LazyLock::new(json_schema);
-/// [`intent_json_schema`], made once.
-pub(super) static INTENT: LazyLock<Value> = LazyLock::new(intent_json_schema);
 
 /// The JSON Schema (draft 2020-12) of a policy file, references resolved in place.
 pub fn json_schema() -> Value {

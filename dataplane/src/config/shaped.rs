@@ -6,7 +6,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::problem::{Code, Problem, Source};
 use super::schema::json_schema_of;
-use super::{shape, syntax};
+use super::shape::Shape;
+use super::syntax;
 
 /// Longest file that is read, in bytes.
 const MAX_FILE: usize = 4 << 20;
@@ -25,7 +26,10 @@ pub fn read<T: JsonSchema + DeserializeOwned>(source: &Source, problems: &mut Ve
         return None;
     }
     let span = table.span();
-    let table = shape::table(table.into_inner(), &span, &json_schema_of::<T>(), "", problems)?;
+    let mut table = table.into_inner();
+    if !Shape::of(&json_schema_of::<T>()).fits(&mut table, &span, problems) {
+        return None;
+    }
     match T::deserialize(ValueDeserializer::from(toml::Spanned::new(span, DeValue::Table(table)))) {
         Ok(file) => Some(file),
         Err(e) => {

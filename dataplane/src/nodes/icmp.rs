@@ -40,6 +40,10 @@ fn check(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), Complaint> {
         decrement_ttl(packet.frame.bytes_mut(), l3).map_err(|_| Complaint::TimeExceeded)?;
     }
     let len = packet.frame.total_len();
+    // What goes into no tunnel has its port's MTU, and nearly always no more needs to be asked.
+    if packet.meta.tunnel_out == NONE && len <= usize::from(cx.fib.links()[usize::from(packet.meta.port_out)].mtu) {
+        return Ok(());
+    }
     if len <= cx.whole_mtu_of(packet) {
         return Ok(());
     }

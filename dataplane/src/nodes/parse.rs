@@ -6,7 +6,8 @@ use crate::nodes::open::{self, Part};
 use crate::wire::checksum::{self, L4Sum};
 use crate::wire::ethernet::Mac;
 use crate::wire::ip::v4_header_len;
-use softdpu_ebpf_common::walk::{self, Fragment, Headers, L3, WalkError};
+use crate::wire::plain;
+use softdpu_ebpf_common::walk::{self, ETHERNET_LEN, Fragment, Headers, L3, WalkError, proto};
 
 #[derive(Debug, Default)]
 pub struct Parse;
@@ -19,8 +20,33 @@ impl Node for Parse {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+    if is_plain(cx, packet) { Ok(()) } else { walked(cx, packet) }
+}
+
+/// Whether the packet is one of those that need no walk, for this station, and if so all that is to be done.
+#[inline(always)]
+fn is_plain(cx: &mut Cx<'_>, packet: &mut Packet) -> bool {
+    let (frame, headers, port) = (&mut packet.frame, &mut packet.headers, packet.meta.port_in);
+    let Some(sum) = plain::read(frame.bytes(), headers) else { return false };
+    if frame.is_chain() || check_station(cx, port, headers, frame.bytes()).is_err() {
+        return false;
+    }
+    // What else `open` asks about, plain packets do not have.
+    cx.seen.sealed |= headers.proto == proto::UDP && cx.keys.listen(headers.dport).is_some();
+    let start = frame.offset() + ETHERNET_LEN;
+    if !frame.set_place(start..start + usize::from(headers.end)) {
+        return false;
+    }
+    if cx.plan.ports[usize::from(port)].finish_checksums && sum.may_be_undone(headers) {
+        checksum::finish_l4(frame.bytes_mut(), headers);
+    }
+    true
+}
+
+#[inline(never)]
+fn walked(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     let bytes = packet.frame.bytes();
     let headers = &mut packet.headers;
     walk::walk_into(&Part { bytes, total: packet.frame.total_len() }, headers).map_err(reason)?;

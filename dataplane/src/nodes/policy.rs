@@ -31,7 +31,35 @@ impl Node for Policy {
         if cx.plan.rules.are_many() {
             ahead(cx, batch);
         }
-        each(cx, batch, decide);
+        let mut run = Run { rule: NONE, packets: 0, bytes: 0 };
+        each(cx, batch, |cx, packet| decide(cx, packet, &mut run));
+        run.count(cx);
+    }
+}
+
+/// Packets of one rule that follow each other: counted together.
+struct Run {
+    rule: u16,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Run {
+    #[inline]
+    fn add(&mut self, cx: &Cx<'_>, rule: u16, bytes: u64) {
+        if rule != self.rule {
+            self.count(cx);
+            *self = Self { rule, packets: 0, bytes: 0 };
+        }
+        self.packets += 1;
+        self.bytes += bytes;
+    }
+
+    #[inline]
+    fn count(&self, cx: &Cx<'_>) {
+        if let Some(counter) = cx.rules.get(self.rule) {
+            counter.add(self.packets, self.bytes);
+        }
     }
 }
 
@@ -47,7 +75,7 @@ fn ahead(cx: &Cx<'_>, batch: &Batch) {
 }
 
 #[inline]
-fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
+fn decide(cx: &mut Cx<'_>, packet: &mut Packet, run: &mut Run) -> Result<(), DropReason> {
     let (mut rule, mut side) = match cached(cx, packet) {
         Some(found) => found,
         None => look_up(cx, packet)?,
@@ -61,9 +89,7 @@ fn decide(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> {
         // No rule: plain forwarding, and nothing that a tunnel was made for.
         return if packet.meta.tunnel_in == NONE { Ok(()) } else { Err(DropReason::WrongTunnel) };
     };
-    if let Some(counter) = cx.rules.get(rule) {
-        counter.add(1, len);
-    }
+    run.add(cx, rule, len);
     if act.drop {
         nic::look(cx, packet);
         return Err(DropReason::PolicyDrop);

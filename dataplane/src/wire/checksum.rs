@@ -60,7 +60,7 @@ pub fn ipv4_header_ok(header: &[u8]) -> bool {
 
 /// The sum of whole 32-bit words, not folded. `N` is a multiple of 4, and small: the loop is unrolled.
 #[inline(always)]
-fn words<const N: usize>(bytes: &[u8; N]) -> u64 {
+pub(super) fn words<const N: usize>(bytes: &[u8; N]) -> u64 {
     let mut sum = 0;
     let mut at = 0;
     while at + 4 <= N {
@@ -122,12 +122,18 @@ pub fn finish_l4(packet: &mut [u8], headers: &Headers) -> L4Sum {
     if u16::from_ne_bytes([segment[at], segment[at + 1]]) != fold(pseudo) {
         return L4Sum::Left;
     }
+    settle(segment, at, pseudo, headers.proto)
+}
+
+/// The field looks like a partial sum.
+#[inline(never)]
+fn settle(segment: &mut [u8], at: usize, pseudo: u64, proto: u8) -> L4Sum {
     // With the field's content in, a complete sum gives 0xffff; a partial one gives the body's sum plus twice the pseudo
     // header's.
     if fold(add(pseudo, segment)) == 0xffff {
         return L4Sum::Left;
     }
-    write_l4(segment, at, pseudo, headers.proto);
+    write_l4(segment, at, pseudo, proto);
     L4Sum::Finished
 }
 

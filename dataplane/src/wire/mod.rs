@@ -9,6 +9,7 @@ pub mod mss;
 pub mod natt;
 pub mod outer_fragment;
 pub mod overlay;
+pub mod plain;
 pub mod pmtu;
 pub mod prefix;
 pub mod reassembly;

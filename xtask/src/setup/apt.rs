@@ -9,7 +9,7 @@ use crate::run;
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// Programs whose packages would start a service at the next boot, and its unit.
-const SERVICES: [(&str, &str); 2] = [("nginx", "nginx"), ("ipsec", "strongswan-starter")];
+const SERVICES: [(&str, &str); 3] = [("nginx", "nginx"), ("haproxy", "haproxy"), ("ipsec", "strongswan-starter")];
 
 /// Whether packages can be installed here: root, and apt is there.
 pub fn usable() -> bool {

@@ -15,7 +15,7 @@ macro_rules! plugin {
 }
 
 /// Program (or a file, where the path is absolute), Debian package, need, why.
-const PROGRAMS: [(&str, &str, Need, &str); 32] = [
+const PROGRAMS: [(&str, &str, Need, &str); 34] = [
     ("ip", "iproute2", Need::Run, "makes namespaces and links"),
     ("ethtool", "ethtool", Need::Run, "sets offloads of links"),
     ("bpftool", "bpftool", Need::Run, "finds XDP programs left behind"),
@@ -35,7 +35,9 @@ const PROGRAMS: [(&str, &str, Need, &str); 32] = [
     ("nfcapd", "nfdump", Need::Test, "collects our flow records as a stranger"),
     ("ndpiReader", "libndpi-bin", Need::Test, "classifies captures beside us in the bench"),
     ("valgrind", "valgrind", Need::Test, "counts instructions in the bench"),
-    ("nft", "nftables", Need::Test, "filters in tests"),
+    ("nft", "nftables", Need::Test, "filters in tests, translates addresses beside us in the bench"),
+    ("haproxy", "haproxy", Need::Test, "passes connections on beside us in the bench"),
+    ("wrk", "wrk", Need::Test, "HTTPS client of the bench"),
     ("g++", "g++", Need::Test, "builds libFuzzer"),
     ("wg", "wireguard-tools", Need::Peers, "configures WireGuard peers, and ours"),
     ("wireguard-go", "wireguard-go", Need::Peers, "WireGuard peer of another make"),

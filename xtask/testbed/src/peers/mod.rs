@@ -7,6 +7,7 @@
 //! Each gets a `/run` of its own, because the places of their sockets are fixed (`/var/run/wireguard`, `/var/run/charon.vici`)
 //! and tests run side by side.
 
+pub mod kernel;
 pub mod keys;
 pub mod ours;
 pub mod probe;
