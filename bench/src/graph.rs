@@ -75,6 +75,14 @@ fn policy() -> Result<Policy> {
     config::parse(POLICY, "bench").map_err(|e| anyhow::anyhow!("{e}")).context("the bench's policy")
 }
 
+/// A worker with packets of `flows` old flows, to be run by itself.
+///
+/// # Errors
+/// Where the policy or memory fails.
+pub(crate) fn one<'a>(name: &str, flows: u32) -> Result<Case<'a>> {
+    graph(name, name, flows, policy()?)
+}
+
 /// Packets of `flows` old flows through a worker of this policy, which has the ports of [`POLICY`].
 pub(crate) fn graph<'a>(name: &str, title: &str, flows: u32, policy: Policy) -> Result<Case<'a>> {
     let mut harness = Harness::new(policy)?;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::instance;
 use crate::net::cores;
 use crate::net::topology::{Napi, Topology};
 use crate::report::{Bound, Section, Target};
@@ -29,15 +30,24 @@ pub fn run(binary: &std::path::Path, core: usize, rounds: usize, time: Duration)
                 if stop::asked() {
                     break;
                 }
-                let (before, start) = (cores::process_cpu(instance.pid())?, Instant::now());
+                let pid = instance.pid();
+                let (before, start) = (cores::process_cpu(pid)?, Instant::now());
+                let woken = instance::wake_ups(pid);
                 stop::sleep(time);
-                let used = cores::process_cpu(instance.pid())? - before;
-                section.round("idle", title, 100.0 * used / start.elapsed().as_secs_f64());
+                let (used, seconds) = (cores::process_cpu(pid)? - before, start.elapsed().as_secs_f64());
+                let line = section.round("idle", title, 100.0 * used / seconds);
+                let woken = woken.zip(instance::wake_ups(pid)).map(|(a, b)| b.saturating_sub(a) as f64 / seconds);
+                for (name, value) in [("wake-ups per s", woken), ("RSS MiB", instance::rss_mib(pid))] {
+                    line.more.entry(name.into()).or_default().extend(value);
+                }
             }
         }
         Err(e) => section.missing("idle", title, format!("{e:#}")),
     }
-    section.notes.push(format!("All threads, from /proc, over {} s each.", time.as_secs_f64()));
+    section.notes.push(format!(
+        "All threads, from /proc, over {} s each; memory as it is in RAM, frames of the ports included.",
+        time.as_secs_f64()
+    ));
     let targets = vec![Target::new("idle CPU, % of a core", Bound::AtMost, 1.0, section.median("idle"))];
     Ok((section, targets))
 }

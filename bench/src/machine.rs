@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
+use crate::energy::Meter;
 use crate::net::cores;
 use crate::report::CpuTime;
 
@@ -52,6 +53,9 @@ pub struct Noise {
     pub seconds: f64,
     /// What CPU time went to, one per core.
     pub cores: Vec<CpuTime>,
+    /// Of the CPU packages, J. `None`: the kernel does not count it (no RAPL).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy_j: Option<f64>,
 }
 
 impl Noise {
@@ -76,6 +80,7 @@ impl Noise {
             mhz_after: later.mhz_after,
             seconds: self.seconds + later.seconds,
             cores: cores.collect(),
+            energy_j: self.energy_j.zip(later.energy_j).map(|(a, b)| a + b),
         }
     }
 }
@@ -89,6 +94,7 @@ pub struct NoiseWatch {
     load: f64,
     mhz: f64,
     start: Instant,
+    energy: Meter,
 }
 
 impl Machine {
@@ -183,6 +189,7 @@ impl NoiseWatch {
             load: load(),
             mhz: mhz(),
             start: Instant::now(),
+            energy: Meter::start(),
         }
     }
 
@@ -207,6 +214,7 @@ impl NoiseWatch {
             mhz_after: mhz(),
             seconds: self.start.elapsed().as_secs_f64(),
             cores: cores.collect(),
+            energy_j: self.energy.joules(),
         }
     }
 }

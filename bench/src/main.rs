@@ -18,8 +18,8 @@ use softdpu_bench::path::turns::Rig;
 use softdpu_bench::report::{Report, Section, Target};
 use softdpu_bench::{
     absent, aead, applications, bulk, cases, classify, connect, esp, esp_many, flows, fresh, functions, graph, hostile,
-    https, idle, latency, memory, offload, page, progress, reload, rules, session, steer, stop, tunnels, udp, veth, wg,
-    wg_many,
+    https, idle, latency, memory, offload, page, progress, reload, rules, scale, session, steer, stop, tunnels, udp,
+    veth, wg, wg_many,
 };
 
 /// Measures softdpu beside the kernel, a bare AF_XDP loop and bare libraries, in turn and in one run.
@@ -87,6 +87,8 @@ enum What {
     Wg,
     /// The graph in memory, rings, flow look-up.
     Graph,
+    /// Workers in memory on 1, 2, … cores at once, and the universal scalability law through their rates.
+    Scaling,
     /// The packet path part by part: nodes, rings, tables, ciphers, codecs, recognisers; what `instructions` counts, by the clock.
     Micro,
     /// Classification of captures beside nDPI's reader, and packets of flows that are decided.
@@ -290,6 +292,7 @@ fn measure(what: What, arguments: &Arguments, rig: &Places) -> Result<Measured> 
         What::Esp => with(esp::run(effort)?, one(esp_many::run(effort, 10_000)?)),
         What::Wg => with(wg::run(effort)?, one(wg_many::run(effort, 10_000)?)),
         What::Graph => with(one(graph::run(effort)?), (vec![memory::parts(effort)?], Vec::new())),
+        What::Scaling => (vec![scale::run(effort)?], Vec::new()),
         // With `all`, `--only` is of the tunnels.
         What::Micro if arguments.what == What::Micro => (cases::run(effort, &arguments.only)?, Vec::new()),
         What::Micro => (cases::run(effort, &[])?, Vec::new()),

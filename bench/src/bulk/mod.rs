@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
         ] {
             s.ratio(over, under);
         }
-        s.notes = vec![
+        let notes = [
             format!(
                 "IPv4, MTU 1500, {} s a turn after {} s of warm-up; iperf3's client and server share core {}, the thing under test has \
                  core {}.",
@@ -80,6 +80,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
              over the server's interface. least/most: of the connections' bytes, 1 is fair. B a packet: as the server's interface counts them, link headers included."
                 .into(),
         ];
+        s.notes.splice(0..0, notes);
     }
     Ok((sections.into(), Vec::new()))
 }

@@ -77,7 +77,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
             s.ratio(over, under);
         }
     }
-    sections[0].notes = vec![
+    let notes = [
         format!(
             "{AT_ONCE} connections at a time, {:.1} s a turn; client and server share core {}, the thing under test has core {}. The \
              server closes first. A connection counts where the client had the answer to its own request and the server's end.",
@@ -93,7 +93,8 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
             .into(),
         "xdp: SYN, FIN and flows of a few packets are the worker's; by the driver: packets that no worker saw.".into(),
     ];
-    sections[1].notes = vec!["One connection at a time; the next begins when one has ended.".into()];
+    sections[0].notes.splice(0..0, notes);
+    sections[1].notes.insert(0, "One connection at a time; the next begins when one has ended.".into());
     Ok((sections, Vec::new()))
 }
 

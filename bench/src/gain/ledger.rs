@@ -19,6 +19,9 @@ pub struct Ledger {
     #[serde(default)]
     pub left_out: BTreeMap<String, String>,
     pub notes: Vec<String>,
+    /// What more cores bring, in words.
+    #[serde(default)]
+    pub scaling: Vec<String>,
 }
 
 /// Who does it.
@@ -120,6 +123,24 @@ pub struct ClassRow {
     pub reasons: BTreeMap<String, u64>,
     /// The same in words, for people.
     pub says: Vec<String>,
+}
+
+impl ClassRow {
+    /// Bytes of the largest packets with which a flow of as many bytes as this class's mean flow pays: with larger ones it has fewer
+    /// packets than break-even wants.
+    pub fn break_even_size(&self) -> Option<f64> {
+        let (packets, ..) = self.break_even?;
+        (self.flows > 0 && packets > 0.0).then(|| self.bytes as f64 / self.flows as f64 / packets)
+    }
+}
+
+/// Cores per Gbit/s: three digits, small as they are.
+pub fn cores(v: f64) -> String {
+    match v.abs() {
+        a if a >= 0.1 => format!("{v:.3}"),
+        a if a >= 0.01 => format!("{v:.4}"),
+        _ => format!("{v:.5}"),
+    }
 }
 
 /// Reasons of the ledger's own.
@@ -224,6 +245,7 @@ mod tests {
         assert!((e.cores_per_gbit.unwrap() - 0.1).abs() < 1e-12);
         let x = Entry::new("x", Function::None, Tier::Xdp, 1250.0).costing(250.0, Some(1000.0));
         assert!((x.saved_per_gbit.unwrap() - 0.075).abs() < 1e-12);
+        assert_eq!([0.4567, 0.0456, 0.00345].map(cores), ["0.457", "0.0456", "0.00345"]);
     }
 
     #[test]
@@ -245,6 +267,7 @@ mod tests {
         let reasons: Vec<(&str, u64)> = row.reasons.iter().map(|(c, n)| (c.as_str(), *n)).collect();
         assert_eq!(reasons, [("carrier", 1), ("few_packets", 1), ("pauses", 1), ("too_short", 1)]);
         assert_eq!(row.break_even, Some((24.0, 22.0, 28.0)));
+        assert!((row.break_even_size().unwrap() - row.bytes as f64 / 5.0 / 24.0).abs() < 1e-9);
         assert_eq!(row.length, (50, 1000, 1000));
         let saved = (996.0 * 50.0 - 1000.0) / (2063.0 * 100.0);
         assert!((row.saved.unwrap() - saved).abs() < 1e-9);

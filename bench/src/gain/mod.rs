@@ -22,7 +22,7 @@ use crate::machine::NoiseWatch;
 use crate::micro::{Effort, alternate};
 use crate::report::{Curve, Latency, Line, Section};
 use crate::stats::break_even::Costs;
-use crate::stats::summary;
+use crate::stats::{Summary, summary};
 use crate::stop;
 
 #[derive(Clone, Debug)]
@@ -80,6 +80,12 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Ledger)> {
     }
     sum_up(&mut ledger);
     ledger.notes = notes(no_driver.as_deref());
+    if !stop::asked() {
+        let watch = NoiseWatch::start();
+        let scaling = crate::scale::run(options.effort)?;
+        ledger.scaling.clone_from(&scaling.notes);
+        sections.push(Section { noise: Some(watch.finish()), ..scaling });
+    }
     Ok((sections, ledger))
 }
 
@@ -295,6 +301,8 @@ fn sum_up(ledger: &mut Ledger) {
         for tier in [Tier::Worker, Tier::Xdp] {
             let (mut ns, mut bytes, mut all, mut worker) = (0.0, 0.0, 0.0, 0.0);
             let mut lacking = 0;
+            // Least, quartiles and most, as if all classes had their fast and their slow rounds together.
+            let mut spread = [0.0; 5];
             for e in ledger.entries.iter().filter(|e| e.function == function && e.tier == tier) {
                 let n = packets(&e.class);
                 match e.ns {
@@ -304,6 +312,8 @@ fn sum_up(ledger: &mut Ledger) {
                         worker += n * (cost + saved);
                         bytes += n * e.bytes;
                         all += n;
+                        let s = e.spread.as_ref().map_or([cost; 5], |s| [s.min, s.q1, s.median, s.q3, s.max]);
+                        spread.iter_mut().zip(s).for_each(|(sum, v)| *sum += n * v);
                     }
                     None => lacking += 1,
                 }
@@ -311,6 +321,8 @@ fn sum_up(ledger: &mut Ledger) {
             let entry = Entry::new(ALL, function, tier, bytes / f64::max(all, 1.0));
             sums.push(if all > 0.0 {
                 let mut entry = entry.costing(ns / all, (tier == Tier::Xdp).then_some(worker / all));
+                let [min, q1, median, q3, max] = spread.map(|v| v / all);
+                entry.spread = Some(Summary { median, min, max, q1, q3 });
                 entry.why_not = (lacking > 0).then(|| format!("{lacking} classes without a figure are not in it"));
                 entry
             } else {
@@ -371,7 +383,7 @@ mod tests {
         let whole = ledger.entries.iter().find(|e| e.class == ALL && e.function == Function::None).unwrap();
         assert!(whole.ns.unwrap() > 0.0);
         assert!(sections.iter().any(|s| s.contenders.iter().any(|c| c.latency.is_some())));
-        assert!(ledger.text().contains("break-even"));
+        assert!(ledger.text().contains("break-even") && ledger.text().contains("workers"));
         assert!(ledger.sentence().starts_with("Forwarding this traffic takes a worker"), "{}", ledger.sentence());
     }
 }

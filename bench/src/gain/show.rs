@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::Table;
 
 use super::function::Function;
-use super::ledger::{Ledger, Tier};
+use super::ledger::{Ledger, Tier, cores};
 use crate::report::{figure, right, style};
 
 impl Ledger {
@@ -41,13 +41,16 @@ impl Ledger {
             self.entries.iter().find(all).and_then(|e| e.cores_per_gbit)
         };
         let Some(worker) = of(Tier::Worker) else { return String::new() };
-        let mut out = format!("Forwarding this traffic takes a worker {} cores per Gbit/s", figure(worker));
+        let mut out = format!("Forwarding this traffic takes a worker {} cores per Gbit/s", cores(worker));
         if let (Some(xdp), true) = (of(Tier::Xdp), known && cost > 0.0) {
+            let part = saved / cost;
             out += &format!(
-                ", the driver's flow table {}. Of {flows} flows {paying} pay for being offloaded; that saves {:.0} % of the worker's \
-                 time for these flows' packets",
-                figure(xdp),
-                100.0 * saved / cost
+                ", the driver's flow table {}. Of {flows} flows {paying} are long enough to pay for being offloaded; with them in the \
+                 driver, {:.0} % of the worker's time for forwarding is saved: {} of {} cores at 10 Gbit/s",
+                cores(xdp),
+                100.0 * part,
+                cores(10.0 * worker * part),
+                cores(10.0 * worker)
             );
         }
         out + "."
@@ -81,7 +84,10 @@ impl Ledger {
         for (class, why) in &self.left_out {
             let _ = writeln!(out, "  left out: {class}: {why}");
         }
-        for note in &self.notes {
+        if !self.scaling.is_empty() {
+            let _ = writeln!(out, "\nmeasured: more cores (64-byte packets in memory)");
+        }
+        for note in self.scaling.iter().chain(&self.notes) {
             let _ = writeln!(out, "  {note}");
         }
         out
@@ -97,15 +103,17 @@ impl Ledger {
             for tier in [Tier::Worker, Tier::Xdp] {
                 let of = |f| self.entries.iter().find(|e| e.class == class && e.function == f && e.tier == tier);
                 let Some(first) = of(Function::None) else { continue };
-                let mut row = vec![class.to_owned(), tier.name().to_owned(), format!("{:.0}", first.bytes)];
+                // Where no packet of a known flow was measured, there is no mean of them.
+                let bytes = if first.bytes > 0.0 { format!("{:.0}", first.bytes) } else { "–".into() };
+                let mut row = vec![class.to_owned(), tier.name().to_owned(), bytes];
                 row.extend(Function::ALL.iter().map(|f| match of(*f) {
                     Some(e) => match (e.cores_per_gbit, e.ns) {
-                        (Some(cores), Some(ns)) => format!("{} ({})", figure(cores), figure(ns)),
+                        (Some(c), Some(ns)) => format!("{} ({})", cores(c), figure(ns)),
                         _ => "–".into(),
                     },
                     None => String::new(),
                 }));
-                row.push(first.saved_per_gbit.map_or_else(String::new, figure));
+                row.push(first.saved_per_gbit.map_or_else(String::new, cores));
                 table.add_row(row);
             }
         }
@@ -123,6 +131,7 @@ impl Ledger {
             "packets per flow: median, 9 in 10, most",
             "compressed to",
             "break-even, packets",
+            "break-even packet size",
             "flows that pay",
             "saved",
         ]);
@@ -136,11 +145,12 @@ impl Ledger {
                 format!("{}, {}, {}", c.length.0, c.length.1, c.length.2),
                 c.compression.map_or_else(|| "–".into(), percent),
                 c.break_even.map_or_else(|| "–".into(), |(m, l, h)| format!("{m:.0} ({l:.0} – {h:.0})")),
+                c.break_even_size().map_or_else(|| "–".into(), |b| format!("{b:.0}")),
                 c.paying_flows.to_string(),
                 c.saved.map_or_else(|| "–".into(), percent),
             ]);
         }
-        right(&mut table, 1..9);
+        right(&mut table, 1..10);
         table
     }
 }

@@ -72,7 +72,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
         ] {
             s.ratio(over, under);
         }
-        s.notes = vec![
+        let notes = [
             format!(
                 "TLS 1.3, {CONNECTIONS} connections that stay, {:.1} s a turn; wrk and nginx share core {}, the thing under test has core {}.",
                 options.turn.as_secs_f64(),
@@ -86,6 +86,7 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
              wrk waits for each answer before it asks again, so its percentiles are with all connections busy."
                 .into(),
         ];
+        s.notes.splice(0..0, notes);
     }
     Ok((sections.into(), Vec::new()))
 }

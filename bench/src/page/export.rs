@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use super::told::{self, Told};
+use super::{answer, times};
 use crate::absent;
 use crate::gain::function::Function;
-use crate::gain::ledger::Tier;
+use crate::gain::ledger::{Tier, cores};
 use crate::report::{Better, Bound, Report, Section, figure};
 
 /// A field, quoted where it must be (RFC 4180 §2). Spreadsheets take `=`, `+`, `-` and `@` in front of text for formulas: it gets a
@@ -83,19 +85,35 @@ fn head(out: &mut String, cells: &[&str]) {
 /// A summary for a page or a mail.
 pub fn markdown(report: &Report) -> String {
     let (m, n) = (&report.machine, &report.noise);
-    let mut out = String::new();
-    let _ = writeln!(out, "# softdpu {}, measured {}\n", m.version, m.date);
+    let mut out = format!("# What offload gains here: softdpu {}, measured {}\n\n", m.version, m.date);
+    for sentence in answer::sentences(report) {
+        let _ = writeln!(out, "**{sentence}**\n");
+    }
+    let answers = answer::answers(report);
+    if !answers.is_empty() {
+        head(&mut out, &["", "times", "least – most", "rounds", "", "why"]);
+        for a in &answers {
+            let Some(s) = &a.ratio.summary else { continue };
+            let (times, range) = (format!("× {}", figure(s.median)), format!("{} – {}", figure(s.min), figure(s.max)));
+            let (rounds, says) = (a.ratio.rounds.len().to_string(), times::verdict(a).to_owned());
+            row(&mut out, &[a.says.clone(), times, range, rounds, says, a.told.words().to_owned()]);
+        }
+        out.push('\n');
+    }
     let _ = writeln!(out, "{} ({} cores), Linux {}, {} build {}.", m.cpu, m.cores, m.kernel, m.build, m.build_id);
-    let _ = writeln!(
-        out,
-        "Noise: {:.1} % of the CPU time stolen, {:.0} % used by others, load {} before and {} after.\n",
-        n.stolen_percent, n.others_percent, n.load_before, n.load_after
-    );
+    let _ = writeln!(out, "{}\n", told::noise(n, &[]));
     if !report.targets.is_empty() {
+        let met = report.targets.iter().filter(|t| t.met == Some(true)).count();
+        let missed = report.targets.iter().filter(|t| t.met == Some(false)).count();
+        let _ = writeln!(out, "Targets: {met} of {} met, {missed} missed.\n", report.targets.len());
         head(&mut out, &["target", "wanted", "seen", ""]);
-        for t in &report.targets {
+        // Those that were missed first.
+        let order = |met: Option<bool>| met.map_or(1, |met| if met { 2 } else { 0 });
+        let mut targets: Vec<_> = report.targets.iter().collect();
+        targets.sort_by_key(|t| order(t.met));
+        for t in targets {
             let sign = if t.bound == Bound::AtLeast { "≥" } else { "≤" };
-            let met = t.met.map_or("not measured", |met| if met { "met" } else { "missed" });
+            let met = t.met.map_or("not measured", |met| if met { "met" } else { "**missed**" });
             let seen = t.seen.map_or_else(|| "–".into(), figure);
             row(&mut out, &[t.title.clone(), format!("{sign} {}", figure(t.wanted)), seen, met.into()]);
         }
@@ -152,11 +170,18 @@ fn section(s: &Section, out: &mut String) {
     out.push('\n');
     for c in &s.contenders {
         if let Some(why) = &c.missing {
-            let _ = writeln!(out, "- missing: {}: {why}", c.title);
+            // The rest of what a program said is in the other files.
+            let _ = writeln!(out, "- missing: {}: {}", c.title, why.trim().lines().next().unwrap_or_default());
         }
+    }
+    for r in s.ratios.iter().filter(|r| r.summary.is_some()) {
+        let _ = writeln!(out, "- {} / {}: {}", r.over, r.under, Told::of(r, s.noise.as_ref()).words());
     }
     for note in &s.notes {
         let _ = writeln!(out, "- {note}");
+    }
+    if let Some(noise) = &s.noise {
+        let _ = writeln!(out, "- {}", told::noise(noise, &s.reference));
     }
     out.push('\n');
 }
@@ -164,30 +189,49 @@ fn section(s: &Section, out: &mut String) {
 fn ledger(report: &Report, out: &mut String) {
     let shown = |f: Option<f64>| f.map_or_else(|| "–".into(), figure);
     if let Some(l) = &report.ledger {
-        let _ = writeln!(out, "{}\n\n## Ledger (measured): cores per Gbit/s\n", l.sentence());
+        let _ = writeln!(out, "## Ledger (measured): cores per Gbit/s\n");
         head(out, &["traffic", "tier", "none", "classify", "encrypt", "compress", "all", "saved"]);
         for class in l.names() {
             for tier in [Tier::Worker, Tier::Xdp] {
                 let of = |f| l.entries.iter().find(|e| e.class == class && e.function == f && e.tier == tier);
                 let mut cells = vec![class.to_owned(), tier.name().to_owned()];
-                cells.extend(Function::ALL.iter().map(|f| shown(of(*f).and_then(|e| e.cores_per_gbit))));
-                cells.push(shown(of(Function::None).and_then(|e| e.saved_per_gbit)));
+                let cores = |f: Option<f64>| f.map_or_else(|| "–".into(), cores);
+                cells.extend(Function::ALL.iter().map(|f| cores(of(*f).and_then(|e| e.cores_per_gbit))));
+                cells.push(cores(of(Function::None).and_then(|e| e.saved_per_gbit)));
                 row(out, &cells);
             }
         }
         let _ = writeln!(out, "\n## Flows (measured)\n");
-        head(out, &["class", "flows", "break-even, packets", "flows that pay", "worker's time saved"]);
+        head(
+            out,
+            &[
+                "class",
+                "flows",
+                "break-even, packets",
+                "break-even packet size, bytes",
+                "flows that pay",
+                "worker's time saved",
+            ],
+        );
         for c in &l.classes {
             let even =
                 c.break_even.map_or_else(|| "–".into(), |(m, low, high)| format!("{m:.0} ({low:.0} – {high:.0})"));
             let saved = c.saved.map_or_else(|| "–".into(), |s| format!("{:.1} %", 100.0 * s));
-            row(out, &[c.class.clone(), c.flows.to_string(), even, c.paying_flows.to_string(), saved]);
+            let size = c.break_even_size().map_or_else(|| "–".into(), |b| format!("{b:.0}"));
+            row(out, &[c.class.clone(), c.flows.to_string(), even, size, c.paying_flows.to_string(), saved]);
         }
         out.push('\n');
         for c in &l.classes {
             for says in &c.says {
                 let _ = writeln!(out, "- {}: {says}", c.class);
             }
+        }
+        out.push('\n');
+    }
+    if let Some(l) = report.ledger.as_ref().filter(|l| !l.scaling.is_empty()) {
+        let _ = writeln!(out, "## With more cores (measured, 64-byte packets in memory)\n");
+        for note in &l.scaling {
+            let _ = writeln!(out, "- {note}");
         }
         out.push('\n');
     }

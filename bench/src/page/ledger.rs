@@ -1,9 +1,9 @@
 //! The ledger on the page; what is modelled stands in a part of its own.
 
-use super::{escaped, plots, table};
+use super::{escaped, plots, prose, table};
 use crate::gain::ALL;
 use crate::gain::function::Function;
-use crate::gain::ledger::{Ledger, Tier};
+use crate::gain::ledger::{Entry, Ledger, Tier, cores, words};
 use crate::modelled::{Modelled, not_modelled};
 use crate::report::{Section, figure};
 
@@ -38,33 +38,44 @@ pub fn measured(l: &Ledger) -> String {
         "damage",
     ];
     out += &table("Captures", &header, &rows);
-    out += &costs(l);
+    out += &saved(l);
     out += &flows(l);
-    out += "<h3>Why flows do not pay</h3><ul>";
-    for c in &l.classes {
-        for says in &c.says {
-            out += &format!("<li><strong>{}</strong>: {}</li>", escaped(&c.class), escaped(says));
-        }
+    out += &why_not(l);
+    out += &costs(l);
+    if !l.scaling.is_empty() {
+        let items: String = l.scaling.iter().map(|note| format!("<li>{}</li>", prose(note))).collect();
+        out += &format!("<h3>With more cores</h3><p>Measured with 64-byte packets in memory.</p><ul>{items}</ul>");
     }
-    for (class, why) in &l.left_out {
-        out += &format!("<li><strong>{}</strong> was left out: {}</li>", escaped(class), escaped(why));
-    }
-    out += "</ul><ul class=\"soft\">";
+    out += "<ul class=\"soft\">";
     for note in &l.notes {
-        out += &format!("<li>{}</li>", escaped(note));
+        out += &format!("<li>{}</li>", prose(note));
     }
     out + "</ul></section>"
 }
 
+/// Name of the section that is drawn of all traffic together.
+pub const OVERVIEW: &str = "overview";
+
 /// All traffic together, to be drawn: what each function takes of a core, and what is left of it in the driver.
 fn overview(l: &Ledger) -> Section {
-    let mut all = Section::new("overview", "What this traffic takes", "cores per Gbit/s");
+    let mut all = Section::new(OVERVIEW, "What this traffic takes", "cores per Gbit/s");
     for function in Function::ALL {
         for tier in [Tier::Worker, Tier::Xdp] {
             let entry = l.entries.iter().find(|e| e.class == ALL && e.function == function && e.tier == tier);
-            if let Some(cores) = entry.and_then(|e| e.cores_per_gbit) {
-                let title = format!("{}, by {}", function.name(), tier.name());
-                all.round(&format!("{}-{}", function.name(), tier.name()), &title, cores);
+            if let Some((e, cores)) = entry.and_then(|e| Some((e, e.cores_per_gbit?))) {
+                let (who, name) = match tier {
+                    Tier::Xdp => ("in the driver (xdp)", "xdp"),
+                    _ => ("in a worker", "worker"),
+                };
+                let title = format!("{}, {who}", function.name());
+                let per_ns = cores / e.ns.unwrap_or(1.0);
+                let rounds = e
+                    .spread
+                    .as_ref()
+                    .map_or_else(|| vec![cores], |s| [s.min, s.median, s.max].map(|ns| ns * per_ns).to_vec());
+                for round in rounds {
+                    all.round(&format!("{}-{name}", function.name()), &title, round);
+                }
             }
         }
     }
@@ -84,6 +95,61 @@ fn stretch(seconds: f64) -> String {
     format!("{:.1} {unit}", seconds / of)
 }
 
+/// A figure of cores per Gbit/s, or why there is none.
+fn shown(f: Option<f64>) -> String {
+    f.map_or_else(|| "–".into(), cores)
+}
+
+/// The ledger's first table: all traffic together.
+fn saved(l: &Ledger) -> String {
+    let of = |function, tier| l.entries.iter().find(|e| e.class == ALL && e.function == function && e.tier == tier);
+    let rows = Function::ALL.map(|function| {
+        let (worker, xdp) = (of(function, Tier::Worker), of(function, Tier::Xdp));
+        let why = xdp.filter(|e| e.ns.is_none()).and_then(|e| e.why_not.clone());
+        vec![
+            function.title().to_owned(),
+            shown(worker.and_then(|e| e.cores_per_gbit)),
+            shown(xdp.and_then(|e| e.cores_per_gbit)),
+            shown(xdp.and_then(|e| e.saved_per_gbit)),
+            why.unwrap_or_default(),
+        ]
+    });
+    let header = ["function", "worker", "driver (xdp)", "saved", "why the driver has none"];
+    table("Measured: cores per Gbit/s of all this traffic, by function and tier", &header, &rows)
+        + "<p class=\"soft\">The NIC's tier was not measured: no SmartNIC is here, and none is estimated.</p>"
+}
+
+/// Flows that do not pay, by class and reason.
+fn why_not(l: &Ledger) -> String {
+    let mut rows = Vec::new();
+    for c in &l.classes {
+        for (code, flows) in &c.reasons {
+            let part = 100.0 * *flows as f64 / c.flows.max(1) as f64;
+            rows.push(vec![
+                c.class.clone(),
+                flows.to_string(),
+                format!("{part:.0} %"),
+                code.clone(),
+                words(code).replace('`', ""),
+            ]);
+        }
+    }
+    let mut out = String::from("<h3>Why flows do not pay</h3>");
+    out += &if rows.is_empty() {
+        "<p>All flows pay.</p>".to_owned()
+    } else {
+        table(
+            "Measured: flows that do not pay for being offloaded",
+            &["class", "flows", "of the class's", "reason", "what that is"],
+            &rows,
+        )
+    };
+    for (class, why) in &l.left_out {
+        out += &format!("<p><strong>{}</strong> was left out: {}</p>", escaped(class), escaped(why));
+    }
+    out
+}
+
 fn costs(l: &Ledger) -> String {
     let mut rows = Vec::new();
     let mut refused: Vec<String> = Vec::new();
@@ -91,14 +157,13 @@ fn costs(l: &Ledger) -> String {
         for function in Function::ALL {
             let of = |tier| l.entries.iter().find(|e| e.class == class && e.function == function && e.tier == tier);
             let Some(worker) = of(Tier::Worker) else { continue };
-            let shown = |f: Option<f64>| f.map_or_else(|| "–".into(), figure);
             let xdp = of(Tier::Xdp);
             rows.push(vec![
                 format!("{class}: {}", function.name()),
-                format!("{:.0}", worker.bytes),
-                shown(worker.ns),
+                if worker.bytes > 0.0 { format!("{:.0}", worker.bytes) } else { "–".into() },
+                ns(worker),
                 shown(worker.cores_per_gbit),
-                shown(xdp.and_then(|e| e.ns)),
+                xdp.map_or_else(|| "–".into(), ns),
                 shown(xdp.and_then(|e| e.cores_per_gbit)),
                 shown(xdp.and_then(|e| e.saved_per_gbit)),
             ]);
@@ -115,15 +180,26 @@ fn costs(l: &Ledger) -> String {
     let header = [
         "traffic and function",
         "bytes per packet",
-        "worker, ns per packet",
+        "worker, ns per packet (rounds)",
         "worker, cores per Gbit/s",
-        "xdp, ns per packet",
+        "xdp, ns per packet (rounds)",
         "xdp, cores per Gbit/s",
         "saved, cores per Gbit/s",
     ];
-    let why: String = refused.iter().map(|line| format!("<li>{}</li>", escaped(line))).collect();
-    table("Measured: what a packet costs, by function and tier", &header, &rows)
-        + &format!("<details><summary>Where there is no figure</summary><ul>{why}</ul></details>")
+    let why: String = refused.iter().map(|line| format!("<li>{}</li>", prose(line))).collect();
+    let all = table("Measured: what a packet costs, by class, function and tier", &header, &rows);
+    format!(
+        "<details><summary>By class of flows, and where there is no figure</summary>{all}<p class=\"soft\">Where ranges of two \
+         lines overlap, which of them takes more cannot be told.</p><ul>{why}</ul></details>"
+    )
+}
+
+/// ns per packet, with the range of the rounds where it is known.
+fn ns(e: &Entry) -> String {
+    match (e.ns, &e.spread) {
+        (Some(ns), Some(s)) => format!("{} ({} – {})", figure(ns), figure(s.min), figure(s.max)),
+        (ns, _) => ns.map_or_else(|| "–".into(), figure),
+    }
 }
 
 fn flows(l: &Ledger) -> String {
@@ -140,6 +216,10 @@ fn flows(l: &Ledger) -> String {
                 format!("{}, {}, {}", c.length.0, c.length.1, c.length.2),
                 c.compression.map_or_else(|| "–".into(), percent),
                 c.break_even.map_or_else(|| "–".into(), |(m, low, high)| format!("{m:.0} ({low:.0} – {high:.0})")),
+                c.break_even_size().map_or_else(
+                    || "–".into(),
+                    |b| format!("{b:.0} ({:.0})", c.bytes as f64 / c.packets.max(1) as f64),
+                ),
                 c.paying_flows.to_string(),
                 c.saved.map_or_else(|| "–".into(), percent),
             ]
@@ -152,11 +232,15 @@ fn flows(l: &Ledger) -> String {
         "of the bytes",
         "packets per flow: median, 9 in 10, most",
         "compressed to",
-        "break-even, packets (rounds)",
+        "break-even flow length, packets (rounds)",
+        "break-even packet size (mean), bytes",
         "flows that pay",
         "worker's time saved",
     ];
     table("Measured: flows, and whether offloading them pays", &header, &rows)
+        + "<p class=\"soft\">Break-even flow length: from so many packets on, offloading a flow costs less than leaving it. Break-even \
+           packet size: a flow of as many bytes as the class's mean flow pays with packets up to this size; with larger ones \
+           it has too few packets. Worker's time saved: of forwarding this class, less what the entries cost.</p>"
 }
 
 /// Empty where nothing is modelled.
@@ -164,14 +248,14 @@ pub fn modelled(rows: &[Modelled]) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let shown = |f: Option<f64>| f.map_or_else(|| "–".into(), figure);
+    let limit = |f: Option<f64>| f.map_or_else(|| "–".into(), figure);
     let cells: Vec<Vec<String>> = rows
         .iter()
         .filter(|r| r.is_known())
         .map(|r| {
             vec![
                 format!("{}: {}", r.title, r.function.name()),
-                shown(r.modelled_gbit),
+                limit(r.modelled_gbit),
                 shown(r.modelled_cores_freed_per_gbit),
                 r.says.clone(),
             ]

@@ -1,10 +1,15 @@
 //! A run as a report to show: one HTML file that needs nothing else, and the same as JSON, CSV and Markdown.
 
+mod answer;
 mod export;
 mod html;
 mod ledger;
 mod plots;
+mod role;
+mod stacks;
 mod svg;
+mod times;
+mod told;
 
 use std::fs;
 use std::path::Path;
@@ -59,6 +64,17 @@ pub(crate) fn escaped(text: &str) -> String {
     out
 }
 
+/// Text with `names` in it, as HTML has it.
+pub(crate) fn prose(text: &str) -> String {
+    let parts: Vec<String> = text.split('`').map(escaped).collect();
+    // One that is not closed is a letter like others.
+    if parts.len().is_multiple_of(2) {
+        return escaped(text);
+    }
+    let tag = |(n, part): (usize, String)| if n % 2 == 1 { format!("<code>{part}</code>") } else { part };
+    parts.into_iter().enumerate().map(tag).collect()
+}
+
 /// A table; the first column names the rows. All cells are escaped here.
 pub(crate) fn table(caption: &str, header: &[&str], rows: &[Vec<String>]) -> String {
     let mut out = format!("<div class=\"wide\"><table><caption>{}</caption><thead><tr>", escaped(caption));
@@ -69,7 +85,7 @@ pub(crate) fn table(caption: &str, header: &[&str], rows: &[Vec<String>]) -> Str
     for row in rows {
         out += "<tr>";
         for (n, cell) in row.iter().enumerate() {
-            let text = escaped(cell);
+            let text = prose(cell);
             match n {
                 0 => out += &format!("<th scope=\"row\">{text}</th>"),
                 // Figures stand under each other.

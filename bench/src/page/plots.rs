@@ -1,29 +1,44 @@
 //! The plots. Each stands in a figure with its name, and the table that it was drawn from behind it.
 
-use super::svg::{COLOURS, Drawing, Scale, WIDTH, short};
+use std::collections::BTreeSet;
+
+use super::role::{Role, line_classes};
+use super::svg::{Drawing, Scale, WIDTH, short, time};
 use super::{escaped, table};
-use crate::machine::Noise;
-use crate::report::{Better, Curve, Line, Report, Section, figure};
+use crate::gain::ledger::cores;
+use crate::report::{Better, Curve, Line, Section, figure};
 use crate::stats::latency::{Latencies, SHOWN};
 
 /// Where plots end: the last mark's name needs room.
 const RIGHT: f64 = WIDTH - 26.0;
 
 /// A drawing with its name, and its figures for those who want or need them.
-fn figure_of(caption: &str, svg: &str, legend: &[String], figures: &str) -> String {
-    let mut keys = String::new();
-    for (n, name) in legend.iter().enumerate() {
-        keys += &format!(
-            "<li><svg viewBox=\"0 0 24 8\" aria-hidden=\"true\"><path d=\"M0 4L24 4\" class=\"l c{}\"/></svg>{}</li>",
-            n % COLOURS,
-            escaped(name)
-        );
-    }
-    let keys = if keys.is_empty() { keys } else { format!("<ul class=\"legend\">{keys}</ul>") };
+pub(super) fn figure_of(caption: &str, svg: &str, legend: &str, figures: &str) -> String {
     format!(
-        "<figure><figcaption>{}</figcaption>{svg}{keys}<details><summary>The figures</summary>{figures}</details></figure>",
+        "<figure><figcaption>{}</figcaption>{svg}{legend}<details><summary>The figures</summary>{figures}</details></figure>",
         escaped(caption)
     )
+}
+
+/// What lines are of.
+fn lines_legend(lines: &[(String, String)]) -> String {
+    let keys = lines.iter().map(|(class, name)| {
+        let line =
+            format!("<svg viewBox=\"0 0 24 8\" aria-hidden=\"true\"><path d=\"M0 4L24 4\" class=\"{class}\"/></svg>");
+        format!("<li>{line}{}</li>", escaped(name))
+    });
+    format!("<ul class=\"legend\">{}</ul>", keys.collect::<String>())
+}
+
+/// What areas are of: class and name.
+pub(super) fn areas_legend<'a>(areas: impl Iterator<Item = (String, &'a str)>) -> String {
+    let keys = areas.map(|(class, name)| {
+        let area = format!(
+            "<svg viewBox=\"0 0 24 8\" aria-hidden=\"true\"><rect width=\"24\" height=\"8\" class=\"{class}\"/></svg>"
+        );
+        format!("<li>{area}{}</li>", escaped(name))
+    });
+    format!("<ul class=\"legend\">{}</ul>", keys.collect::<String>())
 }
 
 /// Bars of a section's medians, with every round as a dot and a line from the least to the most. Empty where nothing was measured.
@@ -48,21 +63,40 @@ pub fn bars(section: &Section) -> String {
         let Some(s) = &c.summary else { continue };
         let y = n as f64 * ROW + 4.0;
         d.text(4.0, y + 11.0, "label", &cut(&c.title, 52));
-        d.text(WIDTH - 4.0, y + 11.0, "value", &figure(s.median));
-        d.rect(4.0, y + 16.0, (scale.at(s.median) - 4.0, 12.0), "bar");
+        d.text(WIDTH - 4.0, y + 11.0, "value", &of_unit(section, s.median));
+        d.rect(
+            4.0,
+            y + 16.0,
+            (scale.at(s.median) - 4.0, 12.0),
+            &format!("bar {}", Role::of(&c.name, &c.title).class()),
+        );
         let middle = y + 22.0;
         d.line((scale.at(s.min), middle), (scale.at(s.max), middle), "spread");
         for round in &c.rounds {
             d.dot(scale.at(*round), middle, "round");
         }
     }
-    let caption = format!("Medians, {} ({better}); dots are rounds", section.unit);
-    figure_of(&caption, &d.done(), &[], &rounds_table(section))
+    // What the ledger adds up has no rounds of its own.
+    let dots = if section.name == super::ledger::OVERVIEW { "least, median and most of the rounds" } else { "rounds" };
+    let caption = format!("Medians, {} ({better}); dots are {dots}", section.unit);
+    let seen: BTreeSet<Role> = measured.iter().map(|c| Role::of(&c.name, &c.title)).collect();
+    // One colour alone says nothing.
+    let legend = if seen.len() > 1 {
+        areas_legend(seen.iter().map(|r| (format!("bar {}", r.class()), r.title())))
+    } else {
+        String::new()
+    };
+    figure_of(&caption, &d.done(), &legend, &rounds_table(section))
+}
+
+/// A figure of a section.
+fn of_unit(section: &Section, v: f64) -> String {
+    if section.unit.starts_with("cores") { cores(v) } else { figure(v) }
 }
 
 /// What a section measured, as a table.
 pub fn rounds_table(section: &Section) -> String {
-    let more: std::collections::BTreeSet<&String> = section.contenders.iter().flat_map(|c| c.more.keys()).collect();
+    let more: BTreeSet<&String> = section.contenders.iter().flat_map(|c| c.more.keys()).collect();
     let median = format!("median, {}", section.unit);
     let mut header = vec!["", median.as_str(), "least", "most", "rounds"];
     header.extend(more.iter().map(|m| m.as_str()));
@@ -70,7 +104,8 @@ pub fn rounds_table(section: &Section) -> String {
     for c in &section.contenders {
         let mut row = match &c.summary {
             Some(s) => {
-                vec![c.title.clone(), figure(s.median), figure(s.min), figure(s.max), c.rounds.len().to_string()]
+                let [median, min, max] = [s.median, s.min, s.max].map(|v| of_unit(section, v));
+                vec![c.title.clone(), median, min, max, c.rounds.len().to_string()]
             }
             None => vec![c.title.clone(), "missing".into(), "–".into(), "–".into(), "0".into()],
         };
@@ -116,14 +151,18 @@ pub fn latencies(section: &Section) -> String {
     // Places by how rare: 1 − 10^−n, from the least value (0) on.
     let x = Scale::new((0.0, nines), (48.0, RIGHT), false);
     let y = Scale::new((low, high), (HEIGHT - 34.0, 10.0), true);
-    axes(&mut d, &y, HEIGHT, "ns");
+    axes(&mut d, &y, HEIGHT, "", time);
     for n in 0..=nines as i32 {
         let at = x.at(f64::from(n));
         d.line((at, 10.0), (at, HEIGHT - 34.0), "grid");
         let name = if n == 0 { "least".to_owned() } else { format!("p{}", short_nines(n)) };
         d.text(at, HEIGHT - 20.0, "mark", &name);
     }
-    for (n, (_, _, l)) in all.iter().enumerate() {
+    let half = x.at(2f64.log10());
+    d.line((half, 10.0), (half, HEIGHT - 34.0), "grid");
+    d.text(half, HEIGHT - 20.0, "mark", "p50");
+    let classes = line_classes(all.iter().map(|(title, ..)| *title));
+    for (class, (_, _, l)) in classes.iter().zip(&all) {
         let points: Vec<(f64, f64)> = (0..=(nines * 10.0) as i32)
             .map(|step| {
                 let rare = f64::from(step) / 10.0;
@@ -131,7 +170,7 @@ pub fn latencies(section: &Section) -> String {
                 (x.at(rare), y.at(l.percentile(q) as f64))
             })
             .collect();
-        d.path(&points, n);
+        d.path(&points, class);
     }
     let mut header = vec![""];
     header.extend(SHOWN.iter().map(|(_, name)| *name));
@@ -145,8 +184,8 @@ pub fn latencies(section: &Section) -> String {
             row
         })
         .collect();
-    let legend: Vec<String> = all.iter().map(|(title, ..)| (*title).to_owned()).collect();
-    figure_of(&caption, &d.done(), &legend, &table(&format!("{caption}, ns"), &header, &rows))
+    let legend: Vec<_> = classes.into_iter().zip(all.iter().map(|(title, ..)| (*title).to_owned())).collect();
+    figure_of(&caption, &d.done(), &lines_legend(&legend), &table(&format!("{caption}, ns"), &header, &rows))
 }
 
 /// `90`, `99`, `99.9` …
@@ -159,11 +198,11 @@ fn short_nines(n: i32) -> String {
 }
 
 /// A left axis with marks and its unit.
-fn axes(d: &mut Drawing, y: &Scale, height: f64, unit: &str) {
+fn axes(d: &mut Drawing, y: &Scale, height: f64, unit: &str, shown: fn(f64) -> String) {
     for mark in y.marks() {
         let at = y.at(mark);
         d.line((48.0, at), (RIGHT, at), "grid");
-        d.text(44.0, at + 4.0, "value small", &short(mark));
+        d.text(44.0, at + 4.0, "value small", &shown(mark));
     }
     d.line((48.0, 10.0), (48.0, height - 34.0), "axis");
     d.line((48.0, height - 34.0), (RIGHT, height - 34.0), "axis");
@@ -187,22 +226,27 @@ pub fn curve(curve: &Curve) -> String {
     let mut d = Drawing::new(HEIGHT, &curve.title, &format!("{} over {}, a line each.", curve.y, curve.x));
     let x = Scale::new(range(|p| p.0, curve.log.0), (48.0, RIGHT), curve.log.0);
     let y = Scale::new(range(|p| p.1, curve.log.1), (HEIGHT - 34.0, 10.0), curve.log.1);
-    axes(&mut d, &y, HEIGHT, &curve.y);
+    axes(&mut d, &y, HEIGHT, &curve.y, short);
     for mark in x.marks() {
         d.line((x.at(mark), 10.0), (x.at(mark), HEIGHT - 34.0), "grid");
         d.text(x.at(mark), HEIGHT - 20.0, "mark", &short(mark));
     }
     d.text(RIGHT, HEIGHT - 5.0, "value small", &curve.x);
-    for (n, line) in curve.lines.iter().enumerate() {
+    let classes = line_classes(curve.lines.iter().map(|l| l.title.as_str()));
+    for (class, line) in classes.iter().zip(&curve.lines) {
         let at: Vec<(f64, f64)> = line.points.iter().filter(|p| place(p)).map(|p| (x.at(p.0), y.at(p.1))).collect();
-        d.path(&at, n);
+        d.path(&at, class);
+        // Few points are measured ones; many are a computed line.
+        if at.len() <= ROWS {
+            at.iter().for_each(|(x, y)| d.dot(*x, *y, "round"));
+        }
     }
     if let Some((value, says)) = &curve.mark {
         d.line((x.at(*value), 10.0), (x.at(*value), HEIGHT - 34.0), "here");
         d.text((x.at(*value) + 4.0).min(WIDTH - 190.0), 22.0, "label small", says);
     }
-    let legend: Vec<String> = curve.lines.iter().map(|l| l.title.clone()).collect();
-    figure_of(&curve.title, &d.done(), &legend, &curve_table(curve))
+    let legend: Vec<_> = classes.into_iter().zip(curve.lines.iter().map(|l| l.title.clone())).collect();
+    figure_of(&curve.title, &d.done(), &lines_legend(&legend), &curve_table(curve))
 }
 
 /// At most this many points of a line are in its table.
@@ -225,62 +269,8 @@ fn curve_table(curve: &Curve) -> String {
     table(&format!("{}, {}", curve.title, curve.y), &header, &rows)
 }
 
-const PARTS: [&str; 5] = ["user", "kernel", "softirq", "stolen", "idle"];
-
-/// What the CPU did in each section, and on each core. Empty where it was not looked at.
-pub fn cpu(report: &Report) -> String {
-    let sum = |noise: &Noise| -> [f64; 5] {
-        noise.cores.iter().fold([0.0; 5], |all, c| {
-            let next = [c.user, c.kernel, c.softirq, c.stolen, c.idle];
-            std::array::from_fn(|i| all[i] + next[i])
-        })
-    };
-    let mut rows: Vec<(String, [f64; 5])> = Vec::new();
-    for s in &report.sections {
-        if let Some(noise) = &s.noise {
-            rows.push((s.name.clone(), sum(noise)));
-        }
-    }
-    for (n, core) in report.noise.cores.iter().enumerate() {
-        let one = Noise { cores: vec![*core], ..Noise::default() };
-        rows.push((format!("core {n}, whole run"), sum(&one)));
-    }
-    rows.retain(|(_, parts)| parts.iter().sum::<f64>() > 0.0);
-    if rows.is_empty() {
-        return String::new();
-    }
-    let caption = "What the cores did, all programs together";
-    const ROW: f64 = 34.0;
-    let mut d =
-        Drawing::new(rows.len() as f64 * ROW + 4.0, caption, "A bar of the whole time each, cut by what it went to.");
-    for (n, (name, parts)) in rows.iter().enumerate() {
-        let (y, all) = (n as f64 * ROW, parts.iter().sum::<f64>());
-        d.text(4.0, y + 12.0, "label", &cut(name, 60));
-        let mut from = 4.0;
-        for (part, seconds) in parts.iter().enumerate() {
-            let width = seconds / all * (WIDTH - 8.0);
-            d.rect(from, y + 16.0, (width, 12.0), &format!("f{part}"));
-            from += width;
-        }
-    }
-    let cells = rows.iter().map(|(name, parts)| {
-        let all = parts.iter().sum::<f64>();
-        let mut row = vec![name.clone()];
-        row.extend(parts.iter().map(|p| format!("{:.1} %", 100.0 * p / all)));
-        row
-    });
-    let mut header = vec![""];
-    header.extend(PARTS);
-    let figures = table(caption, &header, &cells.collect::<Vec<_>>());
-    let keys: String = PARTS.iter().enumerate().map(|(n, name)| {
-        format!("<li><svg viewBox=\"0 0 24 8\" aria-hidden=\"true\"><rect width=\"24\" height=\"8\" class=\"f{n}\"/></svg>{name}</li>")
-    }).collect();
-    let svg = format!("{}<ul class=\"legend\">{keys}</ul>", d.done());
-    figure_of(caption, &svg, &[], &figures)
-}
-
 /// No longer than there is room for.
-fn cut(text: &str, most: usize) -> String {
+pub(super) fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
     }

@@ -7,9 +7,6 @@ use super::escaped;
 
 /// Width of all drawings, in units: text stays readable where a phone shows them at 360 pixels.
 pub const WIDTH: f64 = 440.0;
-/// Classes `c0` … of the style sheet.
-pub const COLOURS: usize = 6;
-
 /// A drawing with a name and a description for those who do not see it.
 pub struct Drawing {
     height: f64,
@@ -43,13 +40,18 @@ impl Drawing {
         let _ = write!(self.body, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2\" class=\"{class}\"/>");
     }
 
-    /// A line through points, in the `n`-th colour.
-    pub fn path(&mut self, points: &[(f64, f64)], n: usize) {
+    /// A dot that is what the drawing is about.
+    pub fn big_dot(&mut self, x: f64, y: f64, class: &str) {
+        let _ = write!(self.body, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" class=\"{class}\"/>");
+    }
+
+    /// A line through points.
+    pub fn path(&mut self, points: &[(f64, f64)], class: &str) {
         let mut all = String::new();
         for (i, (x, y)) in points.iter().enumerate() {
             let _ = write!(all, "{}{x:.1} {y:.1}", if i == 0 { 'M' } else { 'L' });
         }
-        let _ = write!(self.body, "<path d=\"{all}\" class=\"l c{}\"/>", n % COLOURS);
+        let _ = write!(self.body, "<path d=\"{all}\" class=\"{class}\"/>");
     }
 
     pub fn done(self) -> String {
@@ -93,6 +95,11 @@ impl Scale {
             let (from, to) = (self.low.log10().ceil() as i32, self.high.log10().floor() as i32);
             let step = ((to - from) / 6 + 1).max(1) as usize;
             let mut marks: Vec<f64> = (from..=to).step_by(step).map(|e| 10f64.powi(e)).collect();
+            if marks.len() < 3 {
+                // Less than two decades: in between, too.
+                let all = (from - 1..=to).flat_map(|e| [1.0, 2.0, 5.0].map(|m| m * 10f64.powi(e)));
+                marks = all.filter(|v| (self.low..=self.high).contains(v)).collect();
+            }
             if marks.len() < 2 {
                 marks = vec![self.low, (self.low * self.high).sqrt(), self.high];
             }
@@ -104,6 +111,17 @@ impl Scale {
         let first = (self.low / step).ceil() as i64;
         (first..).map(|n| n as f64 * step).take_while(|v| *v <= self.high * 1.000_001).take(12).collect()
     }
+}
+
+/// A time of `ns` nanoseconds on an axis.
+pub fn time(ns: f64) -> String {
+    let (value, unit) = match ns {
+        v if v >= 1e9 => (v / 1e9, "s"),
+        v if v >= 1e6 => (v / 1e6, "ms"),
+        v if v >= 1e3 => (v / 1e3, "µs"),
+        v => (v, "ns"),
+    };
+    format!("{} {unit}", short(value))
 }
 
 /// A figure on an axis: short.
@@ -136,12 +154,14 @@ mod tests {
         // Nothing to show is no reason for a division by zero.
         let none = Scale::new((0.0, 0.0), (0.0, 1.0), false);
         assert!(none.at(0.0) == 0.0 && !none.marks().is_empty());
+        assert_eq!(Scale::new((400.0, 2135.0), (0.0, 1.0), true).marks(), [500.0, 1000.0, 2000.0]);
         assert!(Scale::new((3.0, 5.0), (0.0, 1.0), true).marks().len() == 3);
     }
 
     #[test]
     fn figures_are_short() {
         let seen: Vec<String> = [0.0, 0.004, 0.5, 12.25, 300.0, 12_500.0, 3e6, 2.5e9].map(short).into();
+        assert_eq!([5.0, 1e4, 2e6, 5e9].map(time), ["5 ns", "10 µs", "2 ms", "5 s"]);
         assert_eq!(seen, ["0", "4e-3", "0.5", "12.25", "300", "12.5 k", "3 M", "2.5 G"]);
     }
 }

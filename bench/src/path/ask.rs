@@ -1,5 +1,6 @@
 //! What is asked of a running instance on its control socket.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -37,12 +38,13 @@ pub fn status(socket: &Path) -> Result<Status> {
 }
 
 /// What an instance has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     /// Packets that its driver's program and its workers handled.
     pub driver: u64,
     pub worker: u64,
-    pub dropped: u64,
+    /// By reason.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 impl Done {
@@ -51,21 +53,29 @@ impl Done {
     pub fn of(socket: &Path) -> Result<Self> {
         let status = status(socket)?;
         let tier = |name: &str| status.tiers.iter().filter(|t| t.tier == name).map(|t| t.packets).sum();
-        Ok(Self { driver: tier("xdp"), worker: tier("worker"), dropped: status.drops.iter().map(|d| d.count).sum() })
+        let mut dropped = BTreeMap::new();
+        for drop in &status.drops {
+            *dropped.entry(drop.reason.clone()).or_default() += drop.count;
+        }
+        Ok(Self { driver: tier("xdp"), worker: tier("worker"), dropped })
     }
 
     /// What was done since `before`. Counters may lag a little behind each other; none goes back.
     #[must_use]
-    pub fn since(self, before: Self) -> Self {
+    pub fn since(mut self, before: &Self) -> Self {
+        for (reason, count) in &mut self.dropped {
+            *count = count.saturating_sub(before.dropped.get(reason).copied().unwrap_or(0));
+        }
+        self.dropped.retain(|_, count| *count > 0);
         Self {
             driver: self.driver.saturating_sub(before.driver),
             worker: self.worker.saturating_sub(before.worker),
-            dropped: self.dropped.saturating_sub(before.dropped),
+            ..self
         }
     }
 
     /// Of all packets, those that no worker saw, %.
-    pub fn driver_percent(self) -> f64 {
+    pub fn driver_percent(&self) -> f64 {
         100.0 * self.driver as f64 / (self.driver + self.worker).max(1) as f64
     }
 }
@@ -76,9 +86,11 @@ mod tests {
 
     #[test]
     fn shares_are_of_what_was_done_meanwhile() {
-        let before = Done { driver: 100, worker: 100, dropped: 2 };
-        let done = Done { driver: 400, worker: 200, dropped: 2 }.since(before);
-        assert_eq!((done.driver_percent(), done.dropped), (75.0, 0));
+        let drops = |all: &[(&str, u64)]| all.iter().map(|(r, n)| ((*r).to_owned(), *n)).collect();
+        let before = Done { driver: 100, worker: 100, dropped: drops(&[("ttl", 2)]) };
+        let after = Done { driver: 400, worker: 200, dropped: drops(&[("ttl", 2), ("tx_full", 7)]) };
+        let done = after.since(&before);
+        assert_eq!((done.driver_percent(), done.dropped), (75.0, drops(&[("tx_full", 7)])));
         assert_eq!(Done::default().driver_percent(), 0.0);
     }
 }

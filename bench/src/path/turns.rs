@@ -84,7 +84,7 @@ impl At<'_> {
         let loaded = load()?;
         let (seconds, cpu) = (clock.elapsed().as_secs_f64(), watch.finish());
         let after = look()?;
-        let done = after.3.zip(before.3).map(|(after, before)| after.since(before));
+        let done = after.3.zip(before.3).map(|(after, before)| after.since(&before));
         let meanwhile = Meanwhile {
             seconds,
             cpu,
@@ -120,7 +120,7 @@ pub fn none(sections: &mut [Section], contenders: &[Contender], why: &str) {
     }
 }
 
-/// Runs all rounds. `turn` gives one [`Turn`] for each of `sections`.
+/// Runs all rounds, and notes what was dropped by reason. `turn` gives one [`Turn`] for each of `sections`.
 ///
 /// # Errors
 /// Without root, where the links cannot be made, or for an unknown name in `only`. A contender that fails is named as missing.
@@ -140,6 +140,7 @@ pub fn run(
     let usual = Hosts::new(labels[0], Napi::Inline)?;
     let whole = Hosts::whole_packets(labels[1])?;
     let mut all: BTreeMap<(usize, &str), Latencies> = BTreeMap::new();
+    let mut drops: BTreeMap<(usize, &str), BTreeMap<String, u64>> = BTreeMap::new();
     let bar = progress::bar((rig.rounds * wanted.len()) as u64);
     for round in 0..rig.rounds {
         for c in &wanted {
@@ -164,6 +165,9 @@ pub fn run(
                         if let Some(latencies) = &t.latencies {
                             all.entry((n, c.name)).or_default().add(latencies);
                         }
+                        for (reason, count) in t.meanwhile.done.iter().flat_map(|d| &d.dropped) {
+                            *drops.entry((n, c.name)).or_default().entry(reason.clone()).or_default() += count;
+                        }
                         put(section, c, t, rig);
                     }
                 }
@@ -177,14 +181,19 @@ pub fn run(
             line.latency = Some(Latency { of: of.into(), counts: latencies.counts() });
         }
     }
+    for ((n, name), dropped) in &drops {
+        let reasons: Vec<String> = dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        sections[*n].notes.push(format!("{name} dropped, all rounds (docs/drops.md): {}.", reasons.join(", ")));
+    }
     Ok(())
 }
 
 fn put(section: &mut Section, c: &Contender, turn: Turn, rig: &Rig) {
     let line = section.round(c.name, c.title, turn.value);
     let mut more = turn.more;
-    if let Some(done) = turn.meanwhile.done {
-        more.extend([("by the driver %", done.driver_percent()), ("dropped", done.dropped as f64)]);
+    if let Some(done) = &turn.meanwhile.done {
+        let dropped: u64 = done.dropped.values().sum();
+        more.extend([("by the driver %", done.driver_percent()), ("dropped", dropped as f64)]);
     }
     for (name, value) in more {
         line.more.entry(name.into()).or_default().push(value);

@@ -29,12 +29,19 @@ pub struct Start<'a> {
 pub struct Running {
     /// Counts where packets do not reach the sink.
     own_count: Option<Words>,
+    /// Of softdpu, where it is a process of its own.
+    pub pid: Option<u32>,
     _parts: Box<dyn Any>,
 }
 
 impl Running {
     pub fn new(parts: impl Any) -> Self {
-        Self { own_count: None, _parts: Box::new(parts) }
+        Self { own_count: None, pid: None, _parts: Box::new(parts) }
+    }
+
+    /// A process of softdpu.
+    pub fn process(pid: u32, parts: impl Any) -> Self {
+        Self { pid: Some(pid), ..Self::new(parts) }
     }
 
     /// Packets delivered so far.
@@ -86,7 +93,7 @@ fn drop_near(s: &Start<'_>) -> Result<Running> {
     let words = Words::new(2)?;
     let program = Program::load("drop", &programs::sink(words.fd(), PORT))?;
     let link = s.topology.attach_near(&program)?;
-    Ok(Running { own_count: Some(words), _parts: Box::new((program, link)) })
+    Ok(Running { pid: None, own_count: Some(words), _parts: Box::new((program, link)) })
 }
 
 /// The kernel's forwarding; switched off again when this goes.

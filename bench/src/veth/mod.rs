@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::instance;
 use crate::net::cores;
 use crate::net::generator::{Generator, Limits};
 use crate::net::topology::{Napi, Topology};
@@ -45,6 +46,8 @@ pub struct Turn {
     pub arrived: f64,
     /// Busy share of the core of the thing under test, %.
     pub core: f64,
+    /// Memory of softdpu's process at the end, MiB.
+    pub rss_mib: Option<f64>,
 }
 
 /// Runs all, and returns the section and its targets.
@@ -72,6 +75,9 @@ pub fn run(options: &Options) -> Result<(Section, Vec<Target>)> {
                     let line = section.round(c.name, c.title, t.arrived);
                     line.more.entry("sent Mpps".into()).or_default().push(t.sent);
                     line.more.entry("core busy %".into()).or_default().push(t.core);
+                    if let Some(rss) = t.rss_mib {
+                        line.more.entry("RSS MiB".into()).or_default().push(rss);
+                    }
                 }
                 Err(e) => section.missing(c.name, c.title, format!("{e:#}")),
             }
@@ -137,6 +143,7 @@ pub fn turn(topology: &Topology, contender: &mut Contender, options: &Options) -
     stop::sleep(options.turn);
     let b = sample()?;
     generator.finish()?;
+    let rss_mib = running.pid.and_then(instance::rss_mib);
     drop(running);
     let seconds = b.0.duration_since(a.0).as_secs_f64();
     let (busy, all) = (b.3.0 - a.3.0, b.3.1 - a.3.1);
@@ -144,5 +151,6 @@ pub fn turn(topology: &Topology, contender: &mut Contender, options: &Options) -
         sent: (b.1 - a.1) as f64 / seconds / 1e6,
         arrived: (b.2 - a.2) as f64 / seconds / 1e6,
         core: 100.0 * busy as f64 / all.max(1) as f64,
+        rss_mib,
     })
 }

@@ -74,7 +74,8 @@ action = "forward"
 }
 
 pub fn worker(s: &Start<'_>) -> Result<Running> {
-    Ok(Running::new(start(s.topology, &s.options.softdpu, s.options.dut_core)?))
+    let instance = start(s.topology, &s.options.softdpu, s.options.dut_core)?;
+    Ok(Running::process(instance.pid(), instance))
 }
 
 /// The bare loop's thread.

@@ -61,6 +61,7 @@ impl Peer {
             meter: None,
             dscp: None,
             sample: 0,
+            mirror: None,
             ceiling: None,
         };
         let mut other = Policy {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::args::StatusArgs;
 use super::ask::ask;
 use super::show::{Rows, bytes, clean, count, duration, number, or_dash};
-use crate::control::{NicStatus, Status, client};
+use crate::control::{NicStatus, RuleStatus, Status, client};
 
 /// How long rates are measured.
 const INTERVAL: Duration = Duration::from_millis(333);
@@ -249,9 +249,22 @@ fn steer(now: &Status) -> Rows {
 fn rules(now: &Status) -> Rows {
     let mut rows = Rows::new(&["rule", "does", ">packets", ">bytes"]);
     for r in &now.rules {
-        rows.add([r.name.clone(), r.what.clone(), count(r.packets), bytes(r.bytes)]);
+        rows.add([r.name.clone(), does(r), count(r.packets), bytes(r.bytes)]);
     }
     rows
+}
+
+/// What a rule does, and of copies how many there are.
+fn does(rule: &RuleStatus) -> String {
+    let mut text = rule.what.clone();
+    if rule.copied > 0 || rule.not_copied > 0 {
+        text += &format!(" ({} copied", count(rule.copied));
+        if rule.not_copied > 0 {
+            text += &format!(", {} not", count(rule.not_copied));
+        }
+        text.push(')');
+    }
+    text
 }
 
 fn class_rows(what: &'static str, classes: &[crate::telemetry::snapshot::ClassTraffic]) -> Rows {

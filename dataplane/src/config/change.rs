@@ -209,6 +209,7 @@ fn rule_keys(a: &Rule, b: &Rule) -> Vec<&'static str> {
         ("bandwidth.ceiling", a.ceiling != b.ceiling),
         ("dscp", a.dscp != b.dscp),
         ("sample", a.sample != b.sample),
+        ("mirror", a.mirror != b.mirror),
     ];
     differing(match_keys(&a.matches, &b.matches).into_iter().chain(own))
 }

@@ -184,7 +184,7 @@ fn parse(text: &str, part: Range<usize>) -> Option<Vec<schema::Rule>> {
         return None;
     }
     let mut problems = Vec::new();
-    if !shape::policy().fits_under("rule", &mut value, &mut problems) {
+    if !shape::policy().key("rule")?.fits_value(&mut value, "rule", &mut problems) {
         return None;
     }
     let mut rules = Vec::<schema::Rule>::deserialize(ValueDeserializer::from(value)).ok()?;

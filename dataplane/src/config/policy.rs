@@ -383,6 +383,8 @@ pub struct Rule {
     pub dscp: Option<u8>,
     /// 0: none.
     pub sample: u32,
+    /// Index of the port that gets copies.
+    pub mirror: Option<usize>,
 }
 
 /// What flows of several rules may take together, both directions.

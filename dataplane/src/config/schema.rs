@@ -658,6 +658,9 @@ pub struct Rule {
     /// up to the worker. Default: none.
     #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub sample: Option<At<u32>>,
+    /// Port that gets a copy of each of its packets as it came in, both directions: for an intrusion detection system, say. With
+    /// `sample`, of one in so many. Only of flows in clear. Default: none.
+    pub mirror: Option<At<Name>>,
 }
 
 impl Rule {
@@ -682,6 +685,7 @@ impl Rule {
             meter_burst,
             dscp,
             sample,
+            mirror,
         } = self;
         fn each<'v, T: 'v>(values: impl IntoIterator<Item = &'v mut At<T>>, by: isize) {
             values.into_iter().for_each(|value| value.shift(by));
@@ -703,6 +707,7 @@ impl Rule {
         each(meter_burst, by);
         each(dscp, by);
         each(sample, by);
+        each(mirror, by);
     }
 }
 

@@ -95,9 +95,14 @@ impl<'s> Shape<'s> {
         self.table(table, span, &Place::TOP, problems)
     }
 
-    /// The same of one value that stands in a file under this name.
-    pub fn fits_under(&self, name: &str, value: &mut Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> bool {
-        self.find(name).is_some_and(|(_, name, shape)| shape.value(value, &Place(Some(&Place::TOP), name), problems))
+    /// The same of one value, which stands under the key `name`; whether it fits.
+    pub fn fits_value(&self, value: &mut Spanned<DeValue<'_>>, name: &str, problems: &mut Vec<Problem>) -> bool {
+        self.value(value, &Place(Some(&Place::TOP), name), problems)
+    }
+
+    /// What stands under a key.
+    pub fn key(&self, name: &str) -> Option<&Self> {
+        self.find(name).map(|(_, _, shape)| shape)
     }
 
     fn find(&self, name: &str) -> Option<(usize, &'s str, &Self)> {

@@ -252,6 +252,11 @@ pub struct RuleStatus {
     pub metered: u64,
     #[serde(default)]
     pub sampled: u64,
+    /// Packets copied to its `mirror`, and those that should have been and were not (`/v1/counters` says why).
+    #[serde(default)]
+    pub copied: u64,
+    #[serde(default)]
+    pub not_copied: u64,
 }
 
 /// Packets dropped for one reason.

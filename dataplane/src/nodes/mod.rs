@@ -9,6 +9,7 @@ pub mod emit;
 pub mod flow;
 pub mod fragment;
 pub mod icmp;
+mod mirror;
 pub mod mss;
 pub mod offload;
 pub mod open;

@@ -1,10 +1,11 @@
-//! What a rule does to packets that go on: `meter_rate`, ceilings, `dscp` and `sample`. The driver does the same to a flow that
+//! What a rule does to packets that go on: `meter_rate`, ceilings, `sample`, `mirror` and `dscp`. The driver does the same to a flow that
 //! has gone down, and goes on where this left off; flows under a ceiling stay here, where they are counted together.
 
 use crate::flow::{FlowIdx, Tick};
 use crate::graph::packet::NO_FLOW;
 use crate::graph::{Cx, DropReason, Packet};
 use crate::io::steer::Progress;
+use crate::nodes::mirror;
 use crate::plan::Plan;
 use crate::plan::rules::Rule;
 use crate::wire::ip;
@@ -101,6 +102,8 @@ pub fn treat(cx: &mut Cx<'_>, packet: &mut Packet, number: u16, rule: &Rule) -> 
     let at = flow.map(|(place, flow)| (place, flow.created()));
     let len = packet.frame.total_len() as u64;
     let counters = cx.rules.treated(number);
+    // What the driver hands up of a flow that it has is what it sampled.
+    let mut copied = rule.sample == 0 || below;
     if let Some(slot) = cx.treated.slot(at, number) {
         if let Some(meter) = &rule.meter {
             let cost = len.saturating_mul(meter.per_byte) >> 16;
@@ -113,9 +116,8 @@ pub fn treat(cx: &mut Cx<'_>, packet: &mut Packet, number: u16, rule: &Rule) -> 
         }
         if rule.sample > 0 && !below {
             slot.met[side] += 1;
-            if slot.met[side].is_multiple_of(u64::from(rule.sample))
-                && let Some(counters) = counters
-            {
+            copied = slot.met[side].is_multiple_of(u64::from(rule.sample));
+            if copied && let Some(counters) = counters {
                 counters.sampled.inc();
             }
         }
@@ -130,6 +132,9 @@ pub fn treat(cx: &mut Cx<'_>, packet: &mut Packet, number: u16, rule: &Rule) -> 
             }
             return Err(DropReason::Metered);
         }
+    }
+    if let (Some(port), Some(counters), true) = (rule.mirror, counters, copied) {
+        mirror::copy(cx, packet, port, counters);
     }
     if let Some(dscp) = rule.dscp {
         ip::set_dscp(packet.frame.bytes_mut(), packet.headers.l3, dscp);

@@ -82,6 +82,9 @@ pub fn consider(cx: &Cx<'_>, client: &Client, packet: &Packet) -> Result<Candida
         if rule.keep {
             return Err(Reason::PolicyNever);
         }
+        if rule.mirror.is_some() && rule.sample == 0 {
+            return Err(Reason::Mirror);
+        }
         if rule.treats() {
             let progress = cx.treated.progress(at, flow.created(), cx.now);
             let meter = rule.meter.map(|meter| meter.meter);

@@ -63,6 +63,7 @@ reasons! {
     NicOnlyDrops = 32 "nic_only_drops" "Tier `nic`: of what flows need, a device only drops; this one is to be forwarded.",
     NicFull = 33 "nic_full" "Tier `nic`: the device has no room for more flows. `softdpu status` says how many it took.",
     Ceiling = 34 "ceiling" "Its application has a ceiling, which all of its flows share: only workers count them together.",
+    Mirror = 35 "mirror" "Its rule copies every packet to a port, and only a worker copies. With `sample`, of one packet in so many, flows are offloaded: the driver hands up what is sampled.",
 }
 
 impl Reason {

@@ -155,6 +155,7 @@ fn rule(rule: &policy::Rule) -> Result<Rule> {
         meter: rule.meter.map(rules::RuleMeter::new),
         dscp: rule.dscp,
         sample: rule.sample,
+        mirror: rule.mirror.filter(|_| rule.encrypt.is_none()).map(|port| port as u16),
         mirrored: false,
         share: None,
     })

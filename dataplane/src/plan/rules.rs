@@ -119,6 +119,8 @@ pub struct Rule {
     pub dscp: Option<u8>,
     /// One of so many packets is counted, and seen by a worker; 0: none.
     pub sample: u32,
+    /// Port that gets copies of its packets, of one in `sample` where there is one.
+    pub mirror: Option<u16>,
     /// Stands for the kernel's policies: never found by its own terms.
     pub mirrored: bool,
 }
@@ -184,9 +186,10 @@ impl Match {
 }
 
 impl Rule {
-    /// Whether packets that go on are metered, sampled or marked.
+    /// Whether packets that go on are metered, sampled, copied or marked.
     pub fn treats(&self) -> bool {
-        self.meter.is_some() || self.share.is_some() || self.dscp.is_some() || self.sample > 0
+        let copied = self.mirror.is_some();
+        self.meter.is_some() || self.share.is_some() || self.dscp.is_some() || self.sample > 0 || copied
     }
 
     /// Which flows may not go on in clear, or at all, is told from what they carry.

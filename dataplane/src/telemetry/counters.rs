@@ -110,12 +110,46 @@ pub struct TunnelCounters {
     pub escaped_bytes: Counter,
 }
 
+/// Why a packet was not copied. It went on all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum NotCopied {
+    /// Few frames are free: they are for packets.
+    NoFrame,
+    /// The port's transmit list is half full, or there is no such port.
+    NoRoom,
+    /// It does not fit one frame, or is larger than the port's MTU.
+    TooLong,
+    /// It comes out of a tunnel, or goes into one.
+    Protected,
+    /// The port's link is down.
+    LinkDown,
+}
+
+impl NotCopied {
+    pub const ALL: [Self; 5] = [Self::NoFrame, Self::NoRoom, Self::TooLong, Self::Protected, Self::LinkDown];
+
+    /// Stable code.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NoFrame => "no_frame",
+            Self::NoRoom => "no_room",
+            Self::TooLong => "too_long",
+            Self::Protected => "protected",
+            Self::LinkDown => "link_down",
+        }
+    }
+}
+
 /// What a rule has done to packets beyond letting them by, in the driver and here.
 #[derive(Debug, Default)]
 pub struct TreatCounters {
     /// Dropped, over the meter.
     pub metered: Counter,
     pub sampled: Counter,
+    /// Copies sent to the rule's `mirror`, and those that were not made, by [`NotCopied`].
+    pub copied: Traffic,
+    pub not_copied: [Counter; NotCopied::ALL.len()],
     /// Dropped once the rule was found, for whatever reason, those over the meter too.
     pub dropped: Counter,
     /// Inner packets encrypted, and decrypted.
@@ -289,6 +323,8 @@ impl RuleCounters {
                 bytes: traffic.bytes.get(),
                 metered: treated.metered.get(),
                 sampled: treated.sampled.get(),
+                copied: (treated.copied.packets.get(), treated.copied.bytes.get()),
+                not_copied: NotCopied::ALL.map(|reason| treated.not_copied[reason as usize].get()),
                 dropped: treated.dropped.get(),
                 sealed: (treated.sealed.packets.get(), treated.sealed.bytes.get()),
                 opened: (treated.opened.packets.get(), treated.opened.bytes.get()),
@@ -305,6 +341,10 @@ pub struct RuleTotal {
     pub bytes: u64,
     pub metered: u64,
     pub sampled: u64,
+    /// Packets and bytes.
+    pub copied: (u64, u64),
+    /// By [`NotCopied`].
+    pub not_copied: [u64; NotCopied::ALL.len()],
     pub dropped: u64,
     /// Packets and bytes.
     pub sealed: (u64, u64),
@@ -319,6 +359,8 @@ impl std::ops::Add for RuleTotal {
             bytes: self.bytes + other.bytes,
             metered: self.metered + other.metered,
             sampled: self.sampled + other.sampled,
+            copied: (self.copied.0 + other.copied.0, self.copied.1 + other.copied.1),
+            not_copied: std::array::from_fn(|at| self.not_copied[at] + other.not_copied[at]),
             dropped: self.dropped + other.dropped,
             sealed: (self.sealed.0 + other.sealed.0, self.sealed.1 + other.sealed.1),
             opened: (self.opened.0 + other.opened.0, self.opened.1 + other.opened.1),

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::counters::{
-    Counter, FrameCounters, L7Counters, Names, RuleTotal, Traffic as TrafficCounters, WorkerCounters,
+    Counter, FrameCounters, L7Counters, Names, NotCopied, RuleTotal, Traffic as TrafficCounters, WorkerCounters,
 };
 use crate::l7::Reason;
 
@@ -63,6 +63,12 @@ pub struct RuleTraffic {
     pub metered: u64,
     #[serde(default)]
     pub sampled: u64,
+    /// Copies sent to its `mirror`.
+    #[serde(default)]
+    pub copied: Traffic,
+    /// Packets that should have been copied and were not, by reason: "no_frame", "no_room", "too_long", "protected", "link_down".
+    #[serde(default)]
+    pub not_copied: BTreeMap<String, u64>,
     /// Packets dropped once they were known to be of the rule, whatever the reason.
     #[serde(default)]
     pub dropped: u64,
@@ -381,8 +387,13 @@ impl Snapshot {
             sum.bytes += total.bytes;
             sum.metered += total.metered;
             sum.sampled += total.sampled;
+            for (reason, count) in NotCopied::ALL.iter().zip(total.not_copied).filter(|(_, count)| *count > 0) {
+                *sum.not_copied.entry(reason.code().to_owned()).or_default() += count;
+            }
             sum.dropped += total.dropped;
-            for (sum, (packets, bytes)) in [(&mut sum.sealed, total.sealed), (&mut sum.opened, total.opened)] {
+            let pairs =
+                [(&mut sum.sealed, total.sealed), (&mut sum.opened, total.opened), (&mut sum.copied, total.copied)];
+            for (sum, (packets, bytes)) in pairs {
                 sum.packets += packets;
                 sum.bytes += bytes;
             }

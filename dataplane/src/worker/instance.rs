@@ -669,6 +669,9 @@ fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
         if rule.sample > 0 {
             parts.push(format!("sample 1 in {}", rule.sample));
         }
+        if let Some(port) = rule.mirror.and_then(|port| policy.ports.get(port)) {
+            parts.push(format!("mirror to {}", port.name));
+        }
         if parts.is_empty() { "forward".to_owned() } else { parts.join(", ") }
     };
     // By name: a worker may be at another plan still.
@@ -683,6 +686,8 @@ fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
             bytes: counted.bytes,
             metered: counted.metered,
             sampled: counted.sampled,
+            copied: counted.copied.packets,
+            not_copied: counted.not_copied.values().sum(),
         }
     };
     policy.rules.iter().map(status).collect()

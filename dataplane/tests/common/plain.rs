@@ -30,6 +30,11 @@ impl Plain {
     /// Hosts and a running edge. `more` comes before the policy's own tables and rules; `FOLDER` in it is the run's folder.
     /// `None`, said aloud, without root.
     pub fn new(tag: &str, more: &str) -> Option<Self> {
+        Self::with(tag, more, |_, _| {})
+    }
+
+    /// The same, with further links at the edge, made by `links` before softdpu starts; it is told how namespaces begin here.
+    pub fn with(tag: &str, more: &str, links: impl FnOnce(&str, &NetNs)) -> Option<Self> {
         if !softdpu_testbed::is_root() {
             eprintln!("SKIPPED: {tag} needs root for network namespaces");
             return None;
@@ -64,6 +69,7 @@ impl Plain {
                 process::run(nft.arg(table), PATIENCE).unwrap().ok().unwrap();
             }
         }
+        links(&base, &dut);
         let folder = RunDir::new(tag).unwrap();
         let file = |end: &str| folder.file(format!("edge.{end}"));
         let more = more.replace("FOLDER", &folder.path().display().to_string());

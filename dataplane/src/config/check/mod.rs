@@ -3,6 +3,7 @@
 
 mod applications;
 mod icmp;
+mod mirror;
 mod ports;
 mod rules;
 mod tap;
@@ -157,7 +158,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     let mut ports = ports::ports(&file.port, &workers, &mut check);
     let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
     let applications = applications::read(&file.application, &mut check);
-    let (rules, index) = rules::rules(&file.rule, &file.tunnel, &file.application, &mut check);
+    let (rules, index) = rules::rules(file, &mut check);
     let steer = rules::steer(&file.steer, &file.port, &file.tunnel, &rules, &mut check);
     tap::agree(file, &mut ports, &rules, &mut check);
     rules::limits(file, &steer, &mut check);

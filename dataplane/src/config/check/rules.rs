@@ -1,6 +1,6 @@
 //! Steering rules and rules: what they match, whether they can ever match, and that steering never undoes encryption.
 
-use super::{Check, icmp};
+use super::{Check, icmp, mirror};
 use crate::config::at::At;
 use crate::config::cover::{covers, overlaps};
 use crate::config::cover_index::Index;
@@ -82,13 +82,11 @@ pub(super) fn secret<'r>(rules: &'r [Rule], matches: &Match) -> Option<&'r Rule>
     rules.iter().find(|r| r.encrypt.is_some() && touches(r))
 }
 
-pub fn rules(
-    raw: &[schema::Rule],
-    tunnels: &[schema::Tunnel],
-    applications: &[schema::Application],
-    check: &mut Check<'_>,
-) -> (Vec<Rule>, Index) {
+pub fn rules(file: &File, check: &mut Check<'_>) -> (Vec<Rule>, Index) {
+    let (raw, tunnels, applications) = (&file.rule[..], &file.tunnel[..], &file.application[..]);
     check.unique("rule", raw.iter().map(|r| &r.name));
+    let ports: Vec<&str> = file.port.iter().map(|p| p.name.as_str()).collect();
+    let ports_in_file = check.named.ports.clone();
     let known: Vec<&str> = tunnels.iter().map(|t| t.name.as_str()).collect();
     let in_file = check.named.tunnels.clone();
     let names: Vec<&str> = applications.iter().map(|a| a.name.as_str()).collect();
@@ -116,7 +114,9 @@ pub fn rules(
             ceiling: None,
             dscp: r.dscp.as_ref().map(|dscp| **dscp),
             sample: r.sample.as_ref().map_or(0, |every| **every),
+            mirror: r.mirror.as_ref().and_then(|name| check.resolve("port", name, &ports, &ports_in_file)),
         };
+        mirror::agrees(r, &rule, check);
         services_agree(r, &rule, check);
         treatment_agrees(r, &rule, check);
         compress_with_softdpu(r, &rule, tunnels, check);
@@ -179,7 +179,7 @@ fn services_agree(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
     }
 }
 
-/// What is dropped is not metered, marked or sampled; a burst is of a rate.
+/// What is dropped is not metered, marked, sampled or copied; a burst is of a rate.
 fn treatment_agrees(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
     if let (Some(burst), None) = (&raw.meter_burst, &raw.meter_rate) {
         check.error(
@@ -193,6 +193,7 @@ fn treatment_agrees(raw: &schema::Rule, rule: &Rule, check: &mut Check<'_>) {
         ("meter_rate", raw.meter_rate.as_ref().map(At::span)),
         ("dscp", raw.dscp.as_ref().map(At::span)),
         ("sample", raw.sample.as_ref().map(At::span)),
+        ("mirror", raw.mirror.as_ref().map(At::span)),
     ];
     for (key, span) in keys {
         if let (Some(span), RuleAction::Drop) = (span, rule.action) {

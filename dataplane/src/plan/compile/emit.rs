@@ -81,6 +81,7 @@ fn base(intent: &Intent, flow: &IntentFlow, name: String) -> Rule {
         ceiling: None,
         dscp: None,
         sample: 0,
+        mirror: None,
         encrypt: None,
         compress: Compress::Never,
         action: RuleAction::Forward,
@@ -95,6 +96,8 @@ fn as_rule(rule: Rule, held: Held) -> Rule {
             _ => None,
         },
         ceiling: rule.ceiling.filter(|_| held.effect != Effect::Drop),
+        // A copy is in clear: of what an intent has encrypted there is none.
+        mirror: rule.mirror.filter(|_| held.effect == Effect::Clear),
         action: if held.effect == Effect::Drop { RuleAction::Drop } else { RuleAction::Forward },
         compress: if held.compress { Compress::Lz4 } else { Compress::Never },
         offload: if held.keep { RuleOffload::Never } else { RuleOffload::Auto },
@@ -153,9 +156,9 @@ fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Fin
     draft.rules.extend(list.into_iter().map(|(rule, held)| as_rule(rule, held)));
 }
 
-/// Whether the operator has the packets of both metered, marked and sampled alike.
+/// Whether the operator has the packets of both metered, marked, sampled and copied alike.
 fn same_treatment(a: &Rule, b: &Rule) -> bool {
-    (a.meter, a.dscp, a.sample) == (b.meter, b.dscp, b.sample)
+    (a.meter, a.dscp, a.sample, a.mirror) == (b.meter, b.dscp, b.sample, b.mirror)
 }
 
 fn holds_all(rule: &Rule, flow: &Rule) -> bool {

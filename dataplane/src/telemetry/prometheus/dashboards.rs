@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Family, GROUPS, Kind};
 
 /// Families that no dashboard shows, and why.
-const LEFT_OUT: [(&str, &str); 7] = [
+const LEFT_OUT: [(&str, &str); 10] = [
     ("build", "build_info says the same"),
     ("worker_inner_packets", "of overlays only; the flows within are in class_packets"),
     ("worker_l7_names_refused", "for finding faults, as the four below"),
@@ -16,6 +16,9 @@ const LEFT_OUT: [(&str, &str); 7] = [
     ("worker_l7_buffers_lost", ""),
     ("worker_l7_conflicts", ""),
     ("worker_l7_buffers", ""),
+    ("rule_copied_packets", "of rules with `mirror` only; what the port sends is in port_tx_packets"),
+    ("rule_copied_bytes", ""),
+    ("rule_not_copied_packets", ""),
 ];
 
 fn dashboards() -> Vec<(&'static str, Value)> {

@@ -117,6 +117,21 @@ pub const RULES: &[Family] = &[
     counter("rule_sampled", &["rule"], "Packets that a rule sampled, in the driver and by workers.", |s, put| {
         rule(s, put, |r| r.sampled)
     }),
+    counter("rule_copied_packets", &["rule"], "Copies sent to the port that a rule's `mirror` names.", |s, put| {
+        rule(s, put, |r| r.copied.packets)
+    }),
+    counter("rule_copied_bytes", &["rule"], "Bytes of these copies, without the link header.", |s, put| {
+        rule(s, put, |r| r.copied.bytes)
+    }),
+    counter(
+        "rule_not_copied_packets",
+        &["rule", "reason"],
+        "Packets of a rule with `mirror` that went on without having been copied, by reason.",
+        |s, put| {
+            let all = s.counters.rules.iter().flat_map(|r| r.not_copied.iter().map(move |(why, n)| (r, why, n)));
+            all.into_iter().try_for_each(|(r, why, n)| put.add(&[&r.name, why], *n))
+        },
+    ),
     counter(
         "rule_dropped_packets",
         &["rule"],

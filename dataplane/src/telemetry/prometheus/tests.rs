@@ -55,6 +55,9 @@ fn everything() -> Scrape {
         worker.l7.given_up.insert("no_match".into(), 1);
         worker.l7.cut_short.insert("no_buffer".into(), 1);
     }
+    for rule in &mut counters.rules {
+        rule.not_copied.insert("no_frame".into(), 1);
+    }
     Scrape::new(status, counters, Arc::new(contract))
 }
 
@@ -195,6 +198,7 @@ fn the_names_are_stable() {
         "intent_encrypted_packets_total", "intent_encrypted_bytes_total",
         "tunnel_peer_sent_bytes_total", "tunnel_peer_received_bytes_total", "tunnel_peer_handshake_age_seconds",
         "wireguard_messages_total", "worker_running", "worker_busy_seconds_total",
+        "rule_copied_packets_total", "rule_copied_bytes_total", "rule_not_copied_packets_total",
     ];
     let promised: BTreeSet<String> = promised.iter().map(|name| format!("{PREFIX}_{name}")).collect();
     assert_eq!(promised.difference(&names).collect::<Vec<_>>(), Vec::<&String>::new(), "these are gone");
