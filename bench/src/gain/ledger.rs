@@ -119,6 +119,9 @@ pub struct ClassRow {
     pub moved_packets: u64,
     /// Of the worker's time for known flows, 0–1, less the cost of the entries. Negative: offloading all that can be would cost.
     pub saved: Option<f64>,
+    /// Least and most of both by the rounds' own costs: flows that pay, and the part of the worker's time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_rounds: Option<((u64, u64), (f64, f64))>,
     /// Flows that do not pay, by the code of why; codes of docs/offload-reasons.md, and `too_short`, `pauses`, `no_gain`.
     pub reasons: BTreeMap<String, u64>,
     /// The same in words, for people.
@@ -188,8 +191,23 @@ pub fn class_row(class: &FlowClass, total_bytes: u64, rounds: &[Costs]) -> Class
         }
     }
     row.saved = middle.map(|_| saved / f64::max(all, f64::MIN_POSITIVE));
+    let each: Vec<(u64, f64)> = rounds.iter().map(|costs| gained(class, costs)).collect();
+    row.by_rounds = (!each.is_empty()).then(|| {
+        let flows = each.iter().fold((u64::MAX, 0), |(low, high), (n, _)| (low.min(*n), high.max(*n)));
+        let parts =
+            each.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), (_, part)| (l.min(*part), h.max(*part)));
+        (flows, parts)
+    });
     row.says = row.reasons.iter().map(|(code, flows)| format!("{flows} × {code}: {}", words(code))).collect();
     row
+}
+
+/// Flows that pay at these costs, and the part of the worker's time that they save.
+fn gained(class: &FlowClass, costs: &Costs) -> (u64, f64) {
+    let gains: Vec<f64> = class.flows.iter().filter_map(|f| pays(f, Some(costs)).ok()).collect();
+    let all = class.flows.iter().map(|f| f.seen as f64).sum::<f64>() * costs.slow;
+    // What a worker does not need at all cannot be saved.
+    (gains.len() as u64, gains.iter().sum::<f64>() / if all > 0.0 { all } else { f64::INFINITY })
 }
 
 /// The rounds' median, part by part.
@@ -267,6 +285,10 @@ mod tests {
         let reasons: Vec<(&str, u64)> = row.reasons.iter().map(|(c, n)| (c.as_str(), *n)).collect();
         assert_eq!(reasons, [("carrier", 1), ("few_packets", 1), ("pauses", 1), ("too_short", 1)]);
         assert_eq!(row.break_even, Some((24.0, 22.0, 28.0)));
+        let ((least, most), (low, high)) = row.by_rounds.unwrap();
+        assert_eq!((least, most), (1, 1));
+        let part = |once: f64| (996.0 * 50.0 - once) / (2063.0 * 100.0);
+        assert!((low - part(1200.0)).abs() < 1e-9 && (high - part(900.0)).abs() < 1e-9);
         assert!((row.break_even_size().unwrap() - row.bytes as f64 / 5.0 / 24.0).abs() < 1e-9);
         assert_eq!(row.length, (50, 1000, 1000));
         let saved = (996.0 * 50.0 - 1000.0) / (2063.0 * 100.0);

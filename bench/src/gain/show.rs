@@ -23,6 +23,8 @@ impl Ledger {
     /// The answer in a sentence or two.
     pub fn sentence(&self) -> String {
         let (mut flows, mut paying, mut cost, mut saved) = (0, 0, 0.0, 0.0);
+        // Least and most by the rounds, as if all classes had their best and their worst round together.
+        let (mut few, mut many, mut low, mut high) = (0, 0, 0.0, 0.0);
         let mut known = false;
         for c in &self.classes {
             flows += c.flows;
@@ -31,8 +33,13 @@ impl Ledger {
                 e.class == c.class && e.function == Function::None && e.tier == Tier::Worker
             };
             let Some(ns) = self.entries.iter().find(none).and_then(|e| e.ns) else { continue };
-            cost += ns * c.packets as f64;
-            saved += c.saved.unwrap_or(0.0) * ns * c.packets as f64;
+            let part = c.saved.unwrap_or(0.0);
+            let (counts, parts) = c.by_rounds.unwrap_or(((c.paying_flows, c.paying_flows), (part, part)));
+            let time = ns * c.packets as f64;
+            cost += time;
+            saved += part * time;
+            (few, many) = (few + counts.0, many + counts.1);
+            (low, high) = (low + parts.0 * time, high + parts.1 * time);
             known |= c.saved.is_some();
         }
         let of = |tier| {
@@ -43,15 +50,30 @@ impl Ledger {
         let Some(worker) = of(Tier::Worker) else { return String::new() };
         let mut out = format!("Forwarding this traffic takes a worker {} cores per Gbit/s", cores(worker));
         if let (Some(xdp), true) = (of(Tier::Xdp), known && cost > 0.0) {
-            let part = saved / cost;
-            out += &format!(
-                ", the driver's flow table {}. Of {flows} flows {paying} are long enough to pay for being offloaded; with them in the \
-                 driver, {:.0} % of the worker's time for forwarding is saved: {} of {} cores at 10 Gbit/s",
-                cores(xdp),
-                100.0 * part,
-                cores(10.0 * worker * part),
-                cores(10.0 * worker)
-            );
+            let [part, low, high] = [saved, low, high].map(|v| v / cost);
+            out += &format!(", the driver's flow table {}. ", cores(xdp));
+            if high <= 0.0 {
+                out += &format!("None of {flows} flows pays for being offloaded: offload saves nothing here");
+            } else if low <= 0.0 {
+                out += &format!(
+                    "Whether offload saves anything here cannot be told: by round it is {:.0} to {:.0} % of the worker's time, with {few} \
+                     to {many} of {flows} flows",
+                    100.0 * low,
+                    100.0 * high
+                );
+            } else {
+                // Old records do not know it by round.
+                let range = |text: String| if high > low { format!(" ({text})") } else { String::new() };
+                out += &format!(
+                    "{paying} of {flows} flows pay for being offloaded{}; with them in the driver, {:.0} % of the worker's time for \
+                     forwarding is saved{}: at 10 Gbit/s, {} of {} cores",
+                    range(format!("{few} to {many} by round")),
+                    100.0 * part,
+                    range(format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high)),
+                    cores(10.0 * worker * part),
+                    cores(10.0 * worker)
+                );
+            }
         }
         out + "."
     }

@@ -101,8 +101,8 @@ fn cores(s: &Section) -> Option<String> {
     let sum = crate::stats::summary(&saved)?;
     let of = |name: &str| s.median(name).map(|v| MILLION_FRAMES / v);
     Some(format!(
-        "1 Gbit/s of 64-byte packets keeps {} of a core busy in a worker and {} in the driver's flow table: offload saves {} cores per \
-         Gbit/s ({} to {} by round).",
+        "1 Gbit/s of 64-byte packets takes {} of a worker's core, or {} of a core where the driver's flow table forwards them, what sends \
+         them included: offload saves {} cores per Gbit/s ({} to {} by round).",
         figure(of("worker")?),
         figure(of("one")?),
         figure(sum.median),
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(all.iter().map(Answer::good).collect::<Vec<_>>(), [Some(true), None]);
         // 1.953 million frames: 0.977 of a core at 2 Mpps.
         let said = sentences(&report);
-        assert!(said[0].contains("keeps 0.977 of a core busy") && said[0].contains("saves 0.77"), "{said:?}");
+        assert!(said[0].contains("takes 0.977 of a worker's core") && said[0].contains("saves 0.77"), "{said:?}");
         let none = sentences(&Report::new(Machine::look()));
         assert!(none[0].contains("no offload"));
     }
