@@ -112,9 +112,15 @@ impl L4State {
         self as u8 >= S::TcpOpening as u8
     }
 
+    /// Both sides have closed, or one has reset it.
+    #[inline]
+    pub fn is_over(self) -> bool {
+        self.standing() == Standing::Over
+    }
+
     /// Whether a SYN on its ports makes a new flow: the old connection is over, or was never seen to begin.
     pub(super) fn gives_way(self) -> bool {
-        self.standing() == Standing::Over || self == S::TcpFound
+        self.is_over() || self == S::TcpFound
     }
 
     /// `"established"` and so on: for `softdpu flows`.

@@ -195,7 +195,14 @@ impl Inspector {
         let end = usize::from(h.end).min(frame.len());
         let payload = frame.get(usize::from(h.payload_off)..end).unwrap_or(&[]);
         match h.proto {
-            TCP => self.segment(idx, flow, dir, h, frame, payload, now),
+            TCP => {
+                let outcome = self.segment(idx, flow, dir, h, frame, payload, now);
+                if flow.state().is_over() {
+                    // Others need the buffer more than who has said all. Whoever goes on all the same is told that it is gone.
+                    self.pool.give_back(flow.l7_slot, idx);
+                }
+                outcome
+            }
             UDP => self.datagram(idx, flow, dir, h, payload, now),
             proto => match Class::of_ip_protocol(proto) {
                 Some(class) => {

@@ -7,7 +7,7 @@ use softdpu_ebpf_common::walk::{Headers, L3, walk};
 use super::inspect::{MAX_DATAGRAMS, MAX_PACKETS};
 use super::web::tls::tests::client_hello_bytes;
 use super::*;
-use crate::flow::tcp::{ACK, SYN};
+use crate::flow::tcp::{ACK, FIN, RST, SYN};
 use crate::flow::{Direction, FlowConfig, FlowIdx, FlowTable, Hit, Seed, Tick};
 
 struct Bench {
@@ -238,6 +238,32 @@ fn half_open_hellos_cannot_keep_the_buffers() {
     b.tcp((1, 3000, 2, 443), ACK, 1, &hello[..20]);
     let outcomes: Vec<_> = (0..2).map(|i| b.tcp((1, 1000 + i, 2, 443), ACK, 21, &hello[20..]).0).collect();
     assert!(outcomes.contains(&Outcome::GivenUp(Reason::NoBuffer)), "{outcomes:?}");
+}
+
+#[test]
+fn connections_that_are_over_keep_no_buffer() {
+    let mut b = Bench::with(&L7Config { buffers: 1, hosts: 8, starts: 64, facts: 64, addresses: 64 });
+    let hello = client_hello_bytes("www.example.com", &[], 0, 9999);
+    let said = &hello[..32];
+    for (i, reset) in (0..20u16).map(|i| (i, i % 2 == 0)) {
+        let (client, server) = ((1, 1000 + i, 2, 9999), (2, 9999, 1, 1000 + i));
+        b.tcp(client, SYN, 0, b"");
+        b.tcp(server, SYN | ACK, 70, b"");
+        let (outcome, idx) = b.tcp(client, ACK, 1, said);
+        assert_eq!((outcome, b.inspector.pool().in_use()), (Outcome::NeedMore, 1), "{i}");
+        if reset {
+            b.tcp(client, RST | ACK, 33, b"");
+        } else {
+            b.tcp(client, FIN | ACK, 33, b"");
+            assert_eq!(b.inspector.pool().in_use(), 1, "the server may have more to say");
+            b.tcp(server, FIN | ACK, 71, b"");
+        }
+        assert_eq!(b.inspector.pool().in_use(), 0, "{i}");
+        // What follows is not taken for something harmless: nobody reads it.
+        let (outcome, _) = b.tcp(client, ACK, 33, said);
+        assert_eq!(outcome, Outcome::GivenUp(Reason::NoBuffer));
+        assert!(b.table.get(idx).is_cut_short());
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The allocator, told how a dataplane uses memory: workers took all of theirs at the start, and what the control side needs for
 //! the next plan is about what the last one needed. Returned to the kernel in between, each page is a fault the next time, and
 //! each return interrupts the workers' cores, which share the address space. So memory stays: as much as a reload took at most.
+//! Threads keep heaps of their own, as ever: a worker must not wait for who compiles and has no core just then.
 
 /// A heap that grows is given so much at a time.
 #[cfg(target_env = "gnu")]
@@ -13,8 +14,6 @@ const KEPT: libc::c_int = 512 << 20;
 #[cfg(target_env = "gnu")]
 pub fn settle() {
     let settings = [
-        // Threads come and go with reloads: with one heap for all, the next has what the last left. Workers do not allocate.
-        (libc::M_ARENA_MAX, 1),
         (libc::M_TOP_PAD, STEP),
         (libc::M_TRIM_THRESHOLD, KEPT),
         // Texts and tables are in the heap too, and not each in a mapping that comes and goes.
