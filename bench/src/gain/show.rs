@@ -74,6 +74,8 @@ impl Ledger {
                     cores(10.0 * worker)
                 );
             }
+        } else {
+            out += ". What offload gains is not known: the driver's tier was not measured (why is said below)";
         }
         out + "."
     }
