@@ -4,10 +4,12 @@ use crate::wire::prefix::Prefix;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+#[inline]
 fn width(addr: IpAddr) -> u8 {
     if addr.is_ipv4() { 32 } else { 128 }
 }
 
+#[inline]
 fn bits(addr: IpAddr) -> u128 {
     match addr {
         IpAddr::V4(a) => u128::from(u32::from(a)),
@@ -58,6 +60,7 @@ impl<T> Lpm<T> {
         table.get_mut(&bits(prefix.addr()))
     }
 
+    #[inline]
     pub fn get(&self, addr: IpAddr) -> Option<&T> {
         self.get_with_len(addr).map(|(value, _)| value)
     }

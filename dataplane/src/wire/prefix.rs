@@ -32,15 +32,18 @@ impl Prefix {
     }
 
     /// The network address.
+    #[inline]
     pub fn addr(&self) -> IpAddr {
         self.addr
     }
 
     /// Length in bits: 0..=32 for IPv4, 0..=128 for IPv6.
+    #[inline]
     pub fn prefix_len(&self) -> u8 {
         self.len
     }
 
+    #[inline]
     pub fn contains(&self, addr: IpAddr) -> bool {
         self.covers(&Self::host(addr))
     }
