@@ -72,8 +72,8 @@ impl Lease {
                 }
                 return;
             }
-            // A stream that begins meanwhile ends later than this wakes, or is found then.
-            tokio::time::sleep_until(until).await;
+            // A stream may begin meanwhile, whose reader is waited for no longer than this.
+            tokio::time::sleep_until(until.min(Instant::now() + STALLED)).await;
         }
     }
 }
