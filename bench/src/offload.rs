@@ -96,8 +96,8 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
     let some = section.ratio("million-some", "one");
     let all = section.ratio("million-all", "one");
     section.ratio("bare-xdp-all", "bare-xdp");
-    let bare_own = section.ratio("one-own-core", "bare-xdp-own-core");
-    let worker_own = section.ratio("one-own-core", "worker-own-core");
+    section.ratio("one-own-core", "bare-xdp-own-core");
+    section.ratio("one-own-core", "worker-own-core");
     section.notes = vec![
         format!(
             "The generator is on core {}. There the driver's part of the first rows is done too: their packets include being made, a worker's \
@@ -114,8 +114,6 @@ pub fn run(options: &Options) -> Result<(Vec<Section>, Vec<Target>)> {
     let targets = vec![
         Target::new("offloaded / bare XDP redirect", Bound::AtLeast, 0.85, bare),
         Target::new("offloaded / worker forward", Bound::AtLeast, 5.0, worker),
-        Target::new("offloaded / bare XDP redirect, each on a core of its own", Bound::AtLeast, 0.85, bare_own),
-        Target::new("offloaded / worker forward, each on a core of its own", Bound::AtLeast, 5.0, worker_own),
         Target::new("1,000,000 entries / 1 entry, one flow sent", Bound::AtLeast, 0.85, kept),
         Target::new("1,000,000 entries / 1 entry, 4,096 flows sent", Bound::AtLeast, 0.85, some),
         Target::new("1,000,000 entries / 1 entry, 524,288 flows sent in turn", Bound::AtLeast, 0.85, all),
