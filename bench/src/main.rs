@@ -271,6 +271,7 @@ fn measure(what: What, arguments: &Arguments, rig: &Places) -> Result<Measured> 
         warm_up: Duration::from_millis(if quick { 200 } else { 400 }),
         turn: Duration::from_millis(if quick { 400 } else { 1500 }),
         flows,
+        length: veth::SHORTEST,
         dut_core: rig.dut_core,
         generator_core: rig.generator_core,
         softdpu: rig.softdpu.clone(),

@@ -3,14 +3,16 @@
 
 mod common;
 
+use common::plain::Plain;
 use common::{At, PATIENCE, World, binary};
 use serde_json::Value;
 use softdpu_testbed::process::{self, Process, eventually};
 use softdpu_testbed::topology::SERVER;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 const PAGE: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>";
@@ -141,9 +143,77 @@ fn a_trace_shows_a_packet_s_way_and_one_watch_ends_when_its_client_does() {
     let line = said.lines().find(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{said}"));
     let way: Value = serde_json::from_str(line).unwrap();
     assert_eq!((&way["end"], &way["xdp"]["verdict"]), (&"sent".into(), &"worker".into()), "{way:#}");
-    assert_eq!(way["xdp"]["recomputed"], true);
+    assert_eq!(way["xdp"]["recomputed"], false, "in its own words");
     assert!(way["xdp"]["rule"].is_string());
     let nodes: Vec<&str> = way["steps"].as_array().unwrap().iter().map(|step| step["node"].as_str().unwrap()).collect();
     assert_eq!((nodes[0], nodes[1], nodes[nodes.len() - 1]), ("rx", "parse", "emit"));
     assert!(said.contains("\"TTL ") && said.contains("class icmp") && said.contains("next hop "), "{said}");
+}
+
+/// A trace of one packet that a filter wants, which `send` makes come again and again.
+fn trace_of(world: &Plain, filter: &str, mut send: impl FnMut()) -> Value {
+    let mut command = Command::new(binary());
+    command.args(["trace", "--json", "-n", "1", "--seconds", "20", "--socket"]).arg(&world.edge.files().socket);
+    command.args(filter.split(' '));
+    let mut trace = Process::start(&mut command, &world.folder.path().join("trace.log")).unwrap();
+    let ended = eventually(PATIENCE, || {
+        send();
+        trace.ended()
+    });
+    let said = trace.said();
+    assert!(ended.is_some_and(|status| status.success()), "{filter}: {said}");
+    let line = said.lines().rfind(|line| line.starts_with('{')).unwrap_or_else(|| panic!("{filter}: {said}"));
+    serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn a_trace_shows_what_never_comes_to_a_worker() {
+    let rules = "[offload]\nwait_for_class = false\n[[steer]]\nname = \"not-this\"\nprotocol = \"udp\"\nports = [\"9\"]\naction = \"drop\"\n";
+    let Some(world) = Plain::new("e2e-trace-xdp", rules) else { return };
+    let sender = world.client.within(|| Ok(UdpSocket::bind("10.1.0.2:0")?)).unwrap();
+    let to = |port: u16| drop(sender.send_to(b"one of many datagrams", ("10.2.0.2", port)));
+
+    let dropped = trace_of(&world, "udp dst port 9", || to(9));
+    assert_eq!((&dropped["end"], &dropped["reason"]), (&"dropped".into(), &"rule_drop".into()), "{dropped:#}");
+    assert_eq!((&dropped["xdp"]["rule"], &dropped["xdp"]["recomputed"]), (&"not-this".into(), &false.into()));
+    assert!(dropped["worker"].is_null() && dropped["steps"].as_array().unwrap().is_empty(), "{dropped:#}");
+
+    let passed = trace_of(&world, "icmp and dst host 10.1.0.1", || {
+        let mut ping = world.client.command("ping");
+        process::run(ping.args(["-c", "1", "-W", "1", "10.1.0.1"]), PATIENCE).ok();
+    });
+    assert_eq!((&passed["end"], &passed["xdp"]["verdict"]), (&"kernel".into(), &"no_rule".into()), "{passed:#}");
+
+    let handled = trace_of(&world, "udp dst port 7001", || to(7001));
+    assert_eq!((&handled["end"], &handled["xdp"]["verdict"]), (&"sent".into(), &"worker".into()), "{handled:#}");
+    assert_eq!((&handled["xdp"]["recomputed"], &handled["worker"]), (&false.into(), &0.into()), "{handled:#}");
+
+    // A flow goes down once both sides have spoken.
+    let server = world.server.within(|| Ok(UdpSocket::bind("10.2.0.2:7000")?)).unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let to_and_back = || {
+        to(7000);
+        if let Ok((_, client)) = server.recv_from(&mut [0; 64]) {
+            server.send_to(b"answer", client).ok();
+        }
+    };
+    let down = || world.flow(7000).is_some_and(|flow| flow["tier"] == "xdp");
+    let offloaded = eventually(PATIENCE, || {
+        to_and_back();
+        down().then_some(())
+    });
+    assert!(offloaded.is_some(), "{:?}", world.flow(7000));
+    let forwarded = trace_of(&world, "udp dst port 7000", to_and_back);
+    let xdp = &forwarded["xdp"];
+    assert_eq!((&forwarded["end"], &xdp["verdict"]), (&"forwarded".into(), &"flow_forward".into()), "{forwarded:#}");
+    assert_eq!((&xdp["out"], &xdp["flow_table"]), (&"uplink".into(), &"has the flow".into()), "{forwarded:#}");
+    let edits = xdp["edits"].as_array().unwrap();
+    let ttl = edits.iter().find(|edit| edit["at"] == 22).unwrap_or_else(|| panic!("{edits:?}"));
+    assert!(ttl["before"].as_str().unwrap().starts_with("40") && ttl["after"].as_str().unwrap().starts_with("3f"));
+    assert!(edits.iter().any(|edit| edit["at"].as_u64().unwrap() < 12), "addresses: {edits:?}");
+    // The trace is over: packets go by the program that records nothing, in the table as before.
+    assert!(down(), "{:?}", world.flow(7000));
+    let program = world.dut.command("ip").args(["-details", "link", "show", "apps"]).output().unwrap();
+    let program = String::from_utf8_lossy(&program.stdout).into_owned();
+    assert!(program.contains("softdpu_steer") || !program.contains("softdpu_watch"), "{program}");
 }

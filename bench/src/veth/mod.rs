@@ -23,7 +23,7 @@ use crate::stop;
 use contenders::{Contender, Placement, Start};
 
 /// 64 bytes on the wire are 60 without the checksum at the end.
-const LENGTH: usize = 60;
+pub const SHORTEST: usize = 60;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -32,6 +32,8 @@ pub struct Options {
     pub turn: Duration,
     /// Number of flows, a power of two.
     pub flows: u32,
+    /// Of each frame, bytes, without the checksum at the end: [`SHORTEST`] to 1514.
+    pub length: usize,
     /// Where the thing under test runs, and where the generator does.
     pub dut_core: usize,
     pub generator_core: usize,
@@ -46,6 +48,8 @@ pub struct Turn {
     pub arrived: f64,
     /// Busy share of the core of the thing under test, %.
     pub core: f64,
+    /// Busy time of both cores in that of one: 0 to 2. The generator's work is in it.
+    pub cores: f64,
     /// Memory of softdpu's process at the end, MiB.
     pub rss_mib: Option<f64>,
 }
@@ -121,7 +125,7 @@ fn targets(section: &mut Section) -> Vec<Target> {
 /// # Errors
 /// Whatever keeps it from running.
 pub fn turn(topology: &Topology, contender: &mut Contender, options: &Options) -> Result<Turn> {
-    let traffic = topology.traffic(options.flows, LENGTH);
+    let traffic = topology.traffic(options.flows, options.length);
     let _sink = contender.xdp_sink.then(|| topology.xdp_sink()).transpose()?;
     let running = (contender.start)(&Start { topology, options }).context("starting")?;
     let time = options.warm_up + options.turn;
@@ -137,7 +141,13 @@ pub fn turn(topology: &Topology, contender: &mut Contender, options: &Options) -
     stop::sleep(options.warm_up);
     let sample = || -> Result<_> {
         let far = running.count(topology)?;
-        Ok((Instant::now(), generator.sent()?, far, cores::core_ticks(options.dut_core)?))
+        Ok((
+            Instant::now(),
+            generator.sent()?,
+            far,
+            cores::core_ticks(options.dut_core)?,
+            cores::core_ticks(options.generator_core)?,
+        ))
     };
     let a = sample()?;
     stop::sleep(options.turn);
@@ -146,11 +156,13 @@ pub fn turn(topology: &Topology, contender: &mut Contender, options: &Options) -
     let rss_mib = running.pid.and_then(instance::rss_mib);
     drop(running);
     let seconds = b.0.duration_since(a.0).as_secs_f64();
-    let (busy, all) = (b.3.0 - a.3.0, b.3.1 - a.3.1);
+    let share = |from: (u64, u64), to: (u64, u64)| (to.0 - from.0) as f64 / (to.1 - from.1).max(1) as f64;
+    let core = share(a.3, b.3);
     Ok(Turn {
         sent: (b.1 - a.1) as f64 / seconds / 1e6,
         arrived: (b.2 - a.2) as f64 / seconds / 1e6,
-        core: 100.0 * busy as f64 / all.max(1) as f64,
+        core: 100.0 * core,
+        cores: core + share(a.4, b.4),
         rss_mib,
     })
 }

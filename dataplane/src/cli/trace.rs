@@ -64,16 +64,21 @@ pub fn run(args: &TraceArgs, log_level: &str, out: &mut impl Write) -> anyhow::R
 pub fn show(way: &Way, out: &mut impl Write) -> std::io::Result<()> {
     let (seconds, nanoseconds) = (way.time / 1_000_000_000, way.time % 1_000_000_000);
     let day = seconds % 86_400;
+    let worker = way.worker.map(|worker| format!(", worker {worker}")).unwrap_or_default();
     let (hour, minute, second) = (day / 3600, day / 60 % 60, day % 60);
     writeln!(
         out,
-        "packet {}: {} bytes by port {}, worker {}, {hour:02}:{minute:02}:{second:02}.{nanoseconds:09} UTC",
-        way.packet, way.len, way.port, way.worker
+        "packet {}: {} bytes by port {}{worker}, {hour:02}:{minute:02}:{second:02}.{nanoseconds:09} UTC",
+        way.packet, way.len, way.port
     )?;
     if let Some(xdp) = &way.xdp {
         let rule = xdp.rule.as_ref().map(|rule| format!(", rule {rule}")).unwrap_or_default();
         let how = if xdp.recomputed { " (recomputed)" } else { "" };
-        line(out, "xdp", &format!("{}{rule}{how}; flow table: {}", xdp.verdict, xdp.flow_table))?;
+        let by = xdp.out.as_ref().map(|port| format!(", out by port {port}")).unwrap_or_default();
+        line(out, "xdp", &format!("{}{rule}{by}{how}; flow table: {}", xdp.verdict, xdp.flow_table))?;
+        for edit in &xdp.edits {
+            line(out, "", &changed(edit))?;
+        }
     }
     for step in &way.steps {
         let (mut said, mut edits) = (said(step), step.edits.iter().map(changed));
@@ -85,8 +90,14 @@ pub fn show(way: &Way, out: &mut impl Write) -> std::io::Result<()> {
             line(out, "", &edit)?;
         }
     }
+    let end = match way.end.as_str() {
+        "forwarded" => "forwarded by the XDP program",
+        "kernel" => "left to the kernel",
+        "unseen" => "given to a worker, and none took it up",
+        end => end,
+    };
     let reason = way.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    writeln!(out, "  => {}{reason}\n", way.end)
+    writeln!(out, "  => {end}{reason}\n")
 }
 
 fn line(out: &mut impl Write, node: &str, text: &str) -> std::io::Result<()> {
@@ -139,6 +150,7 @@ mod tests {
         ];
         let way = Way {
             packet: 1,
+            worker: Some(0),
             port: "apps".into(),
             len: 74,
             xdp: Some(xdp),

@@ -1,6 +1,7 @@
 //! The reader's end of a watch: takes records from the workers and makes bytes of them, one JSON object per line (trace) or
 //! pcapng (capture). Ends when it has enough, when its time is up, or when nobody wants it any more.
 
+use super::driver::{Driver, Watch as WatchDriver};
 use super::names;
 use super::pcapng::{self, Interface, Statistics};
 use super::record::{Point, Record};
@@ -37,6 +38,8 @@ pub struct Source {
     /// Name and, for people, interface of each port.
     pub ports: Vec<(String, String)>,
     pub steer: Steer,
+    /// The XDP program's own words; `None`: it has no part in this, or cannot say.
+    pub driver: Option<Box<dyn WatchDriver>>,
     /// From a record's time to nanoseconds since 1970.
     pub offset: i64,
     /// As the user wrote it.
@@ -47,6 +50,7 @@ pub struct Source {
 pub struct Feed {
     session: Arc<Session>,
     source: Source,
+    driver: Option<Driver>,
     ways: Ways,
     /// Numbers of captured packets, by worker and the worker's own.
     numbers: HashMap<(u16, u32), u64>,
@@ -64,11 +68,12 @@ pub struct Feed {
 
 impl Feed {
     /// `seconds`: how long; 0: for ever. `on_end`: what is to be done when it is dropped, however it ended.
-    pub fn new(session: Arc<Session>, source: Source, seconds: u64, on_end: OnEnd) -> Self {
+    pub fn new(session: Arc<Session>, mut source: Source, seconds: u64, on_end: OnEnd) -> Self {
         let now = Instant::now();
         let began = crate::worker::clock::now().wrapping_add_signed(source.offset);
         Self {
             written: vec![0; source.ports.len() * Point::ALL.len()],
+            driver: source.driver.take().map(Driver::new),
             session,
             source,
             ways: Ways::default(),
@@ -124,6 +129,9 @@ impl Feed {
             self.head(to);
         }
         self.head = true;
+        if let Some(driver) = &mut self.driver {
+            driver.look(&self.session);
+        }
         let mut taken = 0;
         let mut packets = Vec::new();
         while taken < MOST
@@ -138,6 +146,7 @@ impl Feed {
         }
         packets.sort_by_key(|(time, _)| *time);
         packets.iter().for_each(|(_, block)| to.extend_from_slice(block));
+        self.tell(false);
         let done = self.ways.done(false);
         lines(to, &done);
         if self.session.what != What::Trace && Instant::now() >= self.next_statistics {
@@ -150,6 +159,7 @@ impl Feed {
     /// Takes the rest, and says how it was.
     pub fn finish(&mut self, to: &mut Vec<u8>) {
         while self.look(to) {}
+        self.tell(true);
         let rest = self.ways.done(true);
         lines(to, &rest);
         if self.session.what != What::Trace {
@@ -169,8 +179,18 @@ impl Feed {
     }
 
     fn trace(&mut self, record: &Record, plan: &Plan) {
-        let steer = || (self.source.steer)(record.facts.meta.port_in, &record.bytes, record.len as usize);
+        let steer = || {
+            let said = self.driver.as_mut().and_then(|driver| driver.of(record, &self.session));
+            said.or_else(|| (self.source.steer)(record.facts.meta.port_in, &record.bytes, record.len as usize))
+        };
         self.ways.take(record, self.source.offset, plan, steer);
+    }
+
+    /// What came to no worker. `all`: nobody will ask for what was given to one.
+    fn tell(&mut self, all: bool) {
+        if let Some(driver) = &mut self.driver {
+            driver.done(&self.session, all).into_iter().for_each(|way| self.ways.add(way));
+        }
     }
 
     /// One interface for each port and point, in that order.

@@ -4,6 +4,7 @@
 //! from a bounded pool and queue them; what there is no record for is lost for the watcher, never for the traffic, and counted.
 //! Nothing is allocated or locked on the packet path. A worker that is not watching has one branch per batch.
 
+pub mod driver;
 pub mod feed;
 pub mod filter;
 pub mod names;

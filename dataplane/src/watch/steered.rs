@@ -1,6 +1,8 @@
-//! What the XDP program decided about a packet: found again in user space, from the same bytes by the same header walk, and
-//! the rules in their order. The program finds them by table; its tests hold the two against each other.
+//! What the XDP program decided about a packet. Where it cannot say so itself ([`super::driver`]) this is found again in user space, from
+//! the same bytes by the same header walk, and the rules in their order. The program finds them by table; its tests hold the two against
+//! each other.
 
+use super::step::Edit;
 use crate::io::steer::SteerRule;
 use crate::nodes::open::Part;
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,12 @@ pub struct Steered {
     pub recomputed: bool,
     /// Whether the driver's flow table has the packet's flow.
     pub flow_table: String,
+    /// Port that the flow table sent it out by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out: Option<String>,
+    /// What the program wrote over, of the packet's first bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<Edit>,
 }
 
 /// The same decision, for a frame that came by the interface with index `interface` and of which `bytes` are the first.
@@ -27,7 +35,7 @@ pub fn steered(rules: &[SteerRule], interface: u32, bytes: &[u8], len: usize) ->
         verdict: reason.name().to_owned(),
         rule: rule.map(|rule| rule.name.clone()),
         recomputed: true,
-        flow_table: String::new(),
+        ..Steered::default()
     };
     let frame = Part { bytes, total: len };
     let headers = match walk::walk(&frame) {

@@ -55,14 +55,19 @@ pub fn step(before: Option<&Record>, now: &Record, plan: &Plan) -> Step {
         if before.frame == now.frame {
             step.front = i64::from(before.offset) - i64::from(now.offset);
             step.back = i64::from(now.len) - i64::from(before.len) - step.front;
-            step.edits = edits(before, now, step.front);
+            step.edits = edits(&before.bytes, &now.bytes, step.front);
         } else {
             step.moved = true;
-            step.edits = edits(before, now, 0);
+            step.edits = edits(&before.bytes, &now.bytes, 0);
         }
     }
     step.says = says(before, now, plan);
     step
+}
+
+/// What was written over between two looks at the same bytes.
+pub fn overwritten(before: &[u8], after: &[u8]) -> Vec<Edit> {
+    edits(before, after, 0)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -70,14 +75,14 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Differences over the bytes that both have, and those put in front. `front`: how far the packet's beginning moved forward.
-fn edits(before: &Record, now: &Record, front: i64) -> Vec<Edit> {
-    let old = |at: usize| usize::try_from(at as i64 - front).ok().and_then(|at| before.bytes.get(at)).copied();
+fn edits(before: &[u8], now: &[u8], front: i64) -> Vec<Edit> {
+    let old = |at: usize| usize::try_from(at as i64 - front).ok().and_then(|at| before.get(at)).copied();
     // What was behind the bytes that were kept is not known to be new.
-    let end = now.bytes.len().min(usize::try_from(before.bytes.len() as i64 + front).unwrap_or(0));
+    let end = now.len().min(usize::try_from(before.len() as i64 + front).unwrap_or(0));
     let mut edits = Vec::new();
     let mut at = 0;
     while at < end {
-        if old(at) == Some(now.bytes[at]) {
+        if old(at) == Some(now[at]) {
             at += 1;
             continue;
         }
@@ -86,13 +91,13 @@ fn edits(before: &Record, now: &Record, front: i64) -> Vec<Edit> {
         // What is new in front is one thing, what was written over behind it another.
         let border = usize::try_from(front).ok().filter(|border| from < *border).unwrap_or(end).min(end);
         while at < border && at < to + GAP {
-            if old(at) != Some(now.bytes[at]) {
+            if old(at) != Some(now[at]) {
                 to = at + 1;
             }
             at += 1;
         }
         let was: Vec<u8> = (from..to).filter_map(old).collect();
-        edits.push(Edit { at: from, before: hex(&was), after: hex(&now.bytes[from..to]) });
+        edits.push(Edit { at: from, before: hex(&was), after: hex(&now[from..to]) });
         at = to;
     }
     edits

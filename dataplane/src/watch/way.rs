@@ -19,7 +19,9 @@ const PATIENCE: u32 = 200;
 pub struct Way {
     /// From 1, in the order they were taken up.
     pub packet: u64,
-    pub worker: u16,
+    /// `None`: it came to no worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u16>,
     /// Nanoseconds since 1970, when it was received.
     pub time: u64,
     pub port: String,
@@ -29,7 +31,8 @@ pub struct Way {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xdp: Option<Steered>,
     pub steps: Vec<Step>,
-    /// `sent`, `dropped`, `held`, `gathered` (a fragment that waits, or became part of a whole), `cut` (into fragments).
+    /// `sent`, `dropped`, `held`, `gathered` (a fragment that waits, or became part of a whole), `cut` (into fragments). Of what the XDP
+    /// program kept for itself `forwarded`, `kernel` or `dropped`; `unseen`: it was given to a worker, and none took it up.
     pub end: String,
     /// Of what is dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,6 +46,7 @@ pub struct Way {
 #[derive(Debug, Default)]
 pub struct Ways {
     open: Vec<Open>,
+    told: Vec<Way>,
     /// Packets so far.
     packets: u64,
 }
@@ -66,7 +70,7 @@ impl Ways {
             self.packets += 1;
             let way = Way {
                 packet: self.packets,
-                worker: record.worker,
+                worker: Some(record.worker),
                 time: record.time.wrapping_add_signed(offset),
                 port: names::port(plan, record.facts.meta.port_in),
                 len: record.len,
@@ -99,9 +103,16 @@ impl Ways {
         }
     }
 
+    /// One that came to no worker: told at the next look.
+    pub fn add(&mut self, mut way: Way) {
+        self.packets += 1;
+        way.packet = self.packets;
+        self.told.push(way);
+    }
+
     /// A look is over: the ways that have come to their end.
     pub fn done(&mut self, all: bool) -> Vec<Way> {
-        let mut done = Vec::new();
+        let mut done = std::mem::take(&mut self.told);
         for open in &mut self.open {
             open.quiet += 1;
         }
@@ -131,7 +142,7 @@ impl Open {
             }
             .to_owned();
         }
-        if let Some(xdp) = &mut way.xdp {
+        if let Some(xdp) = way.xdp.as_mut().filter(|xdp| xdp.recomputed) {
             xdp.flow_table = match self.tier {
                 // Of captures that are replayed.
                 _ if xdp.verdict != "worker" => "not asked: this packet would not come to a worker",
@@ -145,7 +156,7 @@ impl Open {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

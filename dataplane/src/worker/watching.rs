@@ -5,11 +5,14 @@ use super::instance::WorkerState;
 use super::reload::Switch;
 use super::turn::{Question, Shared, Worker};
 use crate::control::WatchRefused;
-use crate::io::steer::SteerRule;
+use crate::io::steer::{SteerRule, Watched};
 use crate::telemetry::journal::{Journal, Kind, Note};
+use crate::tunnel::steering::Steering;
+use crate::watch::driver;
 use crate::watch::feed::{Source, Steer};
 use crate::watch::steered::steered;
 use crate::watch::{Feed, Session, Watch, WatchRequest, What};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -58,6 +61,8 @@ impl Watching {
         let largest =
             self.shared.fib.load().links().iter().map(|link| usize::from(link.mtu)).max().unwrap_or(1500) + LINK;
         let session = Arc::new(request.session(trace, largest)?);
+        // Before the workers: what comes to one of them was recorded already.
+        let driver = if trace { in_its_own_words(&switch.steering, &ports) } else { None };
         for (at, worker) in switch.workers.iter().enumerate() {
             let runs = worker.state.lock().is_ok_and(|state| *state == WorkerState::Running);
             if !runs {
@@ -89,6 +94,7 @@ impl Watching {
         let journal = self.journal.clone();
         let source = Source {
             plan: self.shared.plan.clone(),
+            driver,
             ports,
             steer: steer(switch.steering.rules(), switch.steering.interfaces().to_vec()),
             offset: since_1970(),
@@ -120,12 +126,67 @@ fn disarm(switch: &Switch) {
     }
 }
 
+/// The XDP program says what it does from here on. `None`: there is none, or it cannot; then what it decided is recomputed.
+fn in_its_own_words(steering: &Arc<Steering>, ports: &[(String, String)]) -> Option<Box<dyn driver::Watch>> {
+    let began = steering.ask_mut(|steer| steer.watch().and_then(|()| steer.watch_lost()))?;
+    let lost_before = began
+        .inspect_err(|error| tracing::warn!(%error, "the XDP program cannot say what it does: a trace recomputes it"))
+        .ok()?;
+    let interfaces = steering.interfaces().iter().zip(ports).enumerate();
+    let ports = interfaces.filter_map(|(at, (interface, port))| Some(((*interface)?, (at as u8, port.0.clone()))));
+    Some(Box::new(Driver { steering: steering.clone(), ports: ports.collect(), lost_before, offset: since_boot() }))
+}
+
+struct Driver {
+    steering: Arc<Steering>,
+    /// Number and name, by interface index.
+    ports: HashMap<u32, (u8, String)>,
+    lost_before: u64,
+    offset: i64,
+}
+
+impl driver::Watch for Driver {
+    fn take(&mut self, most: usize, to: &mut dyn FnMut(Watched)) {
+        self.steering.ask_mut(|steer| steer.take_watched(most, to));
+    }
+
+    fn lost(&self) -> u64 {
+        let lost = self.steering.ask(|steer| steer.watch_lost().unwrap_or(self.lost_before));
+        lost.map_or(0, |lost| lost.saturating_sub(self.lost_before))
+    }
+
+    fn port(&self, interface: u32) -> Option<(u8, String)> {
+        self.ports.get(&interface).cloned()
+    }
+
+    fn offset(&self) -> i64 {
+        self.offset
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.steering.ask_mut(crate::io::steer::Steer::unwatch) {
+            tracing::warn!(%error, "the XDP program goes on saying what it does, to nobody");
+        }
+    }
+}
+
 /// What the XDP program decides, by these rules. `interfaces`: of each port, `None` for ports that XDP has no part in.
 pub fn steer(rules: Vec<SteerRule>, interfaces: Vec<Option<u32>>) -> Steer {
     Box::new(move |port, bytes, len| {
         let interface = interfaces.get(usize::from(port)).copied().flatten()?;
         Some(steered(&rules, interface, bytes, len))
     })
+}
+
+/// From the kernel's monotonic clock to nanoseconds since 1970.
+fn since_boot() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for the call to write.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    wall.wrapping_sub(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64) as i64
 }
 
 /// From the workers' clock to nanoseconds since 1970.

@@ -6,3 +6,4 @@ pub mod flows;
 pub mod maps;
 pub mod nic;
 pub mod walk;
+pub mod watch;

@@ -18,6 +18,7 @@ use crate::{
     atomic,
     frame::{Frame, load_u8, load_u16, load_u32, load_u64, store_u8, store_u16, store_u32, store_u64},
     maps::{DEVICES, EXTRAS, FLOWS4, FLOWS6, MIRRORS, count},
+    watch::Note,
 };
 
 /// Places less one, the same for both families; the loader's.
@@ -52,21 +53,21 @@ struct Segment {
 
 /// The action, why, and the frame's bytes; or `None` where the rules have to decide.
 #[inline(always)]
-pub fn act(frame: &Frame) -> Option<(u32, Reason, u64)> {
+pub fn act(frame: &Frame, note: &mut impl Note) -> Option<(u32, Reason, u64)> {
     let data = frame.start::<42>()?;
     // Ethertype, and of IPv4 version, header length and (not looked at) the DSCP byte.
     let word = load_u32::<12>(data);
     if word & 0x00ff_ffff == 0x0045_0008 {
-        v4(frame, data)
+        v4(frame, data, note)
     } else if word & 0x00f0_ffff == 0x0060_dd86 {
-        v6(frame)
+        v6(frame, note)
     } else {
         None
     }
 }
 
 #[inline(always)]
-fn v4(frame: &Frame, data: usize) -> Option<(u32, Reason, u64)> {
+fn v4(frame: &Frame, data: usize, note: &mut impl Note) -> Option<(u32, Reason, u64)> {
     // No fragment; whether it may be one (DF) and the reserved bit say nothing here.
     if load_u16::<20>(data) & u16::from_be(0x3fff) != 0 {
         return None;
@@ -82,13 +83,14 @@ fn v4(frame: &Frame, data: usize) -> Option<(u32, Reason, u64)> {
     let mask = unsafe { core::ptr::read_volatile(&raw const FLOW_MASK) };
     let home = hash4(&key, seed) & mask;
     let tail = find4(home, &key)?;
+    note.entry(tail);
     let tcp = transport::<34>(frame, data, protocol, size, 20, tail.action)?;
     let h = Plain { v6: false, ttl: ttl_proto & 0xff, size, tcp };
     apply(frame, data, h, tail)
 }
 
 #[inline(always)]
-fn v6(frame: &Frame) -> Option<(u32, Reason, u64)> {
+fn v6(frame: &Frame, note: &mut impl Note) -> Option<(u32, Reason, u64)> {
     let data = frame.start::<62>()?;
     let size = 40 + u64::from(u16::from_be(load_u16::<18>(data)));
     let proto_ttl = load_u16::<20>(data);
@@ -110,6 +112,7 @@ fn v6(frame: &Frame) -> Option<(u32, Reason, u64)> {
     let mask = unsafe { core::ptr::read_volatile(&raw const FLOW_MASK) };
     let home = hash6(&key, seed) & mask;
     let tail = find6(home, &key)?;
+    note.entry(tail);
     let tcp = transport::<54>(frame, data, protocol, size, 40, tail.action)?;
     let h = Plain { v6: true, ttl: proto_ttl >> 8, size, tcp };
     apply(frame, data, h, tail)

@@ -17,7 +17,7 @@ pub struct Frame {
 /// `value & MASK`, which the verifier sees and LLVM cannot prove needless and drop: often the verifier has lost the bound
 /// that LLVM still knows (a byte swap is enough).
 #[inline(always)]
-fn masked<const MASK: usize>(mut value: usize) -> usize {
+pub fn masked<const MASK: usize>(mut value: usize) -> usize {
     // SAFETY: one instruction on one register.
     unsafe { asm!("{0} &= {1}", inout(reg) value, const MASK, options(pure, nomem, nostack)) };
     value

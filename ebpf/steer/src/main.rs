@@ -11,6 +11,7 @@ mod flows;
 mod frame;
 mod maps;
 mod rules;
+mod watch;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
@@ -26,6 +27,7 @@ use softdpu_ebpf_common::{
 use crate::{
     frame::Frame,
     maps::{ACTIVE, REASON_COUNTERS, RULE_COUNTERS, SLOTS, SOCKETS, TABLES, count},
+    watch::{Note, Unwatched},
 };
 
 /// 1: log every decision. The loader sets it before the verifier runs, which removes the branch where it is 0.
@@ -34,25 +36,37 @@ static DEBUG: u8 = 0;
 
 #[xdp(frags)]
 pub fn softdpu_steer(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(&ctx);
+    steer(&ctx, &mut Unwatched).0
+}
+
+/// In the place of the program above while somebody watches.
+#[xdp(frags)]
+pub fn softdpu_watch(ctx: XdpContext) -> u32 {
+    watch::watched(&ctx)
+}
+
+/// What to do with the packet, and why.
+#[inline(always)]
+fn steer(ctx: &XdpContext, note: &mut impl Note) -> (u32, Reason) {
+    let frame = Frame::new(ctx);
     let flags = ACTIVE.get(0).copied().unwrap_or(0);
     if flags & ActiveFlags::FLOWS != 0
         && (flags & ActiveFlags::LEASE == 0 || SOCKETS.get(flags >> ActiveFlags::LEASE_SHIFT).is_some())
-        && let Some((action, reason, bytes)) = flows::act(&frame)
+        && let Some((action, reason, bytes)) = flows::act(&frame, note)
     {
         count(&REASON_COUNTERS, reason as u32, bytes);
-        return action;
+        return (action, reason);
     }
     let mut ip_end = 0;
     let (action, reason) = match walk(&frame) {
         Ok(h) => {
             ip_end = h.end as usize;
-            let verdict = decide(&ctx, &frame, flags, &h);
+            let verdict = decide(ctx, &frame, flags, &h, note);
             // SAFETY: a plain read of a static that only the loader writes; volatile, so that its value is not taken from
             // this source.
             if unsafe { core::ptr::read_volatile(&raw const DEBUG) } != 0 {
                 info!(
-                    &ctx,
+                    ctx,
                     "action {} reason {} l3 {} proto {} ports {} {}",
                     verdict.0,
                     verdict.1 as u32,
@@ -67,11 +81,11 @@ pub fn softdpu_steer(ctx: XdpContext) -> u32 {
         Err(error) => (if flags & ActiveFlags::DROP_MALFORMED != 0 { XDP_DROP } else { XDP_PASS }, Reason::of(error)),
     };
     count(&REASON_COUNTERS, reason as u32, frame.len(ip_end));
-    action
+    (action, reason)
 }
 
 #[inline(always)]
-fn decide(ctx: &XdpContext, frame: &Frame, flags: u32, h: &Headers) -> (u32, Reason) {
+fn decide(ctx: &XdpContext, frame: &Frame, flags: u32, h: &Headers, note: &mut impl Note) -> (u32, Reason) {
     if h.l3 as u8 == L3::Other as u8 {
         return (XDP_PASS, Reason::NotIp);
     }
@@ -88,6 +102,7 @@ fn decide(ctx: &XdpContext, frame: &Frame, flags: u32, h: &Headers) -> (u32, Rea
     // SAFETY: entries of this map are never removed or changed while a program uses it.
     let slot = unsafe { SLOTS.get(&ifindex) }.copied().unwrap_or(UNKNOWN_SLOT);
     let Some((index, rule)) = rules::find(tables, generation, slot, h) else { return (XDP_PASS, Reason::NoRule) };
+    note.rule(generation, index);
     count(&RULE_COUNTERS, generation * MAX_RULES as u32 + index, frame.len(h.end as usize));
     if rule.action == RuleAction::Worker as u8 {
         to_worker(slot, ctx.rx_queue_index(), rule.on_loss)

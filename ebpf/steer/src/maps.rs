@@ -3,11 +3,12 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, XskMap},
+    maps::{Array, DevMap, HashMap, LpmTrie, PerCpuArray, RingBuf, XskMap},
 };
 use softdpu_ebpf_common::{
     flows::{Entry4, Entry6, Extra},
     maps::{Counter, GENERATIONS, MAX_PORTS, MAX_PREFIXES, MAX_QUEUES, MAX_RULES, Prefix, REASONS, Tables},
+    watch::{RING_BYTES, Seen},
 };
 
 /// One word of `ActiveFlags`: changing the rules of every packet is one store.
@@ -57,6 +58,18 @@ pub static RULE_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries((
 /// By `Reason`.
 #[map(name = "REASONS")]
 pub static REASON_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(REASONS as u32, 0);
+
+/// What the program says of each packet while somebody watches.
+#[map]
+pub static WATCHED: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// The record that is being written, per CPU: it is too large for the stack.
+#[map]
+pub static WATCH_RECORD: PerCpuArray<Seen> = PerCpuArray::with_max_entries(1, 0);
+
+/// Records that the ring had no room for, one counter.
+#[map]
+pub static WATCH_LOST: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1, 0);
 
 /// Adds one packet to a per-CPU counter.
 #[inline(always)]

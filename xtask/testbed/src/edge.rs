@@ -29,6 +29,11 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// Where its policy, socket and log are.
+    pub fn files(&self) -> &EdgeFiles {
+        &self.files
+    }
+
     /// Starts `binary run -c POLICY` on the host and waits until it answers on its control socket.
     ///
     /// # Errors

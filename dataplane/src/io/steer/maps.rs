@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, XskMap, lpm_trie},
+    maps::{
+        Array, DevMap, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, XskMap, lpm_trie,
+    },
 };
 use softdpu_ebpf_common::{
     flows,
     maps::{Counter, MAX_RULES, Prefix, Tables, names},
+    watch,
 };
 
 use super::error::{Result, SteerError};
@@ -27,6 +30,8 @@ pub(super) struct Maps {
     pub mirrors: PerCpuArray<MapData, Counter>,
     pub rule_counters: PerCpuArray<MapData, Counter>,
     pub reasons: PerCpuArray<MapData, Counter>,
+    pub watched: RingBuf<MapData>,
+    pub watch_lost: PerCpuArray<MapData, Counter>,
     cpus: usize,
 }
 
@@ -45,6 +50,8 @@ impl Maps {
             mirrors: take(ebpf, flows::names::MIRRORS)?,
             rule_counters: take(ebpf, names::RULE_COUNTERS)?,
             reasons: take(ebpf, names::REASONS)?,
+            watched: take(ebpf, watch::names::RING)?,
+            watch_lost: take(ebpf, watch::names::LOST)?,
             cpus,
         })
     }

@@ -21,6 +21,7 @@ mod program;
 mod rule;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 use std::{
     collections::BTreeMap,
@@ -52,6 +53,7 @@ pub use self::{
     object::object,
     program::{ExistingProgram, detach_stale, existing_program},
     rule::SteerRule,
+    watched::Watched,
 };
 
 /// How to load the steer program.
@@ -104,6 +106,10 @@ pub struct Steer {
     maps: Maps,
     netlink: Netlink,
     id: u32,
+    /// Of the program that says what it does; `None`: not loaded yet.
+    watch_id: Option<u32>,
+    /// It is in the place of the other.
+    watching: bool,
     /// What `ACTIVE` holds.
     active: u32,
     /// Port slots by interface; never given back, so 63 interfaces in the life of a program.
@@ -145,7 +151,7 @@ impl Steer {
             .map_max_entries(flow_names::EXTRAS, flows::extras(options.flow_capacity))
             .load(object)
             .map_err(|e| SteerError::load(&e))?;
-        let program = xdp(&mut ebpf)?;
+        let program = xdp(&mut ebpf, PROGRAM_NAME)?;
         program.load().map_err(|e| SteerError::program(&e))?;
         let fd = program.fd().map_err(|e| SteerError::program(&e))?;
         let id = program::id(fd.as_fd())
@@ -159,6 +165,8 @@ impl Steer {
             maps,
             netlink,
             id,
+            watch_id: None,
+            watching: false,
             active: if options.drop_malformed { ActiveFlags::DROP_MALFORMED } else { 0 },
             slots: BTreeMap::new(),
             attached: BTreeMap::new(),
@@ -191,7 +199,7 @@ impl Steer {
         self.slot(ifindex)?;
         let found = program::find(&self.netlink, ifindex)?;
         let attachment = match found {
-            Some((there, _)) if there.id == self.id => {
+            Some((there, _)) if self.own(there.id)?.is_some() => {
                 Attachment { mode: there.mode, native_refused: None, replaced: None }
             }
             Some((there, fd)) if there.is_steer() => self.replace(ifindex, mode, &there, fd.as_fd())?,
@@ -219,13 +227,12 @@ impl Steer {
             self.netlink.detach(ifindex, fd, stale.mode)?;
             return Ok(Attachment { replaced: Some(stale.id), ..self.attach_fresh(ifindex, mode)? });
         }
-        let program = xdp_fd(&self.ebpf)?;
-        self.netlink.attach(ifindex, program, wanted, Some(fd))?;
+        self.netlink.attach(ifindex, self.in_place()?, wanted, Some(fd))?;
         Ok(Attachment { mode: wanted, native_refused: None, replaced: Some(stale.id) })
     }
 
     fn attach_fresh(&self, ifindex: u32, mode: AttachMode) -> Result<Attachment> {
-        let program = xdp_fd(&self.ebpf)?;
+        let program = self.in_place()?;
         let attach = |mode| self.netlink.attach(ifindex, program, mode, None);
         let (mode, native_refused) = match mode {
             AttachMode::Native => (AttachedMode::Native, attach(AttachedMode::Native).map(|()| None)?),
@@ -248,8 +255,10 @@ impl Steer {
     /// The kernel refuses.
     pub fn detach(&mut self, ifindex: u32) -> Result<()> {
         let Some(mode) = self.attached.remove(&ifindex) else { return Ok(()) };
-        if self.netlink.query(ifindex)?.any().is_some_and(|(id, _)| id == self.id) {
-            self.netlink.detach(ifindex, xdp_fd(&self.ebpf)?, mode)?;
+        if let Some((id, _)) = self.netlink.query(ifindex)?.any()
+            && let Some(program) = self.own(id)?
+        {
+            self.netlink.detach(ifindex, program, mode)?;
         }
         Ok(())
     }
@@ -383,7 +392,8 @@ impl Steer {
         options.data_out = Some(&mut out);
         options.ctx_in = context.as_deref();
         options.repeat = repeat;
-        let result = xdp(&mut self.ebpf)?.test_run(options).map_err(|e| SteerError::program(&e))?;
+        let name = self.name_in_place();
+        let result = xdp(&mut self.ebpf, name)?.test_run(options).map_err(|e| SteerError::program(&e))?;
         out.truncate(result.data_size_out as usize);
         Ok(TestRunOutcome { action: result.return_value, time: result.duration, frame: out })
     }
@@ -414,14 +424,17 @@ fn seed() -> [u64; 2] {
     })
 }
 
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let missing = || SteerError::Load { what: format!("no program `{PROGRAM_NAME}` in the object"), errno: None };
-    ebpf.program_mut(PROGRAM_NAME).ok_or_else(missing)?.try_into().map_err(|e| SteerError::program(&e))
+fn missing(name: &str) -> SteerError {
+    SteerError::Load { what: format!("no program `{name}` in the object"), errno: None }
 }
 
-fn xdp_fd(ebpf: &Ebpf) -> Result<BorrowedFd<'_>> {
-    let missing = || SteerError::Load { what: format!("no program `{PROGRAM_NAME}` in the object"), errno: None };
-    let program = ebpf.program(PROGRAM_NAME).ok_or_else(missing)?;
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    program.try_into().map_err(|e| SteerError::program(&e))
+}
+
+fn xdp_fd<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
+    let program = ebpf.program(name).ok_or_else(|| missing(name))?;
     program.fd().map(|fd| fd.as_fd()).map_err(|e| SteerError::program(&e))
 }
 

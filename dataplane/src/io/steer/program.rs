@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
-use softdpu_ebpf_common::maps::PROGRAM_NAME;
+use softdpu_ebpf_common::{maps::PROGRAM_NAME, watch};
 
 use super::{
     error::{Result, SteerError},
@@ -25,9 +25,9 @@ pub struct ExistingProgram {
 }
 
 impl ExistingProgram {
-    /// Whether it is a steer program, of this instance or another.
+    /// Whether it is a steer program, of this instance or another; also while it says what it does.
     pub fn is_steer(&self) -> bool {
-        self.name == PROGRAM_NAME
+        self.name == PROGRAM_NAME || self.name == watch::names::PROGRAM
     }
 }
 

@@ -26,7 +26,7 @@ fn two_cpus(test: &str) -> Option<[usize; 2]> {
 }
 
 fn fd(steer: &mut Steer) -> RawFd {
-    xdp(&mut steer.ebpf).unwrap().fd().unwrap().as_fd().as_raw_fd()
+    xdp(&mut steer.ebpf, PROGRAM_NAME).unwrap().fd().unwrap().as_fd().as_raw_fd()
 }
 
 /// A steer in force on loopback, where nothing comes: the kernel tests those that are in force without a grace period for each test.

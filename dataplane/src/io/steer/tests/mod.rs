@@ -7,6 +7,7 @@ mod flow_options;
 mod flows;
 mod thousand;
 mod verdicts;
+mod watched;
 
 use super::*;
 use std::{

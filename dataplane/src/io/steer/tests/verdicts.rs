@@ -176,7 +176,7 @@ fn the_debug_log_tells_decisions_and_costs_nothing_when_off() {
     }
     let mut quiet = load();
     let mut loud = Steer::load(&LoadOptions { debug: true, ..LoadOptions::default() }).unwrap();
-    let size = |steer: &Steer| program::size(xdp_fd(&steer.ebpf).unwrap()).unwrap();
+    let size = |steer: &Steer| program::size(xdp_fd(&steer.ebpf, PROGRAM_NAME).unwrap()).unwrap();
     assert!(size(&quiet) + 500 < size(&loud), "{} and {}", size(&quiet), size(&loud));
     let lines = Arc::default();
     for (steer, wanted) in [(&mut quiet, 0), (&mut loud, 1)] {
