@@ -41,7 +41,7 @@ const ASKED: [(&str, &str, &str, &str); 17] = [
         "encrypt-text",
         "TCP of text: classified, compressed and encrypted, over encrypted alone",
     ),
-    ("functions", "all-text-wire", "encrypt-text-wire", "the same on a wire of 1 Gbit/s"),
+    ("functions", "all-text-wire", "encrypt-text-wire", "the same on a wire of 500 Mbit/s"),
     (
         "functions",
         "all-noise",
