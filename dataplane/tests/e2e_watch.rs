@@ -6,6 +6,8 @@ mod common;
 use common::plain::Plain;
 use common::{At, PATIENCE, World, binary};
 use serde_json::Value;
+use softdpu::io::steer::existing_program;
+use softdpu_testbed::netns::NetNs;
 use softdpu_testbed::process::{self, Process, eventually};
 use softdpu_testbed::topology::SERVER;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -206,14 +208,58 @@ fn a_trace_shows_what_never_comes_to_a_worker() {
     let forwarded = trace_of(&world, "udp dst port 7000", to_and_back);
     let xdp = &forwarded["xdp"];
     assert_eq!((&forwarded["end"], &xdp["verdict"]), (&"forwarded".into(), &"flow_forward".into()), "{forwarded:#}");
-    assert_eq!((&xdp["out"], &xdp["flow_table"]), (&"uplink".into(), &"has the flow".into()), "{forwarded:#}");
+    assert_eq!(
+        (&xdp["out"], &xdp["flow_table"]),
+        (&"uplink".into(), &"has the flow (forward)".into()),
+        "{forwarded:#}"
+    );
     let edits = xdp["edits"].as_array().unwrap();
     let ttl = edits.iter().find(|edit| edit["at"] == 22).unwrap_or_else(|| panic!("{edits:?}"));
     assert!(ttl["before"].as_str().unwrap().starts_with("40") && ttl["after"].as_str().unwrap().starts_with("3f"));
     assert!(edits.iter().any(|edit| edit["at"].as_u64().unwrap() < 12), "addresses: {edits:?}");
     // The trace is over: packets go by the program that records nothing, in the table as before.
     assert!(down(), "{:?}", world.flow(7000));
-    let program = world.dut.command("ip").args(["-details", "link", "show", "apps"]).output().unwrap();
-    let program = String::from_utf8_lossy(&program.stdout).into_owned();
-    assert!(program.contains("softdpu_steer") || !program.contains("softdpu_watch"), "{program}");
+    let program = |interface: &str| name_of_program(&world.dut, interface).unwrap_or_default();
+    assert_eq!(program("apps"), "softdpu_steer");
+    let becomes = |name: &str| eventually(PATIENCE, || (program("uplink") == name).then_some(()));
+
+    // However a trace ends: its client is gone, its time is over though its client reads nothing, another began right behind it.
+    let begin = |words: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(["trace", "--json", "-n", "0", "--socket"]).arg(&world.edge.files().socket).args(words);
+        let trace = Process::start(&mut command, &world.folder.path().join("ends.log")).unwrap();
+        assert_eq!(becomes("softdpu_watch"), Some(()), "{}", trace.said());
+        trace
+    };
+    begin(&[]).kill();
+    assert_eq!(becomes("softdpu_steer"), Some(()), "its client is gone");
+    let mut asleep = begin(&["--seconds", "3"]);
+    asleep.signal(libc::SIGSTOP);
+    let flood = || {
+        (0..1000).for_each(|_| to(9));
+        (program("uplink") == "softdpu_steer").then_some(())
+    };
+    assert_eq!(eventually(PATIENCE, flood), Some(()), "its time is over, and nobody reads");
+    asleep.kill();
+    // SIGINT: the trace stops, and the next begins at once.
+    let mut first = begin(&[]);
+    first.signal(libc::SIGINT);
+    first.wait(PATIENCE).unwrap();
+    let next = trace_of(&world, "udp dst port 9", || to(9));
+    assert_eq!(next["xdp"]["recomputed"], false, "{next:#}");
+
+    // The instance ends while it watches.
+    let _trace = begin(&[]);
+    let Plain { edge, dut, client: _client, server: _server, folder: _folder } = world;
+    edge.stop().unwrap();
+    assert_eq!(name_of_program(&dut, "apps"), None);
+}
+
+/// The XDP program on an interface of a namespace.
+fn name_of_program(host: &NetNs, interface: &str) -> Option<String> {
+    let links =
+        process::run(host.command("ip").args(["-json", "link", "show", interface]), PATIENCE).unwrap().ok().unwrap();
+    let links: Value = serde_json::from_str(&links).unwrap();
+    let index = links[0]["ifindex"].as_u64().unwrap() as u32;
+    host.within(|| Ok(existing_program(index)?)).unwrap().map(|program| program.name)
 }

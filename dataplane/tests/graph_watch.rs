@@ -33,8 +33,14 @@ fn arm(edge: &mut Harness, what: What, filter: Filter, count: u64) -> Feed {
     edge.worker.watch = Some(Box::new(Watch::new(session.clone(), 0)));
     let plan: Arc<ArcSwap<Plan>> = edge.shared.plan.clone();
     let ports = plan.load().ports.iter().map(|port| (port.name.clone(), String::new())).collect();
-    let source =
-        Source { plan, ports, steer: Box::new(|_, _, _| None), driver: None, offset: 0, filter: String::new() };
+    let source = Source {
+        plan,
+        ports,
+        steer: Box::new(|_, _, _| None),
+        driver: Err(String::new()),
+        offset: 0,
+        filter: String::new(),
+    };
     Feed::new(session, source, 0, Box::new(|_| {}))
 }
 

@@ -11,7 +11,7 @@ use crate::control::watch_client;
 use crate::telemetry::log;
 use crate::watch::WatchRequest;
 use crate::watch::step::{Edit, Step};
-use crate::watch::way::Way;
+use crate::watch::way::{Line, Way};
 use crate::worker;
 
 /// Bytes of an edit that are shown; --json has all.
@@ -41,17 +41,23 @@ pub fn run(args: &TraceArgs, log_level: &str, out: &mut impl Write) -> anyhow::R
         worker::replay::trace(policy, &inputs, &request, tell)?;
     } else {
         let socket = args.instance().path()?;
-        let mut lines = Vec::new();
+        let (mut lines, mut lost) = (Vec::new(), 0);
         ask(watch_client::watch(&socket, true, &request, |bytes| {
             lines.extend_from_slice(bytes);
             while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = lines.drain(..=end).collect();
-                tell(&serde_json::from_slice(&line)?)?;
+                match serde_json::from_slice(&line)? {
+                    Line::Way(way) => tell(&way)?,
+                    Line::Ended { ended } => lost = ended.lost,
+                }
             }
             Ok(true)
         }))?;
         if !lines.is_empty() {
             bail!("the trace broke off");
+        }
+        if lost > 0 {
+            eprintln!("{lost} records were lost: more packets came than could be looked at");
         }
     }
     if told == 0 {
@@ -73,7 +79,11 @@ pub fn show(way: &Way, out: &mut impl Write) -> std::io::Result<()> {
     )?;
     if let Some(xdp) = &way.xdp {
         let rule = xdp.rule.as_ref().map(|rule| format!(", rule {rule}")).unwrap_or_default();
-        let how = if xdp.recomputed { " (recomputed)" } else { "" };
+        let how = match (xdp.recomputed, &xdp.why) {
+            (false, _) => String::new(),
+            (true, None) => " (recomputed)".to_owned(),
+            (true, Some(why)) => format!(" (recomputed: {why})"),
+        };
         let by = xdp.out.as_ref().map(|port| format!(", out by port {port}")).unwrap_or_default();
         line(out, "xdp", &format!("{}{rule}{by}{how}; flow table: {}", xdp.verdict, xdp.flow_table))?;
         for edit in &xdp.edits {
@@ -139,8 +149,13 @@ mod tests {
 
     #[test]
     fn a_way_is_shown_node_by_node() {
-        let xdp =
-            Steered { verdict: "worker".into(), rule: Some("apps".into()), recomputed: true, ..Steered::default() };
+        let xdp = Steered {
+            verdict: "worker".into(),
+            rule: Some("apps".into()),
+            recomputed: true,
+            why: Some("no record".into()),
+            ..Steered::default()
+        };
         let edit = Edit { at: 8, before: "40".into(), after: "3f".into() };
         let steps = vec![
             Step { node: "rx".into(), says: vec!["from port apps".into()], len: 74, ..Step::default() },
@@ -163,7 +178,7 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         for line in [
             "packet 1: 74 bytes by port apps, worker 0, 00:00:00.000000000 UTC",
-            "  xdp            worker, rule apps (recomputed); flow table: ",
+            "  xdp            worker, rule apps (recomputed: no record); flow table: ",
             "  parse          -14 bytes in front: 60 bytes",
             "  gather         goes by",
             "  icmp           at 8    40 -> 3f",

@@ -12,13 +12,14 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use super::ControlSource;
 use super::api::{Peer, Source, refuse};
 use super::extract::NoBody;
 use super::lease::Lease;
-use crate::watch::WatchRequest;
 use crate::watch::request::BadRequest;
+use crate::watch::{Feed, WatchRequest};
 
 /// Why packets are not watched.
 #[derive(Debug, thiserror::Error)]
@@ -91,12 +92,28 @@ fn watch(
     };
     lease.lasts();
     let kind = if trace { "application/x-ndjson" } else { "application/x-pcapng" };
-    // It is asked for more only when the client has taken what there was: a slow one loses records, and keeps nothing else.
-    let stream = futures::stream::unfold(feed, |mut feed| async move {
-        let bytes = feed.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), feed))
+    let (to, from) = mpsc::channel(1);
+    tokio::spawn(tell(feed, to));
+    let stream = futures::stream::unfold(from, |mut from| async move {
+        let bytes = from.recv().await?;
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), from))
     });
     ([(header::CONTENT_TYPE, kind)], Body::from_stream(stream)).into_response()
+}
+
+/// The feed is asked for more only when the client has taken what there was: a slow one loses records, and keeps nothing else. A task of
+/// its own, so that the watch ends in time also where the client reads nothing.
+async fn tell(mut feed: Feed, to: mpsc::Sender<Vec<u8>>) {
+    loop {
+        let bytes = tokio::select! {
+            bytes = feed.next() => bytes,
+            () = to.closed() => None,
+        };
+        let Some(bytes) = bytes else { return };
+        if feed.wait_for(to.send(bytes)).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn stop(State(source): Source, _: NoBody) -> Response {

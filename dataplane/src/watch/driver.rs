@@ -32,13 +32,17 @@ pub trait Watch: Send {
 
 /// The XDP program's part of one watch.
 pub struct Driver {
-    watch: Box<dyn Watch>,
+    /// `None`: it is over.
+    watch: Option<Box<dyn Watch>>,
     /// Given to workers, by port, length and first bytes: the oldest first.
     waiting: HashMap<(u8, u32, Vec<u8>), VecDeque<Told>>,
     waits: usize,
     done: Vec<Way>,
     looks: u64,
+    /// By the ring.
     lost: u64,
+    /// Of packets given to workers: too many waited.
+    forgotten: u64,
 }
 
 struct Told {
@@ -50,79 +54,71 @@ struct Told {
 
 impl Driver {
     pub fn new(watch: Box<dyn Watch>) -> Self {
-        Self { watch, waiting: HashMap::new(), waits: 0, done: Vec::new(), looks: 0, lost: 0 }
+        Self {
+            watch: Some(watch),
+            waiting: HashMap::new(),
+            waits: 0,
+            done: Vec::new(),
+            looks: 0,
+            lost: 0,
+            forgotten: 0,
+        }
     }
 
     /// Takes what there is.
     pub fn look(&mut self, session: &Session) {
         self.looks += 1;
         self.read(session);
-        let lost = self.watch.lost();
+        let Some(watch) = &self.watch else { return };
+        let lost = watch.lost();
         session.counts.lost[0].fetch_add(lost.saturating_sub(self.lost), Ordering::Relaxed);
-        self.lost = lost;
+        self.lost = self.lost.max(lost);
+    }
+
+    /// Takes the rest; packets are recorded no more.
+    pub fn end(&mut self, session: &Session) {
+        self.look(session);
+        self.watch = None;
+    }
+
+    /// Why nothing is known of a packet that a worker received.
+    pub fn why_not(&self) -> String {
+        match self.lost + self.forgotten {
+            0 => "no record: it was received before the trace began".to_owned(),
+            lost => format!("no record: {lost} of them were lost"),
+        }
     }
 
     fn read(&mut self, session: &Session) {
         let mut taken = Vec::new();
-        self.watch.take(MOST, &mut |seen| taken.push(seen));
+        let Some(mut watch) = self.watch.take() else { return };
+        watch.take(MOST, &mut |seen| taken.push(seen));
         for seen in taken {
-            self.take(seen, session);
+            self.take(watch.as_ref(), seen, session);
         }
+        self.watch = Some(watch);
     }
 
-    fn take(&mut self, seen: Watched, session: &Session) {
+    fn take(&mut self, watch: &dyn Watch, seen: Watched, session: &Session) {
         // A worker counts and numbers what comes to it.
         let to_worker = seen.reason == Reason::Worker;
         if !to_worker {
             session.counts.seen.fetch_add(1, Ordering::Relaxed);
         }
-        let Some((port, name)) = self.watch.port(seen.interface) else { return };
+        let Some((port, name)) = watch.port(seen.interface) else { return };
         let wanted = session.filter.matches(true, &seen.before, seen.len);
         if to_worker {
             if self.waits < if wanted { WAITING } else { WAITING / 2 } {
                 let until = self.looks + if wanted { PATIENCE } else { PATIENCE_UNWANTED };
-                let way = self.way(&seen, name);
+                let way = way(watch, &seen, name);
                 self.waits += 1;
                 self.waiting.entry((port, way.len, seen.before)).or_default().push_back(Told { way, until, wanted });
+            } else {
+                self.forgotten += 1;
+                session.counts.lost[0].fetch_add(u64::from(wanted), Ordering::Relaxed);
             }
         } else if wanted && session.take_one() {
-            self.done.push(self.way(&seen, name));
-        }
-    }
-
-    fn way(&self, seen: &Watched, port: String) -> Way {
-        let end = match seen.reason {
-            Reason::Worker => "unseen",
-            Reason::FlowForward => "forwarded",
-            _ if seen.passed => "kernel",
-            _ => "dropped",
-        };
-        let flow_table = match (seen.reason, seen.in_table) {
-            (
-                Reason::FlowForward | Reason::FlowDrop | Reason::FlowPass | Reason::FlowMeter | Reason::FlowNoDevice,
-                _,
-            ) => "has the flow",
-            (_, true) => "has the flow, and left this packet to the rules",
-            (_, false) => "no entry",
-        };
-        let verdict = seen.reason.name().to_owned();
-        Way {
-            time: seen.time.wrapping_add_signed(self.watch.offset()),
-            port,
-            len: seen.len as u32,
-            reason: (end == "dropped").then(|| verdict.clone()),
-            end: end.to_owned(),
-            first: hex(&seen.before),
-            last: hex(&seen.after),
-            xdp: Some(Steered {
-                verdict,
-                rule: seen.rule.clone(),
-                recomputed: false,
-                flow_table: flow_table.to_owned(),
-                out: seen.out.and_then(|interface| self.watch.port(interface)).map(|(_, name)| name),
-                edits: overwritten(&seen.before, &seen.after),
-            }),
-            ..Way::default()
+            self.done.push(way(watch, &seen, name));
         }
     }
 
@@ -165,6 +161,44 @@ impl Driver {
     }
 }
 
+/// Its whole way, as far as the driver knows.
+fn way(watch: &dyn Watch, seen: &Watched, port: String) -> Way {
+    let end = match seen.reason {
+        Reason::Worker => "unseen",
+        Reason::FlowForward => "forwarded",
+        _ if seen.passed => "kernel",
+        _ => "dropped",
+    };
+    let flow_table = match (seen.reason, &seen.entry) {
+        (_, None) => "no entry".to_owned(),
+        (
+            Reason::FlowForward | Reason::FlowDrop | Reason::FlowPass | Reason::FlowMeter | Reason::FlowNoDevice,
+            Some(entry),
+        ) => format!("has the flow ({entry})"),
+        (_, Some(entry)) => format!("has the flow ({entry}), and left this packet to the rules"),
+    };
+    let verdict = seen.reason.name().to_owned();
+    Way {
+        time: seen.time.wrapping_add_signed(watch.offset()),
+        port,
+        len: seen.len as u32,
+        reason: (end == "dropped").then(|| verdict.clone()),
+        end: end.to_owned(),
+        first: hex(&seen.before),
+        last: hex(&seen.after),
+        xdp: Some(Steered {
+            verdict,
+            rule: seen.rule.clone(),
+            recomputed: false,
+            why: None,
+            flow_table,
+            out: seen.out.and_then(|interface| watch.port(interface)).map(|(_, name)| name),
+            edits: overwritten(&seen.before, &seen.after),
+        }),
+        ..Way::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -203,7 +237,7 @@ mod tests {
             reason,
             passed: reason == Reason::RulePass,
             rule: Some("all".into()),
-            in_table: false,
+            entry: None,
             out: None,
         }
     }
@@ -226,7 +260,7 @@ mod tests {
     fn what_it_keeps_is_told_of_and_what_it_gives_is_found_by_its_bytes() {
         let mut forwarded = seen(2, Reason::FlowForward, &[1, 2, 3, 64, 5]);
         forwarded.after[3] = 63;
-        (forwarded.out, forwarded.in_table, forwarded.rule) = (Some(4), true, None);
+        (forwarded.out, forwarded.entry, forwarded.rule) = (Some(4), Some("forward".into()), None);
         let packets = vec![
             seen(5, Reason::RulePass, &[7; 60]),
             seen(1, Reason::RuleDrop, &[8; 60]),
@@ -240,7 +274,7 @@ mod tests {
         let ends: Vec<_> = ways.iter().map(|way| (way.time, way.end.as_str(), way.reason.as_deref())).collect();
         assert_eq!(ends, [(1001, "dropped", Some("rule_drop")), (1002, "forwarded", None), (1005, "kernel", None)]);
         let xdp = ways[1].xdp.as_ref().unwrap();
-        assert_eq!((xdp.out.as_deref(), xdp.flow_table.as_str()), (Some("port-4"), "has the flow"));
+        assert_eq!((xdp.out.as_deref(), xdp.flow_table.as_str()), (Some("port-4"), "has the flow (forward)"));
         assert_eq!((xdp.edits[0].at, xdp.edits[0].before.as_str(), xdp.edits[0].after.as_str()), (3, "40", "3f"));
         assert!(ways.iter().all(|way| way.worker.is_none() && way.port == "port-3"));
 
@@ -268,6 +302,11 @@ mod tests {
         driver.look(&session);
         assert!(driver.done(&session, true).is_empty());
         assert_eq!(session.lost()[0], 17);
+        // It is over: what comes now is nobody's.
+        driver.end(&session);
+        said.0.lock().unwrap().0.push_back(seen(3, Reason::RuleDrop, &[1; 60]));
+        driver.look(&session);
+        assert_eq!((said.0.lock().unwrap().0.len(), session.lost()[0]), (1, 17));
     }
 
     #[test]
@@ -278,6 +317,8 @@ mod tests {
             driver.look(&session);
         }
         assert_eq!(driver.waits, WAITING);
+        assert_eq!(session.lost()[0], 20_000 - WAITING as u64, "nothing is dropped uncounted");
+        assert!(driver.why_not().contains("3616 of them were lost"), "{}", driver.why_not());
         assert!(driver.done(&session, true).is_empty() && driver.waits == 0);
     }
 }

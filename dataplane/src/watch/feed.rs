@@ -7,9 +7,10 @@ use super::pcapng::{self, Interface, Statistics};
 use super::record::{Point, Record};
 use super::session::{Session, What};
 use super::steered::Steered;
-use super::way::{Way, Ways};
+use super::way::{Ended, Line, Way, Ways};
 use crate::plan::Plan;
 use arc_swap::ArcSwap;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,8 +39,8 @@ pub struct Source {
     /// Name and, for people, interface of each port.
     pub ports: Vec<(String, String)>,
     pub steer: Steer,
-    /// The XDP program's own words; `None`: it has no part in this, or cannot say.
-    pub driver: Option<Box<dyn WatchDriver>>,
+    /// The XDP program's own words. Or why there are none, for people.
+    pub driver: Result<Box<dyn WatchDriver>, String>,
     /// From a record's time to nanoseconds since 1970.
     pub offset: i64,
     /// As the user wrote it.
@@ -51,6 +52,8 @@ pub struct Feed {
     session: Arc<Session>,
     source: Source,
     driver: Option<Driver>,
+    /// Why not.
+    no_driver: String,
     ways: Ways,
     /// Numbers of captured packets, by worker and the worker's own.
     numbers: HashMap<(u16, u32), u64>,
@@ -71,9 +74,14 @@ impl Feed {
     pub fn new(session: Arc<Session>, mut source: Source, seconds: u64, on_end: OnEnd) -> Self {
         let now = Instant::now();
         let began = crate::worker::clock::now().wrapping_add_signed(source.offset);
+        let (driver, no_driver) = match std::mem::replace(&mut source.driver, Err(String::new())) {
+            Ok(driver) => (Some(Driver::new(driver)), String::new()),
+            Err(why) => (None, why),
+        };
         Self {
             written: vec![0; source.ports.len() * Point::ALL.len()],
-            driver: source.driver.take().map(Driver::new),
+            driver,
+            no_driver,
             session,
             source,
             ways: Ways::default(),
@@ -102,13 +110,7 @@ impl Feed {
         while !self.ended {
             let mut bytes = Vec::new();
             let busy = self.look(&mut bytes);
-            let now = Instant::now();
-            if self.session.has_enough() && self.enough_since.is_none() {
-                self.enough_since = Some(now);
-            }
-            let late = self.until.is_some_and(|until| now >= until);
-            let enough = self.enough_since.is_some_and(|since| now >= since + LINGER);
-            if late || enough || self.session.is_over() {
+            if self.is_due() {
                 self.session.stop();
                 self.finish(&mut bytes);
             }
@@ -120,6 +122,34 @@ impl Feed {
             }
         }
         None
+    }
+
+    /// Whether it is to end: there is enough, the time is up, or somebody said so.
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        if self.session.has_enough() && self.enough_since.is_none() {
+            self.enough_since = Some(now);
+        }
+        let late = self.until.is_some_and(|until| now >= until);
+        let enough = self.enough_since.is_some_and(|since| now >= since + LINGER);
+        late || enough || self.session.is_over()
+    }
+
+    /// Waits for a reader who is slow to take what there is. Packets are recorded no longer than was asked for; what was recorded is
+    /// kept for the reader.
+    pub async fn wait_for<T>(&mut self, reader: impl Future<Output = T>) -> T {
+        let mut reader = std::pin::pin!(reader);
+        loop {
+            if let Ok(read) = tokio::time::timeout(LOOK, &mut reader).await {
+                return read;
+            }
+            if self.is_due() {
+                self.session.stop();
+                if let Some(driver) = &mut self.driver {
+                    driver.end(&self.session);
+                }
+            }
+        }
     }
 
     /// Takes what there is. Says whether there was much.
@@ -162,7 +192,15 @@ impl Feed {
         self.tell(true);
         let rest = self.ways.done(true);
         lines(to, &rest);
-        if self.session.what != What::Trace {
+        if self.session.what == What::Trace {
+            let counts = &self.session.counts;
+            let ended = Ended {
+                seen: counts.seen.load(Ordering::Relaxed),
+                matched: counts.matched.load(Ordering::Relaxed),
+                lost: self.session.lost().iter().sum(),
+            };
+            lines(to, &[Line::Ended { ended }]);
+        } else {
             self.statistics(to);
         }
         self.ended = true;
@@ -181,7 +219,11 @@ impl Feed {
     fn trace(&mut self, record: &Record, plan: &Plan) {
         let steer = || {
             let said = self.driver.as_mut().and_then(|driver| driver.of(record, &self.session));
-            said.or_else(|| (self.source.steer)(record.facts.meta.port_in, &record.bytes, record.len as usize))
+            said.or_else(|| {
+                let found = (self.source.steer)(record.facts.meta.port_in, &record.bytes, record.len as usize)?;
+                let why = self.driver.as_ref().map_or_else(|| self.no_driver.clone(), Driver::why_not);
+                Some(Steered { why: Some(why), ..found })
+            })
         };
         self.ways.take(record, self.source.offset, plan, steer);
     }
@@ -276,11 +318,69 @@ impl std::fmt::Debug for Feed {
     }
 }
 
-fn lines(to: &mut Vec<u8>, ways: &[Way]) {
-    for way in ways {
+fn lines(to: &mut Vec<u8>, lines: &[impl Serialize]) {
+    for line in lines {
         // It has strings and numbers only, which can always be written.
-        if serde_json::to_writer(&mut *to, way).is_ok() {
+        if serde_json::to_writer(&mut *to, line).is_ok() {
             to.push(b'\n');
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::io::steer::Watched;
+    use crate::watch::session::Filter;
+    use std::sync::atomic::AtomicBool;
+
+    struct Recording(Arc<AtomicBool>);
+
+    impl WatchDriver for Recording {
+        fn take(&mut self, _: usize, _: &mut dyn FnMut(Watched)) {}
+        fn lost(&self) -> u64 {
+            17
+        }
+        fn port(&self, _: u32) -> Option<(u8, String)> {
+            None
+        }
+        fn offset(&self) -> i64 {
+            0
+        }
+    }
+
+    impl Drop for Recording {
+        fn drop(&mut self) {
+            self.0.store(false, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn packets_are_recorded_no_longer_than_asked_for_also_where_nobody_reads() {
+        let recording = Arc::new(AtomicBool::new(true));
+        let session = Arc::new(Session::new(What::Trace, Filter::default(), 128, 0, true));
+        let source = Source {
+            plan: Arc::new(ArcSwap::from_pointee(Plan::default())),
+            ports: Vec::new(),
+            steer: Box::new(|_, _, _| None),
+            driver: Ok(Box::new(Recording(recording.clone()))),
+            offset: 0,
+            filter: String::new(),
+        };
+        let mut feed = Feed::new(session.clone(), source, 1, Box::new(|_| ()));
+        let reads_nothing = async {
+            while recording.load(Ordering::Relaxed) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let begun = Instant::now();
+        tokio::time::timeout(Duration::from_secs(20), feed.wait_for(reads_nothing)).await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_secs(1) && session.is_over());
+        // What there is comes all the same, and how it was.
+        let bytes = feed.next().await.unwrap();
+        let Ok(Line::Ended { ended }) = serde_json::from_slice(&bytes) else { panic!("{bytes:?}") };
+        assert_eq!(ended, Ended { seen: 0, matched: 0, lost: 17 });
+        assert!(feed.next().await.is_none());
     }
 }

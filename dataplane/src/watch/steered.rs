@@ -19,6 +19,9 @@ pub struct Steered {
     pub rule: Option<String>,
     /// Found again in user space, with the rules of now: not what the program itself said.
     pub recomputed: bool,
+    /// Why it had to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// Whether the driver's flow table has the packet's flow.
     pub flow_table: String,
     /// Port that the flow table sent it out by.

@@ -42,6 +42,27 @@ pub struct Way {
     pub last: String,
 }
 
+/// How it was, at the end of a trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Packets asked about.
+    pub seen: u64,
+    pub matched: u64,
+    /// Records that there was no room for: of packets that nothing, or not all, is told of.
+    pub lost: u64,
+}
+
+/// A line of `POST /v1/trace`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    /// The last one.
+    Ended {
+        ended: Ended,
+    },
+    Way(Box<Way>),
+}
+
 /// Ways that are not told yet.
 #[derive(Debug, Default)]
 pub struct Ways {

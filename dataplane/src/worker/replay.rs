@@ -68,8 +68,14 @@ pub fn trace(
         |blueprint, worker| {
             worker.watch = Some(Box::new(Watch::new(session.clone(), 0)));
             let (plan, filter) = (blueprint.shared.plan.clone(), request.expression().to_owned());
-            let source =
-                Source { plan, ports, steer: watching::steer(rules, interfaces), driver: None, offset: 0, filter };
+            let source = Source {
+                plan,
+                ports,
+                steer: watching::steer(rules, interfaces),
+                driver: Err("captures are replayed".to_owned()),
+                offset: 0,
+                filter,
+            };
             **feed.borrow_mut() = Some(Feed::new(session.clone(), source, 0, Box::new(|_| {})));
         },
         |offset| {

@@ -5,15 +5,15 @@ use super::instance::WorkerState;
 use super::reload::Switch;
 use super::turn::{Question, Shared, Worker};
 use crate::control::WatchRefused;
-use crate::io::steer::{SteerRule, Watched};
+use crate::io::steer::{Steer, SteerError, SteerRule, Watched};
 use crate::telemetry::journal::{Journal, Kind, Note};
 use crate::tunnel::steering::Steering;
 use crate::watch::driver;
-use crate::watch::feed::{Source, Steer};
+use crate::watch::feed::{self, Source};
 use crate::watch::steered::steered;
 use crate::watch::{Feed, Session, Watch, WatchRequest, What};
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,11 +25,13 @@ pub struct Watching {
     shared: Shared,
     journal: Arc<Journal>,
     now: Mutex<Weak<Session>>,
+    /// Whose the XDP program's records are: of several watches the newest's. One that is over may not have been dropped yet.
+    turn: Arc<AtomicU64>,
 }
 
 impl Watching {
     pub fn new(shared: Shared, journal: Arc<Journal>) -> Self {
-        Self { shared, journal, now: Mutex::new(Weak::new()) }
+        Self { shared, journal, now: Mutex::new(Weak::new()), turn: Arc::default() }
     }
 
     fn now(&self) -> std::sync::MutexGuard<'_, Weak<Session>> {
@@ -62,7 +64,11 @@ impl Watching {
             self.shared.fib.load().links().iter().map(|link| usize::from(link.mtu)).max().unwrap_or(1500) + LINK;
         let session = Arc::new(request.session(trace, largest)?);
         // Before the workers: what comes to one of them was recorded already.
-        let driver = if trace { in_its_own_words(&switch.steering, &ports) } else { None };
+        let driver = if trace {
+            in_its_own_words(&switch.steering, &ports, &self.turn)
+        } else {
+            Err("a capture does not ask it".to_owned())
+        };
         for (at, worker) in switch.workers.iter().enumerate() {
             let runs = worker.state.lock().is_ok_and(|state| *state == WorkerState::Running);
             if !runs {
@@ -126,15 +132,27 @@ fn disarm(switch: &Switch) {
     }
 }
 
-/// The XDP program says what it does from here on. `None`: there is none, or it cannot; then what it decided is recomputed.
-fn in_its_own_words(steering: &Arc<Steering>, ports: &[(String, String)]) -> Option<Box<dyn driver::Watch>> {
-    let began = steering.ask_mut(|steer| steer.watch().and_then(|()| steer.watch_lost()))?;
-    let lost_before = began
-        .inspect_err(|error| tracing::warn!(%error, "the XDP program cannot say what it does: a trace recomputes it"))
-        .ok()?;
+/// The XDP program says what it does from here on. Or why it cannot; then what it decided is recomputed.
+fn in_its_own_words(
+    steering: &Arc<Steering>,
+    ports: &[(String, String)],
+    turn: &Arc<AtomicU64>,
+) -> Result<Box<dyn driver::Watch>, String> {
+    let began = steering.ask_mut(|steer| {
+        // Nothing that may fail behind it: nobody would put the program back.
+        let lost = steer.watch_lost()?;
+        steer.watch()?;
+        // In the program's lock, as is all that is done of it.
+        Ok::<_, SteerError>((lost, turn.fetch_add(1, Ordering::Relaxed) + 1))
+    });
+    let (lost_before, mine) = began.ok_or_else(|| "there is no XDP program".to_owned())?.map_err(|error| {
+        tracing::warn!(%error, "the XDP program cannot say what it does: a trace recomputes it");
+        format!("the kernel refused the recording program: {error}")
+    })?;
     let interfaces = steering.interfaces().iter().zip(ports).enumerate();
     let ports = interfaces.filter_map(|(at, (interface, port))| Some(((*interface)?, (at as u8, port.0.clone()))));
-    Some(Box::new(Driver { steering: steering.clone(), ports: ports.collect(), lost_before, offset: since_boot() }))
+    let (steering, turn) = (steering.clone(), turn.clone());
+    Ok(Box::new(Driver { steering, ports: ports.collect(), lost_before, offset: since_boot(), turn, mine }))
 }
 
 struct Driver {
@@ -143,15 +161,25 @@ struct Driver {
     ports: HashMap<u32, (u8, String)>,
     lost_before: u64,
     offset: i64,
+    turn: Arc<AtomicU64>,
+    mine: u64,
+}
+
+impl Driver {
+    /// `None`: another watch has begun, and the records are that one's.
+    fn ask<T>(&self, task: impl FnOnce(&mut Steer) -> T) -> Option<T> {
+        let mine = |steer: &mut Steer| (self.turn.load(Ordering::Relaxed) == self.mine).then(|| task(steer));
+        self.steering.ask_mut(mine).flatten()
+    }
 }
 
 impl driver::Watch for Driver {
     fn take(&mut self, most: usize, to: &mut dyn FnMut(Watched)) {
-        self.steering.ask_mut(|steer| steer.take_watched(most, to));
+        self.ask(|steer| steer.take_watched(most, to));
     }
 
     fn lost(&self) -> u64 {
-        let lost = self.steering.ask(|steer| steer.watch_lost().unwrap_or(self.lost_before));
+        let lost = self.ask(|steer| steer.watch_lost().unwrap_or(self.lost_before));
         lost.map_or(0, |lost| lost.saturating_sub(self.lost_before))
     }
 
@@ -166,14 +194,14 @@ impl driver::Watch for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.steering.ask_mut(crate::io::steer::Steer::unwatch) {
+        if let Some(Err(error)) = self.ask(Steer::unwatch) {
             tracing::warn!(%error, "the XDP program goes on saying what it does, to nobody");
         }
     }
 }
 
 /// What the XDP program decides, by these rules. `interfaces`: of each port, `None` for ports that XDP has no part in.
-pub fn steer(rules: Vec<SteerRule>, interfaces: Vec<Option<u32>>) -> Steer {
+pub fn steer(rules: Vec<SteerRule>, interfaces: Vec<Option<u32>>) -> feed::Steer {
     Box::new(move |port, bytes, len| {
         let interface = interfaces.get(usize::from(port)).copied().flatten()?;
         Some(steered(&rules, interface, bytes, len))

@@ -12,6 +12,15 @@ pub const NO_RULE: u32 = u32::MAX;
 /// In [`Seen::device`]: the flow table did not send it out.
 pub const NO_DEVICE: u32 = u32::MAX;
 
+/// In [`Seen::entry`]: the flow table does not have the flow.
+pub const NO_ENTRY: u32 = u32::MAX;
+
+/// What [`Seen::entry`] says of an entry.
+#[inline(always)]
+pub const fn entry(action: u8, options: u8) -> u32 {
+    action as u32 | (options as u32) << 8
+}
+
 /// Map and program names.
 pub mod names {
     /// As the kernel has it, at most 15 bytes.
@@ -40,8 +49,8 @@ pub struct Seen {
     pub generation: u32,
     /// Slot of the port to leave by, as the flow table says, or [`NO_DEVICE`].
     pub device: u32,
-    /// 1: the flow table has the flow.
-    pub in_table: u32,
+    /// What the flow table is to do with the flow: [`crate::flows::FlowAction`], above it [`crate::flows::Options`]. Or [`NO_ENTRY`].
+    pub entry: u32,
     /// How many of the bytes below are the frame's.
     pub kept: u32,
     pub before: [u8; SNAP],

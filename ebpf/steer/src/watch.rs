@@ -9,7 +9,7 @@ use aya_ebpf::{
 use softdpu_ebpf_common::{
     flows::{FlowAction, Tail},
     maps::Reason,
-    watch::{NO_DEVICE, NO_RULE, SNAP, Seen},
+    watch::{NO_DEVICE, NO_ENTRY, NO_RULE, SNAP, Seen, entry},
 };
 
 use crate::{
@@ -45,7 +45,7 @@ impl Note for Seen {
 
     #[inline(always)]
     fn entry(&mut self, tail: &Tail) {
-        self.in_table = 1;
+        self.entry = entry(tail.action, tail.options);
         if tail.action == FlowAction::Forward as u8 {
             self.device = u32::from(tail.device);
         }
@@ -66,7 +66,7 @@ pub fn watched(ctx: &XdpContext) -> u32 {
     (record.time, record.len) = unsafe { (bpf_ktime_get_ns(), bpf_xdp_get_buff_len(context) as u32) };
     record.interface = ctx.ingress_ifindex() as u32;
     record.queue = ctx.rx_queue_index();
-    (record.rule, record.generation, record.device, record.in_table) = (NO_RULE, 0, NO_DEVICE, 0);
+    (record.rule, record.generation, record.device, record.entry) = (NO_RULE, 0, NO_DEVICE, NO_ENTRY);
     record.kept = copy(context, record.len, &mut record.before);
     let (action, reason) = steer(ctx, record);
     (record.action, record.reason) = (action, reason as u32);

@@ -456,7 +456,8 @@ pub const ROUTES: &[Route] = &[
         summary: "Packets on their way through every node",
         text: "What `softdpu trace` shows: one JSON object a line per packet, as they come, until there are as many as were asked for, the \
                time is over, or the client goes. A change, in who may ask for it: packets are secret. A client that is too slow loses \
-               records, which are counted in those it gets.",
+               records. The last line is `{\"ended\": {\"seen\": …, \"matched\": …, \"lost\": …}}`: packets asked about, those that matched, and \
+               records lost.",
         parameters: &[],
         body: Some(Body { schema: || watch(None), example: "{\"count\": 1, \"seconds\": 10}" }),
         answer: Answer::Text("application/x-ndjson"),

@@ -3,8 +3,9 @@
 use std::mem::size_of;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use softdpu_ebpf_common::flows::{FlowAction, Options};
 use softdpu_ebpf_common::maps::{ActiveFlags, PROGRAM_NAME, Reason};
-use softdpu_ebpf_common::watch::{NO_DEVICE, NO_RULE, SNAP, Seen, names};
+use softdpu_ebpf_common::watch::{NO_DEVICE, NO_ENTRY, NO_RULE, SNAP, Seen, names};
 
 use super::error::{Result, SteerError};
 use super::maps::sum;
@@ -27,8 +28,8 @@ pub struct Watched {
     pub passed: bool,
     /// The rule that decided; a number where the rules have changed since.
     pub rule: Option<String>,
-    /// The flow table has its flow.
-    pub in_table: bool,
+    /// What the flow table is to do with its flow (`forward`, …, and what else: `mark`, …); `None`: it does not have the flow.
+    pub entry: Option<String>,
     /// Index of the interface that the flow table sent it out by.
     pub out: Option<u32>,
 }
@@ -151,8 +152,35 @@ impl Steer {
             reason,
             passed: seen.action == XDP_PASS,
             rule,
-            in_table: seen.in_table != 0,
+            entry: (seen.entry != NO_ENTRY).then(|| entry(seen.entry)),
             out: out.flatten(),
         })
+    }
+}
+
+/// An entry's action and options, in words.
+fn entry(word: u32) -> String {
+    let [action, options, ..] = word.to_le_bytes();
+    let mut words = vec![match action {
+        a if a == FlowAction::Forward as u8 => "forward",
+        a if a == FlowAction::Drop as u8 => "drop",
+        _ => "pass",
+    }];
+    let all =
+        [(Options::MARK, "mark"), (Options::METER, "meter"), (Options::SAMPLE, "sample"), (Options::MIRROR, "mirror")];
+    words.extend(all.iter().filter(|(bit, _)| options & bit != 0).map(|(_, word)| *word));
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_told_by_its_words() {
+        let word = softdpu_ebpf_common::watch::entry;
+        assert_eq!(entry(word(FlowAction::Drop as u8, 0)), "drop");
+        assert_eq!(entry(word(FlowAction::Pass as u8, Options::LINEAR)), "pass");
+        assert_eq!(entry(word(FlowAction::Forward as u8, Options::MARK | Options::METER)), "forward, mark, meter");
     }
 }

@@ -46,7 +46,7 @@ fn every_packet_is_recorded_and_decided_as_before() {
     );
     for (seen, frame) in seen.iter().zip(&frames) {
         assert_eq!((seen.len, &seen.before[..]), (frame.len(), &frame[..frame.len().min(128)]));
-        assert_eq!((&seen.before, seen.interface, seen.in_table, seen.out), (&seen.after, LO, false, None));
+        assert_eq!((&seen.before, seen.interface, seen.entry.as_deref(), seen.out), (&seen.after, LO, None, None));
     }
     assert!(seen.is_sorted_by_key(|seen| seen.time));
     // Counted once each, whichever program it was.
