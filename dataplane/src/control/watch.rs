@@ -46,7 +46,7 @@ pub fn routes() -> Router<Arc<dyn ControlSource>> {
         .route("/v1/watch/stop", post(stop))
 }
 
-type Asked = Result<Json<WatchRequest>, JsonRejection>;
+type Asked = Result<Json<serde_json::Map<String, serde_json::Value>>, JsonRejection>;
 
 async fn trace(
     State(source): Source,
@@ -74,9 +74,12 @@ fn watch(
     lease: &Lease,
 ) -> Response {
     const HELP: &str = "the body is JSON: {\"at\": [\"rx\"], \"count\": 1, \"seconds\": 10, \"snaplen\": 0, \"filter\": {\"ethernet\": […], \"raw\": […]}}";
-    let request = match body {
-        Ok(Json(request)) => request,
-        Err(wrong) => return refuse(StatusCode::BAD_REQUEST, wrong.body_text(), HELP),
+    let request = body
+        .map_err(|wrong| wrong.body_text())
+        .and_then(|Json(body)| WatchRequest::from_body(body).map_err(|wrong| wrong.to_string()));
+    let request = match request {
+        Ok(request) => request,
+        Err(wrong) => return refuse(StatusCode::BAD_REQUEST, wrong, HELP),
     };
     let by = peer.map_or(u32::MAX, |Extension(peer)| peer.uid);
     let feed = match source.watch(&request, trace, by) {

@@ -3,7 +3,9 @@
 use super::filter::{BadProgram, Insn, MAX_LEN, Program};
 use super::record::Point;
 use super::session::{Filter, Session, TRACE_SNAP, What};
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// Largest packet that there can be, with its link header.
 pub const MAX_SNAP: u32 = 65_535 + 22;
@@ -19,6 +21,7 @@ pub struct WatchRequest {
     /// Of captures: "rx", "open", "seal", "tx"; none: all of them.
     pub at: Vec<String>,
     /// `None`: every packet.
+    #[serde(deserialize_with = "object")]
     pub filter: Option<FilterRequest>,
     /// Bytes kept of each packet; 0: as many as a port's packets can have.
     pub snaplen: u32,
@@ -37,6 +40,20 @@ pub struct FilterRequest {
     pub expression: String,
     pub ethernet: Vec<Insn>,
     pub raw: Vec<Insn>,
+}
+
+impl WatchRequest {
+    /// # Errors
+    /// What does not fit, with the place.
+    pub fn from_body(body: serde_json::Map<String, Value>) -> serde_json::Result<Self> {
+        serde_json::from_value(Value::Object(body))
+    }
+}
+
+/// An object or nothing: by itself serde takes the fields from an array, too, which the document does not offer.
+fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Option<T>, D::Error> {
+    let read = |map| serde_json::from_value(Value::Object(map)).map_err(D::Error::custom);
+    Option::<serde_json::Map<String, Value>>::deserialize(from)?.map(read).transpose()
 }
 
 /// What is wrong with a request.
@@ -116,6 +133,9 @@ mod tests {
         let jump = r#"{"filter": {"ethernet": [[5, 0, 0, 9], [6, 0, 0, 1]], "raw": [[6, 0, 0, 1]]}}"#;
         assert!(refused(true, jump).contains("instruction 0 of the filter jumps out of it"));
         assert!(serde_json::from_str::<WatchRequest>(r#"{"speed": 1}"#).is_err());
+        let array = r#"{"filter": ["", [[6, 0, 0, 1]], [[6, 0, 0, 1]]]}"#;
+        assert!(serde_json::from_str::<WatchRequest>(array).is_err());
+        assert!(serde_json::from_str::<WatchRequest>(r#"{"filter": null}"#).unwrap().filter.is_none());
     }
 
     #[test]

@@ -110,7 +110,7 @@ fn watch(at: Option<Value>) -> Value {
         "minItems": 4,
         "maxItems": 4,
     });
-    let program = |of: &str| json!({ "type": "array", "description": of, "items": instruction, "maxItems": MAX_LEN });
+    let program = |of: &str| json!({ "type": "array", "description": of, "items": instruction, "minItems": 1, "maxItems": MAX_LEN });
     let filter = json!({
         "type": ["object", "null"],
         "description": "A filter, compiled by the client. Without it: every packet.",
