@@ -156,7 +156,7 @@ fn places<T>(list: &[T], name: fn(&T) -> &str) -> HashMap<&str, usize> {
 }
 
 /// For each of these numbers, all different, whether it is of a longest rising subsequence: the fewest others are moved then.
-fn in_order(numbers: &[usize]) -> Vec<bool> {
+pub(crate) fn in_order(numbers: &[usize]) -> Vec<bool> {
     // Patience sorting: per length the place of the smallest last number, and for each number the one before it.
     let mut last: Vec<usize> = Vec::new();
     let mut before = vec![None; numbers.len()];

@@ -9,10 +9,12 @@ use super::policy::{HostPattern, Match, PortRange, Prefix};
 /// A list as short as this is compared as fast as a shorter one is looked for.
 const SHORT: usize = 8;
 
-/// Matches by number, in the order they were added.
+/// Matches by number, in the order they were added; or in another, where some were put, removed or moved since.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     len: u32,
+    /// By number, where each stands: [`Self::GONE`] for those that do not. Empty: where they were added.
+    places: Vec<u32>,
     from: Prefixes,
     to: Prefixes,
     source_ports: Ports,
@@ -21,9 +23,17 @@ pub struct Index {
 }
 
 impl Index {
+    /// The place of what does not stand anywhere.
+    pub const GONE: u32 = u32::MAX;
+
     pub fn add(&mut self, matches: &Match, hosts: &[HostPattern]) {
         let number = self.len;
         self.len += 1;
+        self.put(number, matches, hosts);
+    }
+
+    /// Adds one under a number that is free. [`Self::arrange`] says where it stands.
+    pub fn put(&mut self, number: u32, matches: &Match, hosts: &[HostPattern]) {
         self.from.add(&matches.from, number);
         self.to.add(&matches.to, number);
         self.source_ports.add(&matches.source_ports, number);
@@ -31,7 +41,30 @@ impl Index {
         self.hosts.add(hosts, number);
     }
 
-    /// So many were added.
+    /// Takes one out that was added or put under this number, with these terms. [`Self::arrange`] says what stands where then.
+    pub fn remove(&mut self, number: u32, matches: &Match, hosts: &[HostPattern]) {
+        self.from.remove(&matches.from, number);
+        self.to.remove(&matches.to, number);
+        self.source_ports.remove(&matches.source_ports, number);
+        self.ports.remove(&matches.ports, number);
+        self.hosts.remove(hosts, number);
+    }
+
+    /// Says where each stands, by number ([`Self::GONE`]: nowhere), and how many they are.
+    pub fn arrange(&mut self, places: Vec<u32>, len: usize) {
+        self.places = places;
+        self.len = len as u32;
+    }
+
+    /// Where the one of this number stands.
+    pub fn place(&self, number: u32) -> Option<usize> {
+        if self.places.is_empty() {
+            return (number < self.len).then_some(number as usize);
+        }
+        self.places.get(number as usize).filter(|place| **place != Self::GONE).map(|place| *place as usize)
+    }
+
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.len as usize
     }
@@ -40,9 +73,26 @@ impl Index {
         self.len == 0
     }
 
-    /// Numbers of all that may overlap, in order, none twice. The terms that narrow it down most are taken, or the first that
+    /// Places of all that may overlap, in order, none twice. The terms that narrow it down most are taken, or the first that
     /// leave few.
-    pub fn near<'i>(&'i self, matches: &Match, hosts: &[HostPattern]) -> Vec<usize> {
+    pub fn near(&self, matches: &Match, hosts: &[HostPattern]) -> Vec<usize> {
+        let Some(lists) = self.lists(matches, hosts) else { return (0..self.len as usize).collect() };
+        let mut places: Vec<usize> = lists.into_iter().flatten().filter_map(|number| self.place(*number)).collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
+    /// Their numbers, in no order, some twice.
+    pub fn near_numbers(&self, matches: &Match, hosts: &[HostPattern]) -> Vec<u32> {
+        match self.lists(matches, hosts) {
+            Some(lists) => lists.into_iter().flatten().copied().collect(),
+            None => (0..self.places.len().max(self.len as usize) as u32).collect(),
+        }
+    }
+
+    /// `None`: all may.
+    fn lists<'i>(&'i self, matches: &Match, hosts: &[HostPattern]) -> Option<Vec<&'i [u32]>> {
         // Those that are looked up fastest first, and of prefixes those that mostly tell more.
         let terms: [&dyn Fn() -> Option<Vec<&'i [u32]>>; 5] = [
             &|| self.ports.near(&matches.ports),
@@ -61,14 +111,16 @@ impl Index {
                 break;
             }
         }
-        match best {
-            None => (0..self.len as usize).collect(),
-            Some((_, list)) => {
-                let mut numbers: Vec<usize> = list.into_iter().flatten().map(|number| *number as usize).collect();
-                numbers.sort_unstable();
-                numbers.dedup();
-                numbers
-            }
+        best.map(|(_, lists)| lists)
+    }
+}
+
+/// Takes a number out of the list under a key, and the list where it was the last.
+fn take_out<K: Ord>(by: &mut BTreeMap<K, Vec<u32>>, key: &K, number: u32) {
+    if let Some(numbers) = by.get_mut(key) {
+        numbers.retain(|of| *of != number);
+        if numbers.is_empty() {
+            by.remove(key);
         }
     }
 }
@@ -102,6 +154,14 @@ impl Prefixes {
             // A length of 128 shares the bit of 127: one look-up too many at most.
             self.lengths[usize::from(prefix.addr().is_ipv6())] |= 1 << prefix.prefix_len().min(127);
         }
+    }
+
+    /// Lengths are left as they are: that one does not occur any more costs a look-up.
+    fn remove(&mut self, prefixes: &[Prefix], number: u32) {
+        if prefixes.is_empty() {
+            self.any.retain(|of| *of != number);
+        }
+        prefixes.iter().for_each(|prefix| take_out(&mut self.by, &key(prefix), number));
     }
 
     /// `None`: all of them.
@@ -146,6 +206,19 @@ impl Ports {
         }
     }
 
+    fn remove(&mut self, ranges: &[PortRange], number: u32) {
+        if ranges.is_empty() {
+            self.any.retain(|of| *of != number);
+        }
+        for range in ranges {
+            if range.first == range.last {
+                take_out(&mut self.single, &range.first, number);
+            } else {
+                take_out(&mut self.wide, &(range.first, range.last), number);
+            }
+        }
+    }
+
     fn near(&self, ranges: &[PortRange]) -> Option<Vec<&[u32]>> {
         if ranges.is_empty() {
             return None;
@@ -177,6 +250,22 @@ impl Hosts {
                 self.patterns.push(number);
             } else {
                 self.named.entry(host.as_str().to_owned()).or_default().push(number);
+            }
+        }
+    }
+
+    fn remove(&mut self, hosts: &[HostPattern], number: u32) {
+        if hosts.is_empty() {
+            self.any.retain(|of| *of != number);
+        }
+        for host in hosts {
+            if host.as_str().starts_with('*') {
+                self.patterns.retain(|of| *of != number);
+            } else if let Some(numbers) = self.named.get_mut(host.as_str()) {
+                numbers.retain(|of| *of != number);
+                if numbers.is_empty() {
+                    self.named.remove(host.as_str());
+                }
             }
         }
     }
@@ -224,6 +313,40 @@ mod tests {
             let near = index.near(&one, &[]);
             for (at, m) in all.iter().enumerate() {
                 prop_assert!(!overlaps(m, &one) || near.contains(&at), "{m:?} {one:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        /// Put, removed and arranged anew it names what one does that was made of the same in that order.
+        #[test]
+        fn a_changed_one_is_as_one_made_anew(
+            all in proptest::collection::vec(some_match(), 4..20),
+            edits in proptest::collection::vec((any::<proptest::sample::Index>(), some_match()), 1..6),
+            one in some_match(),
+        ) {
+            let mut index = Index::default();
+            all.iter().for_each(|m| index.add(m, &[]));
+            let mut list: Vec<(u32, Match)> = (0..).zip(all).collect();
+            for (at, new) in edits {
+                // One goes, another takes its number and stands at the end.
+                let (number, old) = list.remove(at.index(list.len()));
+                index.remove(number, &old, &[]);
+                index.put(number, &new, &[]);
+                list.push((number, new));
+            }
+            let (number, old) = list.remove(0);
+            index.remove(number, &old, &[]);
+            let mut places = vec![Index::GONE; list.len() + 1];
+            list.iter().enumerate().for_each(|(at, (number, _))| places[*number as usize] = at as u32);
+            index.arrange(places, list.len());
+            let mut anew = Index::default();
+            list.iter().for_each(|(_, m)| anew.add(m, &[]));
+            prop_assert_eq!(index.len(), anew.len());
+            for m in list.iter().map(|(_, m)| m).chain([&one]) {
+                let overlapping = |near: Vec<usize>| near.into_iter().filter(|at| overlaps(&list[*at].1, m)).collect::<Vec<_>>();
+                prop_assert_eq!(overlapping(index.near(m, &[])), overlapping(anew.near(m, &[])));
             }
         }
     }

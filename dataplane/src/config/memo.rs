@@ -3,8 +3,8 @@
 //!
 //! Files are read as ever, and their texts compared, so that nothing hangs on a clock. A text is cut before each line that begins
 //! with `[[rule]]`. A piece that is, byte for byte, one of the last time is not parsed again: its rule is taken over, and where it
-//! stands moved. A rule's piece means the same wherever it stands, as names are looked up later. All checks are made on the whole,
-//! as ever. What is not plain (strings over several lines, any error) is left to whoever reads the whole: it knows what to say.
+//! stands moved. A rule's piece means the same wherever it stands, as names are looked up later. Which rule hides which is looked
+//! for where something changed (`check/again.rs`); all other checks are made on the whole, as ever. What is not plain (strings over several lines, any error) is left to whoever reads the whole: it knows what to say.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use toml::de::{DeTable, ValueDeserializer};
 
-use super::check::Named;
+use super::check::{Checked, Edits, Named};
 use super::intent::{Demand, Intent, IntentCompress};
 use super::problem::Source;
 use super::schema::{self, File, OnLoss};
@@ -34,6 +34,8 @@ pub struct Memo {
     /// Sound ones, before the addresses of names were looked up, in the order of their files.
     intents: Vec<Intent>,
     defaults: Defaults,
+    /// Of the rules of `text`.
+    checked: Checked,
     /// Rules and intents that were parsed the last time.
     pub(super) parsed: usize,
 }
@@ -45,6 +47,8 @@ impl Memo {
     /// What [`super::whole`] makes of a text that is sound. `None`: it is for [`super::whole`] to read.
     pub(super) fn file(&mut self, text: &str) -> Option<(File, Named)> {
         let (old, mut known) = (std::mem::take(&mut self.text), std::mem::take(&mut self.rules));
+        // Known again when all of this has come to an end.
+        let mut checked = std::mem::take(&mut self.checked);
         self.parsed = 0;
         let pieces = pieces(text)?;
         let mut problems = Vec::new();
@@ -53,7 +57,8 @@ impl Memo {
         if !problems.is_empty() || named.rule {
             return None;
         }
-        let mut rules = take_over(&old, &mut known, text, &pieces);
+        let came = origins(&old, &known, text, &pieces);
+        let mut rules = take_over(&mut known, &pieces, &came);
         let mut at = 0;
         while at < rules.len() {
             let end = rules[at..].iter().position(Option::is_some).map_or(rules.len(), |n| at + n);
@@ -71,11 +76,23 @@ impl Memo {
         }
         file.rule = rules.into_iter().collect::<Option<_>>()?;
         self.rules = pieces.into_iter().map(|piece| (piece, None)).collect();
+        let left = known.into_iter().enumerate();
+        let gone = left.filter_map(|(at, (_, rule))| Some((at as u32, rule?))).collect();
+        checked.edits = Some(Edits { came, gone });
+        self.checked = checked;
         Some((file, named))
     }
 
-    /// Keeps the rules of a file that [`Self::file`] made of `text`.
-    pub(super) fn keep(&mut self, text: &str, rules: Vec<schema::Rule>) {
+    /// What was found of the rules the last time, and what [`Self::file`] made of them since.
+    pub(super) fn checked(&mut self) -> &mut Checked {
+        &mut self.checked
+    }
+
+    /// Keeps the rules of a file that [`Self::file`] made of `text`. `sound`: no check found an error in it.
+    pub(super) fn keep(&mut self, text: &str, rules: Vec<schema::Rule>, sound: bool) {
+        if !sound {
+            self.checked.forget();
+        }
         text.clone_into(&mut self.text);
         self.rules.iter_mut().zip(rules).for_each(|((_, place), rule)| *place = Some(rule));
     }
@@ -142,37 +159,76 @@ fn without(text: &str, pieces: &[Range<usize>]) -> String {
     out
 }
 
-/// For each piece the rule that was made of the same text before.
-fn take_over(
+/// So many pieces one behind the other that are new are seen at a glance.
+const AHEAD: usize = 4;
+
+/// For each piece the place of one of the same text before, none twice.
+fn origins(
     old: &str,
-    known: &mut [(Range<usize>, Option<schema::Rule>)],
+    known: &[(Range<usize>, Option<schema::Rule>)],
     text: &str,
     pieces: &[Range<usize>],
-) -> Vec<Option<schema::Rule>> {
-    // Mostly it is the one behind the last; where it is not they are all laid out, once.
-    let mut by_text: Option<HashMap<&str, usize>> = None;
+) -> Vec<Option<u32>> {
+    let before = |at: usize| known.get(at).map(|(range, _)| &old[range.clone()]);
+    let now = |n: usize| pieces.get(n).map(|piece| &text[piece.clone()]);
+    // At the end of both lists nothing is the same as nothing.
+    let same = |at: usize, n: usize| before(at) == now(n);
+    let mut out: Vec<Option<u32>> = Vec::with_capacity(pieces.len());
+    let mut taken = vec![false; known.len()];
+    // Mostly it is the one behind the last. Where it is not a few are new or have gone, and the rest goes on behind them.
     let mut next = 0;
-    let mut out = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let new = &text[piece.clone()];
-        let same = known.get(next).is_some_and(|(range, _)| old[range.clone()] == *new);
-        let at = if same {
-            Some(next)
-        } else {
-            let by_text = by_text.get_or_insert_with(|| {
-                known.iter().enumerate().map(|(at, (range, _))| (&old[range.clone()], at)).collect()
-            });
-            by_text.get(new).copied()
-        };
-        next = at.unwrap_or(next) + 1;
-        out.push(at.and_then(|at| {
-            let (range, rule) = &mut known[at];
-            let mut rule = rule.take()?;
-            rule.shift(piece.start.wrapping_sub(range.start) as isize);
-            Some(rule)
-        }));
+    // Where there is more to it they are all laid out, once.
+    let mut all: Option<HashMap<&str, usize>> = None;
+    let mut open = Vec::new();
+    for n in 0..pieces.len() {
+        let mut found = None;
+        if same(next, n) {
+            found = Some(next);
+        } else if (1..=AHEAD).any(|k| same(next + k, n + k)) {
+            next += 1;
+        } else if let Some(k) = (1..=AHEAD).find(|k| next + k < known.len() && same(next + k, n)) {
+            found = Some(next + k);
+        } else if !(1..=AHEAD).any(|k| same(next, n + k)) {
+            let all = all.get_or_insert_with(|| (0..known.len()).filter_map(|at| Some((before(at)?, at))).collect());
+            found = now(n).and_then(|new| all.get(new)).copied();
+            next += usize::from(found.is_none());
+        }
+        let found = found.filter(|at| taken.get(*at) == Some(&false));
+        match found {
+            Some(at) => {
+                taken[at] = true;
+                next = at + 1;
+            }
+            None => open.push(n),
+        }
+        out.push(found.map(|at| at as u32));
+    }
+    if !open.is_empty() {
+        // Moved from somewhere else.
+        let left = taken.iter().enumerate().filter(|(_, taken)| !**taken);
+        let mut left: HashMap<&str, usize> = left.filter_map(|(at, _)| Some((before(at)?, at))).collect();
+        for n in open {
+            out[n] = now(n).and_then(|new| left.remove(new)).map(|at| at as u32);
+        }
     }
     out
+}
+
+/// For each piece the rule that was made of the same text before.
+fn take_over(
+    known: &mut [(Range<usize>, Option<schema::Rule>)],
+    pieces: &[Range<usize>],
+    came: &[Option<u32>],
+) -> Vec<Option<schema::Rule>> {
+    let rule = |(piece, from): (&Range<usize>, &Option<u32>)| {
+        let (range, rule) = known.get_mut(from.as_ref().copied()? as usize)?;
+        let mut rule = rule.take()?;
+        if piece.start != range.start {
+            rule.shift(piece.start.wrapping_sub(range.start) as isize);
+        }
+        Some(rule)
+    };
+    pieces.iter().zip(came).map(rule).collect()
 }
 
 /// The rules of a part of a text that has nothing else.

@@ -166,4 +166,97 @@ proptest! {
             files.read(&format!("{HEAD}{STEER}{}", all.concat()));
         }
     }
+
+    /// Rules that hide each other, in any order: warnings are those of the whole text, with their places, and so is what intents
+    /// find of rules.
+    #[test]
+    fn shadows_are_those_of_the_whole(
+        seeds in proptest::collection::vec(0usize..10_000, 80..120),
+        rounds in proptest::collection::vec(proptest::collection::vec((0usize..5, 0usize..10_000, 0usize..10_000), 0..5), 1..5),
+    ) {
+        let mut files = Files::new();
+        files.intent("pay", "encrypt = \"never\"\n");
+        let mut all: Vec<String> = seeds.iter().enumerate().map(|(n, seed)| overlapping(&format!("r{n}"), *seed)).collect();
+        let mut names = all.len();
+        files.read(&format!("{HEAD}{STEER}{}", all.concat()));
+        for round in rounds {
+            for (what, a, b) in round {
+                let (at, other) = (a % all.len(), b % all.len());
+                match what {
+                    0 => all.swap(at, other),
+                    // Now and then a name that another has.
+                    1 if b % 16 == 0 => all[at] = overlapping("r7", b),
+                    1 => all[at] = overlapping(all[at].split('"').nth(1).unwrap_or("r"), b),
+                    2 => {
+                        names += 1;
+                        all.insert(at, overlapping(&format!("r{names}"), b));
+                    }
+                    3 => drop(all.remove(at)),
+                    _ => {
+                        let moved = all.remove(at);
+                        all.insert(b % (all.len() + 1), moved);
+                    }
+                }
+            }
+            files.read(&format!("{HEAD}{STEER}{}", all.concat()));
+        }
+    }
+}
+
+/// A rule of a kind that others are likely to hide, or to be hidden by.
+fn overlapping(name: &str, seed: usize) -> String {
+    let to = [
+        "",
+        "to = [\"10.0.0.0/8\"]\n",
+        "to = [\"10.0.3.0/24\"]\n",
+        "to = [\"10.0.3.4\", \"10.0.4.0/24\"]\n",
+        "to = [\"2001:db8::/32\"]\n",
+    ];
+    let ports =
+        ["", "ports = [80]\n", "ports = [\"80-90\"]\n", "ports = [\"70-85\", \"86-100\"]\n", "source_ports = [9]\n"];
+    let more = [
+        "",
+        "host = [\"*.org\"]\n",
+        "host = [\"a.org\"]\n",
+        "class = [\"dns\"]\n",
+        "action = \"drop\"\n",
+        "from = [\"10.0.0.0/9\"]\n",
+    ];
+    // Few are so wide that they hide all others.
+    let pick =
+        |list: &[&str], n: usize| list[if n.is_multiple_of(37) { 0 } else { 1 + n % (list.len() - 1) }].to_owned();
+    format!(
+        "[[rule]]\nname = \"{name}\"\nprotocol = \"tcp\"\n{}{}{}",
+        pick(&to, seed),
+        pick(&ports, seed / 7),
+        pick(&more, seed / 31)
+    )
+}
+
+/// What is looked at again is what has to do with the change, and it is enough.
+#[test]
+fn a_shadow_comes_and_goes_with_what_casts_it() {
+    let mut files = Files::new();
+    let wide = "[[rule]]\nname = \"wide\"\nto = [\"10.0.0.0/16\"]\nprotocol = \"tcp\"\n";
+    let mut all = rules(100);
+    let warnings = |files: &Files, memo: &mut Memo| load_again(&files.path, memo).unwrap().warnings.len();
+    let mut read = |all: &[String]| {
+        files.read(&format!("{HEAD}{STEER}{}", all.concat()));
+        let looked = files.memo.checked.looked;
+        let mut memo = std::mem::take(&mut files.memo);
+        let count = warnings(&files, &mut memo);
+        files.memo = memo;
+        (looked, count)
+    };
+    assert_eq!(read(&all), (100, 0));
+    all[40].push_str("dscp = 3\n");
+    let (looked, count) = read(&all);
+    assert!(looked < 5 && count == 0, "{looked}");
+    all.insert(30, wide.to_owned());
+    assert_eq!(read(&all).1, 70);
+    all.swap(30, 60);
+    assert_eq!(read(&all).1, 40, "those behind it");
+    all.remove(60);
+    assert_eq!(read(&all).1, 0);
+    assert_eq!(read(&all), (0, 0), "nothing has changed");
 }

@@ -192,13 +192,13 @@ fn parse_all(text: &str, name: &str, base: &Path, memo: Option<&mut Memo>) -> (O
     if let Some(memo) = memo
         && let Some((file, named)) = memo.file(text)
     {
-        let policy = check::policy(&file, &named, base, &mut problems);
-        memo.keep(text, file.rule);
+        let policy = check::policy(&file, &named, base, Some(memo.checked()), &mut problems);
+        memo.keep(text, file.rule, problems.iter().all(|problem| problem.warning));
         return (policy, problems);
     }
     let Some((file, named)) = whole(text, &mut problems) else { return (None, problems) };
     let misfits = problems.len();
-    let policy = check::policy(&file, &named, base, &mut problems);
+    let policy = check::policy(&file, &named, base, None, &mut problems);
     if misfits > 0 {
         // Without the misfits a list may have become empty, which means any: warnings would be about another policy.
         problems.retain(|p| !p.warning);

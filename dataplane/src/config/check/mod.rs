@@ -1,6 +1,7 @@
 //! The second check of a file: what it means. Names, references, limits that depend on each other, conflicts. Makes the
 //! typed policy on the way.
 
+mod again;
 mod applications;
 mod icmp;
 mod mirror;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+pub use again::{Checked, Edits};
 pub use applications::check as applications;
 
 use super::at::At;
@@ -134,8 +136,15 @@ pub fn flow_terms(flow: &super::intent::Flow, problems: &mut Vec<Problem>) -> (s
     (matches, flow.class.iter().filter_map(|name| rules::class(name, &mut check)).collect())
 }
 
-/// Checks what `file` means. `None` when it does not make a policy; `problems` says why.
-pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Problem>) -> Option<Policy> {
+/// Checks what `file` means. `None` when it does not make a policy; `problems` says why. `known`: what was found of its rules the
+/// last time, which is looked for again only as far as they differ.
+pub fn policy(
+    file: &File,
+    named: &Named,
+    base: &Path,
+    known: Option<&mut Checked>,
+    problems: &mut Vec<Problem>,
+) -> Option<Policy> {
     let mut check = Check { named, base, problems };
     let name = file.name.as_ref().map_or_else(|| "softdpu".to_owned(), |n| n.as_str().to_owned());
     let control = control(&file.control, &name, &mut check);
@@ -158,7 +167,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
     let mut ports = ports::ports(&file.port, &workers, &mut check);
     let tunnels = tunnels::tunnels(&file.tunnel, &mut check);
     let applications = applications::read(&file.application, &mut check);
-    let (rules, index) = rules::rules(file, &mut check);
+    let (rules, index) = rules::rules(file, known, &mut check);
     let steer = rules::steer(&file.steer, &file.port, &file.tunnel, &rules, &mut check);
     tap::agree(file, &mut ports, &rules, &mut check);
     rules::limits(file, &steer, &mut check);
@@ -175,7 +184,7 @@ pub fn policy(file: &File, named: &Named, base: &Path, problems: &mut Vec<Proble
         terms,
         intents: Vec::new(),
         contract: Default::default(),
-        index: Some(index.into()),
+        index: Some(index),
         name,
         control,
         apply,

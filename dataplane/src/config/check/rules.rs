@@ -1,5 +1,8 @@
 //! Steering rules and rules: what they match, whether they can ever match, and that steering never undoes encryption.
 
+use std::sync::Arc;
+
+use super::again::Checked;
 use super::{Check, icmp, mirror};
 use crate::config::at::At;
 use crate::config::cover::{covers, overlaps};
@@ -82,17 +85,23 @@ pub(super) fn secret<'r>(rules: &'r [Rule], matches: &Match) -> Option<&'r Rule>
     rules.iter().find(|r| r.encrypt.is_some() && touches(r))
 }
 
-pub fn rules(file: &File, check: &mut Check<'_>) -> (Vec<Rule>, Index) {
+/// `known`: of the last time, for rules of which some are the same.
+pub fn rules(file: &File, mut known: Option<&mut Checked>, check: &mut Check<'_>) -> (Vec<Rule>, Arc<Index>) {
     let (raw, tunnels, applications) = (&file.rule[..], &file.tunnel[..], &file.application[..]);
-    check.unique("rule", raw.iter().map(|r| &r.name));
+    let mut follows = known.as_deref_mut().filter(|known| known.knows(raw.len()));
+    let few = follows.is_some();
+    if !follows.as_mut().is_some_and(|known| known.names_differ(raw)) {
+        check.unique("rule", raw.iter().map(|r| &r.name));
+    }
     let ports: Vec<&str> = file.port.iter().map(|p| p.name.as_str()).collect();
     let ports_in_file = check.named.ports.clone();
-    let known: Vec<&str> = tunnels.iter().map(|t| t.name.as_str()).collect();
+    let tunnel_names: Vec<&str> = tunnels.iter().map(|t| t.name.as_str()).collect();
     let in_file = check.named.tunnels.clone();
     let names: Vec<&str> = applications.iter().map(|a| a.name.as_str()).collect();
     let named = check.named.applications.clone();
     let mut out: Vec<Rule> = Vec::with_capacity(raw.len());
     let mut index = Index::default();
+    let mut shadows = Vec::with_capacity(if few { 0 } else { raw.len() });
     for r in raw {
         let rule = Rule {
             name: r.name.as_str().to_owned(),
@@ -103,7 +112,7 @@ pub fn rules(file: &File, check: &mut Check<'_>) -> (Vec<Rule>, Index) {
                 let places = r.application.iter();
                 places.filter_map(|name| check.resolve("application", name, &names, &named)).collect()
             },
-            encrypt: r.encrypt.as_ref().and_then(|name| check.resolve("tunnel", name, &known, &in_file)),
+            encrypt: r.encrypt.as_ref().and_then(|name| check.resolve("tunnel", name, &tunnel_names, &in_file)),
             compress: r.compress.as_ref().map_or_else(Default::default, |c| **c),
             action: r.action.as_ref().map_or_else(Default::default, |a| **a),
             offload: r.offload.as_ref().map_or_else(Default::default, |o| **o),
@@ -120,15 +129,30 @@ pub fn rules(file: &File, check: &mut Check<'_>) -> (Vec<Rule>, Index) {
         services_agree(r, &rule, check);
         treatment_agrees(r, &rule, check);
         compress_with_softdpu(r, &rule, tunnels, check);
+        if !few {
+            let near = index.near(&rule.matches, &rule.hosts);
+            let first = near.into_iter().find(|e| rule_covers(&out[*e], &rule));
+            shadows.push(first.map(|earlier| earlier as u32));
+            index.add(&rule.matches, &rule.hosts);
+        }
+        out.push(rule);
+    }
+    let (shadows, index) = match known {
+        Some(known) if few => known.follow(&out, rule_covers),
+        Some(known) => {
+            let index = known.keep(index, &out, &shadows);
+            (shadows, index)
+        }
+        None => (shadows, Arc::new(index)),
+    };
+    for (at, earlier) in shadows.iter().enumerate() {
+        let (Some(earlier), r, rule) = (earlier, &raw[at], &out[at]) else { continue };
         // Classes or applications that were all wrong were reported, and must not pass for "any".
         let sound =
             r.class.is_empty() == rule.classes.is_empty() && r.application.is_empty() == rule.applications.is_empty();
-        let near = index.near(&rule.matches, &rule.hosts);
-        if let Some(earlier) = near.into_iter().find(|e| rule_covers(&out[*e], &rule)).filter(|_| sound) {
-            shadowed("rule", &r.name, &raw[earlier].name, check);
+        if sound {
+            shadowed("rule", &r.name, &raw[*earlier as usize].name, check);
         }
-        index.add(&rule.matches, &rule.hosts);
-        out.push(rule);
     }
     (out, index)
 }
