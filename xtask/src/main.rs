@@ -4,6 +4,7 @@ mod demo;
 mod docs;
 mod ebpf;
 mod example;
+mod fuzz;
 mod instructions;
 mod interop;
 mod run;
@@ -39,6 +40,8 @@ enum Verb {
     Test(test::Arguments),
     /// Run the tests that need a kernel of their own, in a virtual machine
     Vm(vm::Arguments),
+    /// Run the fuzz targets
+    Fuzz(fuzz::Arguments),
     /// Make the table of peers of what the tests found
     Interop(interop::Arguments),
     /// Count instructions of the packet path's parts, and compare them with the kept list
@@ -57,6 +60,7 @@ struct BenchArguments {
 }
 
 fn main() -> ExitCode {
+    fuzz::be_compiler();
     let done = match Arguments::parse().verb {
         Verb::Setup(arguments) => setup::main(&arguments),
         Verb::Ebpf => ebpf::build().map(|path| {
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Example(arguments) => example::main(&arguments),
         Verb::Test(arguments) => test::main(&arguments),
         Verb::Vm(arguments) => vm::main(&arguments),
+        Verb::Fuzz(arguments) => fuzz::main(&arguments),
         Verb::Interop(arguments) => interop::main(&arguments),
         Verb::Instructions(arguments) => instructions::main(&arguments),
         Verb::Bench(arguments) => bench(&arguments),

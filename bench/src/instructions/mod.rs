@@ -17,8 +17,9 @@ use kept::{Kept, Xdp};
 
 /// More than this, in %, is a failure.
 pub const MOST: f64 = 3.0;
-/// Instructions per operation that say nothing: counts of a node that hardly does anything are of a few per batch.
-pub const SLACK: f64 = 0.25;
+/// Instructions per operation that say nothing: a node that hardly does anything gains or loses two when the compiler turns a loop
+/// of its round, and a packet takes more than a thousand of them in all.
+pub const SLACK: f64 = 2.5;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {

@@ -6,7 +6,10 @@ use libfuzzer_sys::fuzz_target;
 use softdpu::watch::filter::{Insn, MAX_LEN, Program};
 use softdpu::watch::pcapng::{Blocks, lost};
 
-fuzz_target!(|input: (Vec<(u16, u8, u8, u32)>, Vec<u8>, &str)| {
+/// A program's instructions, a packet, and a program's text.
+type Input<'a> = (Vec<(u16, u8, u8, u32)>, Vec<u8>, &'a str);
+
+fuzz_target!(|input: Input| {
     let (insns, packet, text) = input;
     let insns: Vec<Insn> = insns.into_iter().map(|(code, jt, jf, k)| Insn(code, jt, jf, k)).collect();
     for program in [Program::new(insns), Program::from_tcpdump(text)].into_iter().flatten() {

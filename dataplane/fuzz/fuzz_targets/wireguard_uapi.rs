@@ -29,7 +29,10 @@ fuzz_target!(|text: &[u8]| {
     for (peer, slot) in state.peers.iter().zip(device.peers().map(|view| view.slot).collect::<Vec<_>>()) {
         for prefix in &peer.allowed_ips {
             let found = table.look_up(prefix.addr()).expect("the prefix holds its address");
-            assert!(found == slot || state.peers.iter().flat_map(|p| &p.allowed_ips).any(|p| p != prefix && prefix.covers(p)));
+            assert!(
+                found == slot
+                    || state.peers.iter().flat_map(|p| &p.allowed_ips).any(|p| p != prefix && prefix.covers(p))
+            );
         }
     }
     let mut parser = Parser::default();

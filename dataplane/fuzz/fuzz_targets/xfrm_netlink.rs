@@ -19,7 +19,12 @@ fuzz_target!(|data: &[u8]| {
         written_and_read_again(&received.message);
         if let Message::Policy(policy) = &received.message {
             let s = &policy.selector;
-            flows.push(Flow { mark: policy.mark.value, if_id: policy.if_id, interface: s.interface, ..Flow::new(s.src.addr(), s.dst.addr(), s.protocol, s.sport, s.dport) });
+            flows.push(Flow {
+                mark: policy.mark.value,
+                if_id: policy.if_id,
+                interface: s.interface,
+                ..Flow::new(s.src.addr(), s.dst.addr(), s.protocol, s.sport, s.dport)
+            });
         }
         tables.apply(received, dumping);
     }
@@ -31,7 +36,11 @@ fuzz_target!(|data: &[u8]| {
     for flow in &flows {
         let _ = spd.out(flow);
         for direction in Direction::ALL {
-            let naive = snapshot.policies.iter().filter(|p| p.key.direction == direction && p.matches(flow)).min_by_key(|p| p.rank());
+            let naive = snapshot
+                .policies
+                .iter()
+                .filter(|p| p.key.direction == direction && p.matches(flow))
+                .min_by_key(|p| p.rank());
             let same_family = flow.src.is_ipv4() == flow.dst.is_ipv4();
             assert_eq!(spd.policy(direction, flow).map(|p| p.key), naive.filter(|_| same_family).map(|p| p.key));
             let _ = spd.check(direction, flow, &[]);
@@ -57,7 +66,12 @@ fn written_and_read_again(message: &Message) {
         Message::Usage { key, replay: Some(replay), used } => {
             match again(&request::set_usage(1, key, Some(replay), used.as_ref())) {
                 Some(Message::Usage { key: k, replay: Some(r), used: u }) => {
-                    assert!(k == *key && u == *used && r.oseq == replay.oseq && r.received.highest == replay.received.highest);
+                    assert!(
+                        k == *key
+                            && u == *used
+                            && r.oseq == replay.oseq
+                            && r.received.highest == replay.received.highest
+                    );
                 }
                 other => panic!("{other:?}"),
             }

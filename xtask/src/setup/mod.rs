@@ -75,7 +75,6 @@ fn look(need: Need) -> Vec<Item> {
     items.extend(programs::look());
     items.extend(peers::look());
     items.extend(python::look());
-    items.push(toolchain::look_fuzz());
     items.retain(|item| need.includes(item.need));
     items
 }
@@ -150,7 +149,7 @@ fn install(need: Need) -> Result<()> {
     }
     let start = Instant::now();
     programs::install(need)?;
-    toolchain::install(need)?;
+    toolchain::install()?;
     peers::install(need)?;
     eprintln!("setup took {:.0} s", start.elapsed().as_secs_f64());
     Ok(())

@@ -4,7 +4,7 @@
 //! - *distribution*: Debian's `libstd-rust-web-dev-bpf` is a ready-made `core`, for `/usr/bin/rustc` of the same package;
 //! - *nightly*: rustup's nightly with `rust-src`, from which cargo builds `core`.
 
-use std::{path::PathBuf, process::Command};
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 
@@ -21,12 +21,6 @@ fn llvm() -> Option<u32> {
     let said = Command::new("/usr/bin/rustc").arg("-vV").output().ok()?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?.split('.').next()?.parse().ok()
-}
-
-fn cargo_fuzz() -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
-    run::which("cargo-fuzz").or(Some(home.join("bin/cargo-fuzz"))).filter(|path| path.is_file())
 }
 
 /// Looks for both parts.
@@ -51,17 +45,6 @@ pub fn look() -> Vec<Item> {
     vec![core, linker]
 }
 
-/// Looks for cargo-fuzz.
-pub fn look_fuzz() -> Item {
-    Item {
-        what: "cargo-fuzz".into(),
-        why: "runs the fuzz targets",
-        need: Need::Test,
-        found: cargo_fuzz().map(|path| path.display().to_string()),
-        how: "cargo install --locked cargo-fuzz".into(),
-    }
-}
-
 /// The command that builds the linker, in words and as it is run.
 fn linker_command(toolchain: Option<&Toolchain>) -> (String, Command) {
     let mut command = run::cargo();
@@ -75,11 +58,11 @@ fn linker_command(toolchain: Option<&Toolchain>) -> (String, Command) {
     (words, command)
 }
 
-/// Installs what is missing up to `need`, where that can be done.
+/// Installs what is missing, where that can be done.
 ///
 /// # Errors
 /// When an installation fails.
-pub fn install(need: Need) -> Result<()> {
+pub fn install() -> Result<()> {
     if ebpf::toolchain().is_err() {
         install_core()?;
     }
@@ -92,11 +75,6 @@ pub fn install(need: Need) -> Result<()> {
         let (words, mut command) = linker_command(Some(&toolchain));
         say(&format!("{words} (links the XDP program; takes about two minutes)"));
         ensure!(run::loud(&mut command)?, "bpf-linker does not build");
-    }
-    if need.includes(Need::Test) && cargo_fuzz().is_none() {
-        let words = look_fuzz().how;
-        say(&format!("{words} (runs the fuzz targets; takes about two minutes)"));
-        ensure!(run::loud(run::cargo().args(words.split(' ').skip(1)))?, "cargo-fuzz does not build");
     }
     Ok(())
 }

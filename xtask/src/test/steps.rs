@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use softdpu_testbed::cleanup::RUN_VARIABLE;
 
 use super::{Arguments, counts::Counts};
-use crate::{ebpf, instructions, run, vm};
+use crate::{ebpf, fuzz, instructions, run, vm};
 
 /// A named job that counts.
 pub struct Step {
@@ -120,42 +120,18 @@ fn in_vm() -> Result<Counts> {
 }
 
 /// A short run of each fuzz target. What it finds stays under `dataplane/fuzz/artifacts`.
-fn fuzz(run: &str, seconds: u32) -> Vec<Step> {
-    let folder = run::root().join("dataplane/fuzz");
-    let files = folder.join("fuzz_targets").read_dir().into_iter().flatten().flatten();
-    let mut targets: Vec<String> =
-        files.filter_map(|file| file.file_name().into_string().ok()?.strip_suffix(".rs").map(str::to_owned)).collect();
-    targets.sort();
-    if targets.is_empty() {
-        return Vec::new();
-    }
-    let command = |verb: &str| {
-        let mut command = cargo(run);
-        // Instrumentation is an unstable option; this lets the stable compiler take it. Without the address sanitizer it
-        // builds in half the time and tries several times as many inputs, and what is fuzzed is mostly safe code.
-        command.current_dir(&folder).env("RUSTC_BOOTSTRAP", "1");
-        command.args(["fuzz", verb, "--fuzz-dir", ".", "--sanitizer", "none"]);
-        command
+fn fuzz(run: &str, seconds: u32) -> [Step; 2] {
+    let (mut build, mark) = (cargo(run), run.to_owned());
+    let build = Step::new("fuzz: build", move || fuzz::build(&mut build).map(|()| Counts::one(true)));
+    let job = move || {
+        let targets = fuzz::targets();
+        let found = fuzz::run_all(&targets, seconds, |command| {
+            command.env(RUN_VARIABLE, &mark);
+        })?
+        .len() as u64;
+        Ok(Counts { passed: targets.len() as u64 - found, failed: found, skipped: 0 })
     };
-    let mut build = command("build");
-    let mut steps = vec![Step::new("fuzz: build", move || Ok(Counts::one(run::loud(&mut build)?)))];
-    steps.extend(targets.into_iter().map(|target| {
-        let mut command = command("run");
-        command.arg(&target);
-        // New inputs go into the first folder; those that earlier runs found worth keeping are in the second.
-        let (corpus, seeds) = (folder.join("corpus").join(&target), folder.join("seeds").join(&target));
-        if seeds.is_dir() && std::fs::create_dir_all(&corpus).is_ok() {
-            command.arg(corpus).arg(seeds);
-        }
-        command.args(["--", "-verbosity=0", "-print_final_stats=1", "-max_len=4096", "-rss_limit_mb=4096"]);
-        command.arg(format!("-max_total_time={seconds}"));
-        let dictionary = folder.join(format!("dictionaries/{target}.dict"));
-        if dictionary.is_file() {
-            command.arg(format!("-dict={}", dictionary.display()));
-        }
-        Step::new(format!("fuzz {target}"), move || Ok(Counts::one(run::loud(&mut command)?)))
-    }));
-    steps
+    [build, Step::new("fuzz", job)]
 }
 
 /// Runs a command, passes on what it says and adds up the summaries in it. A command that fails without a failed test is

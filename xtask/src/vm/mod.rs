@@ -26,7 +26,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use binaries::Job;
 use kernel::Line;
+use machine::Machine;
 use report::Run;
 
 use crate::{ebpf, run, setup};
@@ -38,7 +40,7 @@ pub struct Arguments {
     /// The kernel to boot; several may be named. Default: both
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<Line>,
-    /// Only tests whose `file::name` contains this; several may be named
+    /// Only tests whose `file::name` contains this, as `7.2/NAME` on that kernel only; several may be named
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
     /// Also run this file of `dataplane/tests`, made for the VM or not
@@ -67,6 +69,18 @@ pub struct Arguments {
     time: u64,
 }
 
+impl Arguments {
+    fn want(&self, job: &Job, line: Line) -> bool {
+        if self.only.is_empty() {
+            return !job.slow || self.slow;
+        }
+        self.only.iter().any(|only| {
+            let (kernel, part) = only.split_once('/').unwrap_or(("", only));
+            (kernel.is_empty() || kernel == line.to_string()) && job.name().contains(part)
+        })
+    }
+}
+
 /// Where everything of this verb is.
 fn folder() -> PathBuf {
     run::root().join("target/vm")
@@ -80,9 +94,11 @@ pub fn possible() -> Result<()> {
     setup::ensure(setup::Need::Vm).context("no virtual machine can be had here")
 }
 
-/// What the steps of `cargo xtask test` run: one test of each kind, since emulation is slow. `cargo xtask vm` runs all.
+/// What the steps of `cargo xtask test` run: one test of each kind, and those that take minutes on one kernel each, since emulation
+/// is slow. `cargo xtask vm` runs all.
 pub fn arguments_of_test() -> Arguments {
-    let only = ["vm_zero_copy", "vm_xfrm", "vm_ike::twenty", "vm_esp::aes_256_gcm", "vm_wireguard::both"];
+    let only =
+        ["7.2/vm_zero_copy", "vm_xfrm", "7.2/vm_ike::twenty", "6.12/vm_esp::aes_256_gcm", "6.12/vm_wireguard::both"];
     Arguments { only: only.map(str::to_owned).to_vec(), test_time: 200, time: 720, ..Arguments::default() }
 }
 
@@ -108,18 +124,20 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
     ebpf::build()?;
     let start = Instant::now();
     let built = binaries::build(&arguments.file)?;
-    let mut jobs = built.jobs;
-    jobs.retain(|job| !job.slow || arguments.slow || !arguments.only.is_empty());
+    let jobs: Vec<Vec<Job>> = lines
+        .iter()
+        .map(|line| built.jobs.iter().filter(|job| arguments.want(job, *line)).cloned().collect())
+        .collect();
+    let tests: usize = jobs.iter().map(Vec::len).sum();
     if !arguments.only.is_empty() {
-        jobs.retain(|job| arguments.only.iter().any(|part| job.name().contains(part.as_str())));
-        ensure!(!jobs.is_empty(), "no test's name contains {}", arguments.only.join(" or "));
+        ensure!(tests > 0, "no test's name contains {}", arguments.only.join(" or "));
     }
-    ensure!(arguments.shell || !jobs.is_empty(), "there is no test for the VM (dataplane/tests/vm_*.rs)");
-    say(&format!("{} tests, built in {:.0} s", jobs.len(), start.elapsed().as_secs_f64()));
+    ensure!(arguments.shell || tests > 0, "there is no test for the VM (dataplane/tests/vm_*.rs)");
+    say(&format!("{tests} runs of tests, built in {:.0} s", start.elapsed().as_secs_f64()));
 
     let limit = Duration::from_secs(arguments.time);
     let mut kernels = Vec::new();
-    for line in lines {
+    for (line, jobs) in lines.into_iter().zip(jobs).filter(|(_, jobs)| arguments.shell || !jobs.is_empty()) {
         let start = Instant::now();
         let kernel = kernel::get(line)?;
         if jobs.iter().any(|job| job.file == "vm_nic") {
@@ -132,29 +150,21 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
             kernel.release,
             start.elapsed().as_secs_f64()
         ));
-        kernels.push((kernel, image));
+        kernels.push((Machine { kernel, image, limit }, jobs));
     }
-    let machine = |(kernel, image): &'_ (kernel::Kernel, PathBuf)| machine::Machine {
-        kernel: kernel.clone(),
-        image: image.clone(),
-        limit,
-    };
     if arguments.shell {
-        machine(&kernels[0]).shell()?;
+        kernels[0].0.shell()?;
         return Ok(Vec::new());
     }
     // Each has one processor, so they share the cores of this machine.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut runs = Vec::new();
     for together in kernels.chunks(cores) {
-        let (jobs, verbose) = (&jobs, arguments.verbose);
+        let verbose = arguments.verbose;
         let done: Vec<Result<Run>> = std::thread::scope(|scope| {
             let threads: Vec<_> = together
                 .iter()
-                .map(|kernel| {
-                    let machine = machine(kernel);
-                    scope.spawn(move || report::follow(&machine, jobs, verbose))
-                })
+                .map(|(machine, jobs)| scope.spawn(move || report::follow(machine, jobs, verbose)))
                 .collect();
             threads
                 .into_iter()
@@ -167,8 +177,8 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
     }
     report::write(&runs)?;
     if !arguments.keep {
-        for (_, image) in &kernels {
-            std::fs::remove_file(image)?;
+        for (machine, _) in &kernels {
+            std::fs::remove_file(&machine.image)?;
         }
     }
     report::show(&runs, arguments.json)?;
@@ -185,4 +195,23 @@ fn netdevsim(kernel: &kernel::Kernel) {
 /// Says what is done now.
 fn say(what: &str) {
     eprintln!("vm: {what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_are_chosen_by_name_and_by_kernel() {
+        let job = |file: &str, slow| Job { file: file.into(), test: "all".into(), binary: PathBuf::new(), slow };
+        let wanted = |only: &[&str]| {
+            let arguments = Arguments { only: only.iter().map(|s| (*s).to_owned()).collect(), ..Arguments::default() };
+            let jobs = [job("vm_esp", false), job("vm_ike", true)];
+            Line::ALL.map(|line| jobs.iter().filter(|job| arguments.want(job, line)).map(Job::name).collect::<Vec<_>>())
+        };
+        assert_eq!(wanted(&[]), [["vm_esp::all"], ["vm_esp::all"]]);
+        assert_eq!(wanted(&["vm_ike"]), [["vm_ike::all"], ["vm_ike::all"]]);
+        let both = vec!["vm_esp::all".to_owned(), "vm_ike::all".to_owned()];
+        assert_eq!(wanted(&["7.2/ike", "esp"]), [vec!["vm_esp::all".to_owned()], both]);
+    }
 }
