@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::args::StatusArgs;
 use super::ask::ask;
 use super::show::{Rows, bytes, clean, count, duration, number, or_dash};
-use crate::control::{NicStatus, RuleStatus, Status, client};
+use crate::control::{LimitStatus, NicStatus, RuleStatus, Status, client};
 
 /// How long rates are measured.
 const INTERVAL: Duration = Duration::from_millis(333);
@@ -83,6 +83,7 @@ pub fn view(before: &Status, now: &Status) -> String {
     section(&mut page, "Steering", &steer(now));
     section(&mut page, "Rules", &rules(now));
     section(&mut page, "Applications", &class_rows("application", &now.applications));
+    section(&mut page, "Limits", &limit_rows(&now.limits));
     section(&mut page, "Classes", &class_rows("class", &now.classes));
     section(&mut page, "Flow export", &export(now));
     let drops = drops(&now.drops);
@@ -271,6 +272,16 @@ fn class_rows(what: &'static str, classes: &[crate::telemetry::snapshot::ClassTr
     let mut rows = Rows::new(&[what, ">flows", ">packets", ">bytes"]);
     for c in classes.iter().filter(|c| c.flows > 0) {
         rows.add([c.name.clone(), count(c.flows), count(c.packets), bytes(c.bytes)]);
+    }
+    rows
+}
+
+fn limit_rows(limits: &[LimitStatus]) -> Rows {
+    let mut rows = Rows::new(&["application", ">connections", ">most", ">packets refused"]);
+    for limit in limits {
+        let counts = [limit.connections.into(), limit.most.into(), limit.refused].map(count);
+        let [connections, most, refused] = counts;
+        rows.add([limit.application.clone(), connections, most, refused]);
     }
     rows
 }

@@ -387,12 +387,15 @@ pub struct Rule {
     pub mirror: Option<usize>,
 }
 
-/// What flows of several rules may take together, both directions.
+/// What flows of several rules may take together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
     /// The application.
     pub of: Arc<str>,
-    pub meter: Meter,
+    /// Of both directions.
+    pub meter: Option<Meter>,
+    /// Most of them at once.
+    pub connections: Option<u32>,
 }
 
 /// The operator's name for some flows. Of each kind of terms an empty list means any.

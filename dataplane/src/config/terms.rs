@@ -86,9 +86,9 @@ pub struct Defaults {
 pub struct Limit {
     /// Name of the application, as in its intent.
     pub name: At<Name>,
-    /// Most bandwidth that it is promised. Default: no ceiling.
+    /// Most bandwidth that all of its flows take together, and that its floor is promised of. Default: no ceiling.
     pub bandwidth: Option<At<Bandwidth>>,
-    /// Most connections that it is promised. Default: no ceiling.
+    /// Most flows that it has at once; further ones are dropped until others have ended. Default: no ceiling.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub connections: Option<At<u32>>,
 }

@@ -23,9 +23,9 @@ pub mod watch_client;
 use futures::future::BoxFuture;
 pub use server::Server;
 pub use types::{
-    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PeerStatus, PlanEntry,
-    PlanOutcome, PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TierStatus, TunnelStatus,
-    WorkerStatus, XdpVerdict,
+    CipherStatus, Demoted, DropCount, ExportStatus, FlowFilter, FlowInfo, LimitStatus, NicStatus, PeerStatus,
+    PlanEntry, PlanOutcome, PortStatus, ReloadReport, ReplayReport, RuleStatus, Status, SteerStatus, TierStatus,
+    TunnelStatus, WorkerStatus, XdpVerdict,
 };
 
 use crate::plan::contract::Contract;

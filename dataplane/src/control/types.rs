@@ -39,6 +39,9 @@ pub struct Status {
     /// The operator's applications that have had flows.
     #[serde(default)]
     pub applications: Vec<ClassTraffic>,
+    /// Applications that a `[[limit]]` lets have so many connections only.
+    #[serde(default)]
+    pub limits: Vec<LimitStatus>,
     /// Every reason that has counted something.
     pub drops: Vec<DropCount>,
     /// WireGuard messages that came to the control side, by what became of them: "initiation", "cookie_sent", "bad_mac" and so on.
@@ -52,6 +55,16 @@ pub struct Status {
     /// The journal behind `/v1/events`.
     #[serde(default)]
     pub events: Figures,
+}
+
+/// How many connections an application has, of those that it may have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitStatus {
+    pub application: String,
+    pub connections: u32,
+    pub most: u32,
+    /// Packets of further connections, which were dropped.
+    pub refused: u64,
 }
 
 /// What became of flow records.

@@ -54,6 +54,8 @@ pub struct Cx<'a> {
     pub offload: Option<&'a crate::offload::Client>,
     /// How far meters and samples have come.
     pub treated: &'a mut crate::nodes::treat::Treated,
+    /// Which flows count against the limits of applications.
+    pub counted: &'a mut crate::nodes::connections::Counted,
     pub keys: &'a Keys,
     pub events: &'a Events,
     /// One list of frames per port, sent by the worker after the graph.

@@ -90,6 +90,7 @@ reasons! {
     "policy" {
         PolicyDrop "policy_drop" "A rule with `action = \"drop\"`.",
         Metered "metered" "Faster than the `meter_rate` of the flow's rule, or the ceiling of its application, allows. In the driver: `flow_meter`.",
+        ConnectionLimit "connection_limit" "Of a flow beyond the `connections` that a `[[limit]]` lets its application have at once. It is let in once others have ended.",
         ClearOnProtected "clear_on_protected" "In clear, though a rule says this flow is encrypted (RFC 4301 §5.2).",
         Martian "martian" "From or to an address that no router forwards: unspecified, loopback, multicast, broadcast or IPv6 link-local (RFC 1812 §5.3.7, RFC 4291 §2.5.6).",
         SelectorMismatch "selector_mismatch" "Out of an association that the kernel's IPsec policies do not let this packet come by (RFC 4301 §5.2).",

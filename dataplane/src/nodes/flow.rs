@@ -156,7 +156,7 @@ fn ends(cx: &mut Cx<'_>, hit: Hit, prepared: &Prepared) {
 
 #[inline(always)]
 fn open(cx: &mut Cx<'_>, prepared: &Prepared, now: Tick) -> Option<Hit> {
-    let (inspector, export, offload) = (&mut *cx.inspector, &mut *cx.export, cx.offload);
+    let (inspector, export, offload, counted) = (&mut *cx.inspector, &mut *cx.export, cx.offload, &mut *cx.counted);
     let applications = &cx.plan.applications;
     let end = |at, ended: &crate::flow::Flow| {
         if let Some(client) = offload {
@@ -166,6 +166,7 @@ fn open(cx: &mut Cx<'_>, prepared: &Prepared, now: Tick) -> Option<Hit> {
             sink.ended(at, ended, (inspector, applications), now, EndReason::LackOfResources);
         }
         inspector.release(at, ended);
+        counted.leave(at);
     };
     match cx.flows.lookup_or_insert(prepared, now, end) {
         Ok(hit) => Some(hit),

@@ -4,6 +4,7 @@ mod ahead;
 pub(crate) mod application;
 pub mod classify;
 pub mod compress;
+pub mod connections;
 pub mod decompress;
 pub mod emit;
 pub mod flow;

@@ -155,7 +155,7 @@ fn cached(cx: &Cx<'_>, packet: &Packet) -> Option<(u16, Side)> {
 
 /// Once per flow, so this is also where addresses are refused that are not to be forwarded.
 #[cold]
-fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> {
+fn look_up(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(u16, Side), DropReason> {
     let headers = with_ports(cx, packet);
     let martian = ip::is_martian(headers.l3, &headers.src) || ip::is_martian(headers.l3, &headers.dst);
     // A port without neighbours is a wire, and forwards what it is given.
@@ -179,9 +179,21 @@ fn look_up(cx: &mut Cx<'_>, packet: &Packet) -> Result<(u16, Side), DropReason> 
     };
     if let Some(flow) = flow.filter(|_| !provisional) {
         let generation = cx.generation();
+        // Not remembered: the next packet asks again, and gets in once there is room.
+        if !let_in(cx, flow, rule) {
+            packet.meta.rule = rule;
+            return Err(DropReason::ConnectionLimit);
+        }
         remember(cx.flows.get_mut(flow), generation, rule, side, packet.meta.direction);
     }
     Ok((rule, side))
+}
+
+/// Whether the flow is among those that its application may have at once. What was let in by a plan before stays.
+fn let_in(cx: &mut Cx<'_>, at: FlowIdx, rule: u16) -> bool {
+    let limit = cx.plan.rules.get(usize::from(rule)).and_then(|rule| rule.limit);
+    let old = cx.flows.get(at).plan_generation != 0;
+    cx.counted.admit(at, limit, &cx.plan.limits, old)
 }
 
 /// Under another plan a flow that is known already gets its application anew.

@@ -2,6 +2,7 @@
 
 pub mod applications;
 pub mod compile;
+pub mod connections;
 pub mod contract;
 mod lines;
 pub mod persona;
@@ -16,6 +17,7 @@ use crate::io::pool::MAX_PORTS;
 use crate::l7::Class;
 use anyhow::{Context, Result, bail};
 use applications::Applications;
+use connections::Limit;
 use rules::{Rule, Rules};
 use shares::Share;
 use std::collections::HashMap;
@@ -41,6 +43,8 @@ pub struct Plan {
     pub keeps_slots: bool,
     /// What flows of several rules share.
     pub shares: Box<[Share]>,
+    /// The most connections of applications.
+    pub limits: Box<[Limit]>,
     /// The operator's names for flows.
     pub applications: Applications,
     /// Their names, for who counts by them.
@@ -90,7 +94,7 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
         fragment_outer: tunnel.fragment_outer,
     };
     let mut rules = policy.rules.iter().map(rule).collect::<Result<Vec<_>>>()?;
-    let shares = shares(policy, &mut rules);
+    let (shares, limits) = ceilings(policy, &mut rules);
     let xfrm = policy.tunnels.iter().position(|tunnel| matches!(tunnel.kind, policy::TunnelKind::Xfrm(_)));
     let xfrm = xfrm.map(|at| {
         let name = format!("xfrm:{}", policy.tunnels[at].name);
@@ -113,23 +117,31 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
         keeps_slots: rules.iter().any(|rule| rule.meter.is_some() || rule.sample > 0),
         rules: rules.into(),
         shares,
+        limits,
         applications: Applications::compile(&policy.applications)?.for_generation(generation.max(1)),
     })
 }
 
-/// One share per name; of rules that drop there is nothing to share.
-fn shares(policy: &Policy, rules: &mut [Rule]) -> Box<[Share]> {
-    let mut list = Vec::new();
-    let mut numbers: HashMap<&str, u16> = HashMap::new();
+/// One share and one limit per name; of rules that drop there is nothing to share.
+fn ceilings(policy: &Policy, rules: &mut [Rule]) -> (Box<[Share]>, Box<[Limit]>) {
+    let (mut shares, mut limits) = (Vec::new(), Vec::new());
+    let (mut shares_of, mut limits_of): (HashMap<&str, u16>, HashMap<&str, u16>) = Default::default();
     for (rule, own) in rules.iter_mut().zip(&policy.rules).filter(|(rule, _)| !rule.drop) {
-        rule.share = own.ceiling.as_ref().map(|ceiling| {
-            *numbers.entry(&ceiling.of).or_insert_with(|| {
-                list.push(Share::new(ceiling.of.clone(), rules::RuleMeter::new(ceiling.meter)));
-                list.len() as u16 - 1
+        let Some(ceiling) = &own.ceiling else { continue };
+        rule.share = ceiling.meter.map(|meter| {
+            *shares_of.entry(&ceiling.of).or_insert_with(|| {
+                shares.push(Share::new(ceiling.of.clone(), rules::RuleMeter::new(meter)));
+                shares.len() as u16 - 1
+            })
+        });
+        rule.limit = ceiling.connections.map(|most| {
+            *limits_of.entry(&ceiling.of).or_insert_with(|| {
+                limits.push(Limit::new(ceiling.of.clone(), most));
+                limits.len() as u16 - 1
             })
         });
     }
-    list.into()
+    (shares.into(), limits.into())
 }
 
 fn rule(rule: &policy::Rule) -> Result<Rule> {
@@ -158,5 +170,6 @@ fn rule(rule: &policy::Rule) -> Result<Rule> {
         mirror: rule.mirror.filter(|_| rule.encrypt.is_none()).map(|port| port as u16),
         mirrored: false,
         share: None,
+        limit: None,
     })
 }

@@ -75,7 +75,7 @@ reasons! {
     PolicyPart = "policy_part" Degraded "A rule of the policy drops some of these flows, and the stricter side wins. The operator changes the rule, or the application narrows its flows.",
     NoCompression = "no_compression" Degraded "A rule of the policy compresses these flows and the intent, or what it says of its data, forbids it: they are not compressed.",
     MixedData = "mixed_data" Degraded "Compression is asked for flows that carry secrets beside text an outsider chooses, whose length would tell of the secrets (CRIME, VORACLE): they are not compressed. Two intents, one for each kind of data, could.",
-    NoMeter = "no_meter" Degraded "A steering rule of the policy leaves flows of it to the kernel, where no worker meters them: its ceiling holds for the rest only. The operator changes the steering rule.",
+    NoMeter = "no_meter" Degraded "A steering rule of the policy leaves flows of it to the kernel, where no worker meters them: its ceiling, or limit of connections, holds for the rest only. The operator changes the steering rule.",
     AppLimit = "app_limit" Degraded "The policy's `[[limit]]` for this application is lower than what it asks for; the limit is booked. The operator raises it.",
     OverbookedBandwidth = "overbooked_bandwidth" Degraded "Intents of higher priority have booked the bandwidth: the floor is not promised. The operator raises `bandwidth` of `[capacity]`, or the application lowers its floor or raises its priority.",
     OverbookedCrypto = "overbooked_crypto" Degraded "Intents of higher priority have booked what can be encrypted. Required encryption stays, without the promised floor; preferred goes in clear. The operator raises `crypto` of `[capacity]`.",

@@ -115,6 +115,8 @@ pub struct Rule {
     pub meter: Option<RuleMeter>,
     /// Index of what its flows share with those of other rules: a ceiling.
     pub share: Option<u16>,
+    /// Index of the most connections that its application may have.
+    pub limit: Option<u16>,
     /// 0..=63.
     pub dscp: Option<u8>,
     /// One of so many packets is counted, and seen by a worker; 0: none.

@@ -10,7 +10,7 @@ use super::runtime::RunOptions;
 use super::tiers;
 use super::turn::{Question, Worker};
 use crate::config::policy::{self, Compress, OnLoss, Policy, RuleAction, SteerAction, TunnelKind};
-use crate::control::types::PeerStatus;
+use crate::control::types::{LimitStatus, PeerStatus};
 use crate::control::{
     CipherStatus, ControlSource, DropCount, ExportStatus, FlowFilter, FlowInfo, NicStatus, PlanEntry, PlanSource,
     PortStatus, ReloadReport, RuleStatus, Status, SteerStatus, TunnelStatus, WatchRefused, WorkerStatus, XdpVerdict,
@@ -19,6 +19,7 @@ use crate::flow::{Direction, Flow, FlowIdx, Tick, Tier};
 use crate::graph::DropReason;
 use crate::offload::{Offload, Reason, nic};
 use crate::plan::Plan;
+use crate::plan::connections::Limit;
 use crate::plan::contract::Contract;
 use crate::telemetry::counters::{Names, WorkerCounters};
 use crate::telemetry::export;
@@ -479,6 +480,7 @@ impl Instance {
             rules: rule_status(&policy, &counters),
             classes: counters.classes.iter().filter(|class| class.packets > 0).cloned().collect(),
             applications: counters.applications.iter().filter(|app| app.flows > 0).cloned().collect(),
+            limits: self.switch.plan.load().limits.iter().map(limit_status).collect(),
             drops,
             wireguard_messages: self.tunnels.iter().flat_map(|tunnels| tunnels.counts()).map(named).collect(),
             escaped_bytes: counters.escaped_bytes,
@@ -641,6 +643,16 @@ fn tunnel_status(at: u16, tunnel: &policy::Tunnel, keys: &Keys, counted: &Tunnel
         TunnelKind::Xfrm(_) => {}
     }
     status
+}
+
+fn limit_status(limit: &Limit) -> LimitStatus {
+    let open = limit.open();
+    LimitStatus {
+        application: limit.name.to_string(),
+        connections: open.count(),
+        most: limit.most,
+        refused: open.refused(),
+    }
 }
 
 /// Whether the policy has flows that must not leave in clear.

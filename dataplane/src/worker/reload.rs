@@ -13,6 +13,7 @@ use crate::config::{self, Memo, Policy};
 use crate::control::PlanSource;
 use crate::control::types::{PlanEntry, PlanOutcome, ReloadReport};
 use crate::offload::Gate;
+use crate::plan::connections::Limit;
 use crate::plan::contract::Contract;
 use crate::plan::shares::Share;
 use crate::plan::{self, Plan};
@@ -245,6 +246,7 @@ impl Switch {
         let mut plan = plan::build(policy, current.generation.wrapping_add(1))?;
         plan.ports.clone_from(&current.ports);
         Share::follow(&mut plan.shares, &current.shares);
+        Limit::follow(&mut plan.limits, &current.limits);
         plan.applications = plan.applications.after(&current.applications, same_applications);
         Ok(plan)
     }

@@ -14,6 +14,7 @@ use crate::io::frame::Frame;
 use crate::io::pool::FramePool;
 use crate::io::port::PortIo;
 use crate::l7::Inspector;
+use crate::nodes::connections::Counted;
 use crate::nodes::treat::Treated;
 use crate::offload::Client;
 use crate::plan::Plan;
@@ -58,6 +59,7 @@ pub struct Worker {
     pub export: Option<Sink>,
     pub offload: Option<Client>,
     treated: Treated,
+    counted: Counted,
     /// Who looks at packets on their way.
     pub watch: Option<Box<Watch>>,
     pub counters: Arc<WorkerCounters>,
@@ -121,6 +123,7 @@ impl Worker {
         parts.counters.set_queues(parts.ports.iter().map(|port| (port.id.into(), port.io.queue())));
         parts.counters.plan.set(plan.generation.into());
         let treated = Treated::new(&plan, parts.flows.capacity());
+        let counted = Counted::new(&plan, parts.flows.capacity());
         let graph = Graph::new(parts.pool.total());
         Self {
             pool: parts.pool,
@@ -130,6 +133,7 @@ impl Worker {
             export: parts.export,
             offload: None,
             treated,
+            counted,
             watch: None,
             counters: parts.counters,
             generation: 0,
@@ -227,6 +231,7 @@ impl Worker {
         self.read_notes();
         self.rules = self.counters.rules.begin(newest.rule_names.clone());
         self.treated.follow(&newest, self.flows.capacity());
+        self.counted.follow(&newest, self.flows.capacity());
         self.plan = newest;
         self.counters.plan.set(self.plan.generation.into());
     }
@@ -263,6 +268,7 @@ impl Worker {
             export: &mut self.export,
             offload: self.offload.as_ref(),
             treated: &mut self.treated,
+            counted: &mut self.counted,
             keys: self.keys.load(),
             events: &self.events,
             tx: &mut self.tx,
@@ -316,7 +322,7 @@ impl Worker {
     /// Ends flows that were silent for their timeout.
     fn age(&mut self, now: u64) {
         let (inspector, export, tick) = (&mut self.inspector, &mut self.export, Tick::from_nanos(now));
-        let offload = self.offload.as_ref();
+        let (offload, counted) = (self.offload.as_ref(), &mut self.counted);
         let plan = &self.plan;
         let looks = self.flows.expire(tick, MOST_AGED, |at, ended| {
             if let Some(client) = offload {
@@ -326,6 +332,7 @@ impl Worker {
                 sink.ended(at, ended, (inspector, &plan.applications), tick, EndReason::Idle);
             }
             inspector.release(at, ended);
+            counted.leave(at);
         });
         self.more_to_age = looks >= MOST_AGED / 2;
     }

@@ -285,13 +285,14 @@ fn offloaded(of: &Explained, given: &Given<'_>) -> Answer {
 
 /// Drops of packets that a faster host would not have, or that nobody asked for: not verdicts of rules.
 fn is_loss(drop: &DropCount) -> bool {
-    const MEANT: [&str; 11] = [
+    const MEANT: [&str; 12] = [
         "policy_drop",
         "rule_drop",
         "flow_drop",
         "nic_drop",
         "metered",
         "flow_meter",
+        "connection_limit",
         "handshake",
         "keepalive",
         "dummy",
@@ -307,6 +308,16 @@ fn slow(of: &Explained, given: &Given<'_>) -> Answer {
         evidence.push(format!(
             "rule {}: {} packets over its meter were dropped, {} of them while watching",
             rule.rule, rule.metered, rule.metered_now
+        ));
+    }
+    for limit in given.after.limits.iter().filter(|limit| limit.application == of.intent.name && limit.refused > 0) {
+        let before = given.before.limits.iter().find(|before| before.application == limit.application);
+        evidence.push(format!(
+            "it has {} connections of the {} that its limit lets it have: {} packets of further ones were dropped, {} of them while watching",
+            limit.connections,
+            limit.most,
+            limit.refused,
+            limit.refused.saturating_sub(before.map_or(0, |before| before.refused))
         ));
     }
     for worker in given.after.workers.iter().filter(|worker| worker.state != "running") {

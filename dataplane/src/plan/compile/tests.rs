@@ -341,6 +341,18 @@ fn a_ceiling_is_shared_by_all_rules_of_an_intent() {
     assert!(outcome(&policy, "cap").notes.iter().any(|note| note.starts_with("ceiling of 4 Mbit/s")));
     assert!(outcome(&policy, "less").notes.iter().any(|note| note.starts_with("limit of the policy of 2 Mbit/s")));
     assert_eq!(outcome(&policy, "cap").tier.as_deref(), Some("worker"));
+    // Of connections too, which do not keep flows from the driver.
+    let limits = "[[limit]]\nname = \"few\"\nconnections = 3\n";
+    let policy = compiled(&format!("{POLICY}{limits}"), &[("few", capped("").as_str())]);
+    let few = crate::plan::build(&policy, 1).unwrap();
+    assert_eq!((few.limits.len(), few.limits[0].most, &*few.limits[0].name), (1, 3, "few"));
+    assert!(
+        few.rules
+            .iter()
+            .filter(|rule| rule.name.starts_with("intent:few") && !rule.drop)
+            .all(|rule| { rule.limit == Some(0) && rule.share.is_none() })
+    );
+    assert!(outcome(&policy, "few").notes.iter().any(|note| note.starts_with("limit of the policy of 3 connections")));
     // What the operator's rule does to its flows it does to those of the intent too.
     let slow = plan.rules.iter().find(|rule| rule.name == "intent:cap.1+slow").unwrap();
     assert!(slow.meter.is_some() && slow.dscp == Some(10) && slow.share.is_some());

@@ -53,8 +53,9 @@ pub(super) fn walk(
 /// Whether flows in clear go down into the driver once they are settled.
 fn lower(given: &Given<'_>, draft: &Draft<'_>) -> bool {
     let policy = given.policy;
-    // A ceiling is counted where all of an application's flows are.
-    let kept = draft.rules.iter().any(|rule| rule.offload == RuleOffload::Never || rule.ceiling.is_some());
+    // Bandwidth is counted where all of an application's flows are.
+    let metered = |rule: &Rule| rule.ceiling.as_ref().is_some_and(|ceiling| ceiling.meter.is_some());
+    let kept = draft.rules.iter().any(|rule| rule.offload == RuleOffload::Never || metered(rule));
     let protocols =
         draft.rules.iter().any(|rule| matches!(rule.matches.protocol, Protocol::TCP | Protocol::UDP | Protocol::ANY));
     // Both directions must be seen by the program.

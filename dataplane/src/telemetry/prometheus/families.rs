@@ -5,7 +5,7 @@ use std::fmt;
 use super::super::intents::IntentTraffic;
 use super::super::snapshot::{ClassTraffic, PortTraffic, QueueTraffic, RuleTraffic, TunnelTraffic};
 use super::{Family, Put, Scrape, counter, gauge};
-use crate::control::{PeerStatus, TierStatus};
+use crate::control::{LimitStatus, PeerStatus, TierStatus};
 use crate::plan::contract::{Outcome, Verdict};
 
 /// Applications, intents and peers with series of their own; what is beyond is summed as `_other`, so that a long list does
@@ -319,7 +319,26 @@ pub const FLOWS: &[Family] = &[
     counter("application_bytes", &["application"], "Bytes of flows of an application.", |s, put| {
         application(s, put, |a| a.bytes)
     }),
+    gauge("intent_connections", &["intent"], "Connections of an application that a [[limit]] counts.", |s, put| {
+        limit(s, put, |l| l.connections.into())
+    }),
+    gauge(
+        "intent_connections_most",
+        &["intent"],
+        "Connections that a [[limit]] lets an application have.",
+        |s, put| limit(s, put, |l| l.most.into()),
+    ),
+    counter(
+        "intent_refused_packets",
+        &["intent"],
+        "Packets of connections beyond an application's [[limit]], which were dropped.",
+        |s, put| limit(s, put, |l| l.refused),
+    ),
 ];
+
+fn limit(s: &Scrape, put: &mut Put<'_, '_>, of: fn(&LimitStatus) -> u64) -> fmt::Result {
+    s.status.limits.iter().take(MAX_SERIES).try_for_each(|limit| put.add(&[&limit.application], of(limit)))
+}
 
 fn class(s: &Scrape, put: &mut Put<'_, '_>, of: fn(&ClassTraffic) -> u64) -> fmt::Result {
     s.counters.classes.iter().try_for_each(|class| put.add(&[&class.name], of(class)))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::*;
-use crate::control::{PeerStatus, PortStatus, TierStatus, TunnelStatus, XdpVerdict};
+use crate::control::{LimitStatus, PeerStatus, PortStatus, TierStatus, TunnelStatus, XdpVerdict};
 use crate::plan::contract::{Outcome, Verdict};
 use crate::telemetry::snapshot::ClassTraffic;
 use crate::telemetry::snapshot::tests::two_workers;
@@ -37,6 +37,7 @@ fn everything() -> Scrape {
         ],
         xdp: vec![XdpVerdict { verdict: "flow_forward".into(), packets: 7, bytes: 700 }],
         steer: vec![crate::control::SteerStatus { name: "web".into(), packets: 4, ..Default::default() }],
+        limits: vec![LimitStatus { application: "payments".into(), connections: 3, most: 3, refused: 9 }],
         wireguard_messages: [("initiation".to_owned(), 2)].into(),
         ..Status::default()
     };
@@ -199,6 +200,7 @@ fn the_names_are_stable() {
         "tunnel_peer_sent_bytes_total", "tunnel_peer_received_bytes_total", "tunnel_peer_handshake_age_seconds",
         "wireguard_messages_total", "worker_running", "worker_busy_seconds_total",
         "rule_copied_packets_total", "rule_copied_bytes_total", "rule_not_copied_packets_total",
+        "intent_connections", "intent_connections_most", "intent_refused_packets_total",
     ];
     let promised: BTreeSet<String> = promised.iter().map(|name| format!("{PREFIX}_{name}")).collect();
     assert_eq!(promised.difference(&names).collect::<Vec<_>>(), Vec::<&String>::new(), "these are gone");
