@@ -206,7 +206,7 @@ fn rule_keys(a: &Rule, b: &Rule) -> Vec<&'static str> {
         ("action", a.action != b.action),
         ("offload", a.offload != b.offload),
         ("meter_rate or meter_burst", a.meter != b.meter),
-        ("bandwidth.ceiling", a.ceiling != b.ceiling),
+        ("ceiling or limit", a.ceiling != b.ceiling),
         ("dscp", a.dscp != b.dscp),
         ("sample", a.sample != b.sample),
         ("mirror", a.mirror != b.mirror),
