@@ -1,4 +1,5 @@
-//! The operator's applications over real TLS: named by server name, counted, ruled, told of.
+//! The operator's applications over real TLS: named by server name, counted, ruled, told of. And one that may have so many
+//! connections.
 //!
 //! ```text
 //!   client            edge [softdpu, in clear]          server
@@ -9,6 +10,7 @@
 
 mod common;
 
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use common::{PATIENCE, binary};
@@ -21,7 +23,7 @@ use softdpu_testbed::{
     process::{self, Process, eventually},
 };
 
-const POLICY: &str = r#"
+const PORTS: &str = r#"
 [[port]]
 name = "apps"
 interface = "apps"
@@ -31,6 +33,9 @@ interface = "uplink"
 [[steer]]
 name = "tcp"
 protocol = "tcp"
+"#;
+
+const APPLICATIONS: &str = r#"
 [[application]]
 name = "payments"
 hosts_file = "payments.hosts"
@@ -62,7 +67,8 @@ struct Hosts {
 }
 
 impl Hosts {
-    fn new(tag: &str) -> Option<Self> {
+    /// `text`: what the policy has besides ports and steering; in front of them what stands before its first table.
+    fn new(tag: &str, text: impl FnOnce(&RunDir) -> [String; 2]) -> Option<Self> {
         if !softdpu_testbed::is_root() {
             eprintln!("SKIPPED: {tag} needs root for network namespaces");
             return None;
@@ -84,10 +90,9 @@ impl Hosts {
         let folder = RunDir::new(tag).unwrap();
         let file = |end: &str| folder.file(format!("edge.{end}"));
         let files = EdgeFiles { side: Side::A, policy: file("toml"), socket: file("sock"), log: file("log") };
-        let head = format!("name = \"apps\"\n[control]\nsocket = \"{}\"\n", files.socket.display());
-        std::fs::write(&files.policy, head + POLICY).unwrap();
-        std::fs::write(folder.file("payments.hosts"), "# who is paid\n*.pay.example # all of it\nbank.example\n")
-            .unwrap();
+        let [top, rest] = text(&folder);
+        let control = format!("[control]\nsocket = \"{}\"\n", files.socket.display());
+        std::fs::write(&files.policy, format!("name = \"apps\"\n{top}{control}{PORTS}{rest}")).unwrap();
         let edge = Edge::start(binary(), &dut, &files).unwrap();
         for (host, gateway) in [(&client, "10.1.0.1"), (&server, "10.2.0.1")] {
             let mut ping = host.command("ping");
@@ -134,7 +139,12 @@ impl Hosts {
 
 #[test]
 fn tls_flows_are_named_counted_and_ruled() {
-    let Some(hosts) = Hosts::new("e2e-app") else { return };
+    let text = |folder: &RunDir| {
+        let hosts = "# who is paid\n*.pay.example # all of it\nbank.example\n";
+        std::fs::write(folder.file("payments.hosts"), hosts).unwrap();
+        [String::new(), APPLICATIONS.to_owned()]
+    };
+    let Some(hosts) = Hosts::new("e2e-app", text) else { return };
     let _server = hosts.serve();
     assert!(eventually(PATIENCE, || hosts.ask("free.example", PATIENCE).then_some(())).is_some());
     assert!(hosts.ask("eu.pay.example", PATIENCE));
@@ -166,4 +176,40 @@ fn tls_flows_are_named_counted_and_ruled() {
     assert!(explained.contains("application payments") && explained.contains("rule paid"), "{explained}");
     let page = hosts.edge.verb(&["status"]).unwrap();
     assert!(page.contains("Applications") && page.contains("payments"), "{page}");
+}
+
+#[test]
+fn an_application_has_as_many_connections_as_its_limit() {
+    let text = |folder: &RunDir| {
+        let intents = folder.file("intents");
+        std::fs::create_dir(&intents).unwrap();
+        let intent = "name = \"shop\"\nowner = \"them\"\nencrypt = \"never\"\n[[flow]]\nto = [\"10.2.0.2/32\"]\n\
+            protocol = \"tcp\"\nports = [7000]\n";
+        std::fs::write(intents.join("shop.intent.toml"), intent).unwrap();
+        let limit = "[[limit]]\nname = \"shop\"\nconnections = 2\n";
+        [format!("intents = \"{}\"\n", intents.display()), limit.to_owned()]
+    };
+    let Some(hosts) = Hosts::new("e2e-limit", text) else { return };
+    let server = hosts.server.within(|| Ok(TcpListener::bind("10.2.0.2:7000")?)).unwrap();
+    let to = "10.2.0.2:7000".parse().unwrap();
+    let connect = |limit| hosts.client.within(|| Ok(TcpStream::connect_timeout(&to, limit)?)).ok();
+    let limit = || hosts.edge.status().unwrap()["limits"][0].clone();
+
+    let mut open: Vec<_> = (0..2).map(|_| (connect(PATIENCE).unwrap(), server.accept().unwrap())).collect();
+    assert!(connect(Duration::from_millis(1500)).is_none(), "a third one");
+    let seen = limit();
+    assert_eq!((&seen["application"], &seen["connections"], &seen["most"]), (&"shop".into(), &2.into(), &2.into()));
+    // The SYN, and the one sent again after a second.
+    assert_eq!(seen["refused"], 2);
+    let status = hosts.edge.status().unwrap();
+    let drops = status["drops"].as_array().unwrap().clone();
+    assert!(drops.iter().any(|drop| drop["reason"] == "connection_limit" && drop["count"] == 2), "{drops:?}");
+    let said = hosts.edge.verb(&["explain", "shop"]).unwrap();
+    assert!(said.contains("2 connections of the 2"), "{said}");
+
+    // By both ends: one that is closed by one end only is still a connection.
+    drop(open.pop());
+    let third = eventually(PATIENCE, || connect(Duration::from_millis(500)));
+    assert!(third.is_some(), "there is room for it: {}", limit());
+    assert_eq!(limit()["connections"], 2);
 }

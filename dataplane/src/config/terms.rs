@@ -88,7 +88,7 @@ pub struct Limit {
     pub name: At<Name>,
     /// Most bandwidth that all of its flows take together, and that its floor is promised of. Default: no ceiling.
     pub bandwidth: Option<At<Bandwidth>>,
-    /// Most flows that it has at once; further ones are dropped until others have ended. Default: no ceiling.
+    /// Most flows that it has at once; further ones are dropped until others have ended or closed. Default: no ceiling.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub connections: Option<At<u32>>,
 }

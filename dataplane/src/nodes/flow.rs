@@ -136,7 +136,7 @@ fn count(cx: &mut Cx<'_>, packet: &mut Packet, hit: Hit, prepared: &Prepared, no
         flow.set_carries(overlay::carries(&packet.headers));
     }
     let carries = flow.carries();
-    if flow.tier() == Tier::Xdp && prepared.segment().flags & (SYN | FIN | RST) != 0 {
+    if prepared.segment().flags & (SYN | FIN | RST) != 0 {
         ends(cx, hit, prepared);
     }
     if carries {
@@ -144,13 +144,19 @@ fn count(cx: &mut Cx<'_>, packet: &mut Packet, hit: Hit, prepared: &Prepared, no
     }
 }
 
-/// What may end an offloaded connection is judged when the flow is back from the driver.
+/// What may end an offloaded connection is judged when the flow is back from the driver. One that is over does not count any more,
+/// although its entry stays for a while.
 #[cold]
 fn ends(cx: &mut Cx<'_>, hit: Hit, prepared: &Prepared) {
-    let told =
-        cx.offload.is_some_and(|client| client.ends(hit.idx, cx.flows.get(hit.idx), hit.dir, prepared.segment()));
-    if !told {
-        cx.flows.judge(hit.idx, hit.dir, &prepared.segment());
+    if cx.flows.get(hit.idx).tier() == Tier::Xdp {
+        let told =
+            cx.offload.is_some_and(|client| client.ends(hit.idx, cx.flows.get(hit.idx), hit.dir, prepared.segment()));
+        if !told {
+            cx.flows.judge(hit.idx, hit.dir, &prepared.segment());
+        }
+    }
+    if cx.flows.get(hit.idx).state().is_over() {
+        cx.counted.leave(hit.idx);
     }
 }
 

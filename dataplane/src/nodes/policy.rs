@@ -191,8 +191,9 @@ fn look_up(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(u16, Side), DropReas
 
 /// Whether the flow is among those that its application may have at once. What was let in by a plan before stays.
 fn let_in(cx: &mut Cx<'_>, at: FlowIdx, rule: u16) -> bool {
-    let limit = cx.plan.rules.get(usize::from(rule)).and_then(|rule| rule.limit);
-    let old = cx.flows.get(at).plan_generation != 0;
+    let flow = cx.flows.get(at);
+    let (old, over) = (flow.plan_generation != 0, flow.state().is_over());
+    let limit = cx.plan.rules.get(usize::from(rule)).and_then(|rule| rule.limit).filter(|_| !over);
     cx.counted.admit(at, limit, &cx.plan.limits, old)
 }
 

@@ -8,6 +8,7 @@ use crate::flow::{Direction, Flow, FlowIdx, FlowKey, FlowTable, L4State, Tick, T
 use crate::io::steer::{FlowCount, Progress};
 use crate::l7::Class;
 use crate::nodes::application;
+use crate::nodes::connections::Counted;
 use crate::nodes::policy::last_rule;
 use crate::nodes::treat::Treated;
 use crate::plan::applications::Applications;
@@ -146,7 +147,7 @@ impl Client {
     pub fn read_notes(
         &self,
         flows: &mut FlowTable,
-        treated: &mut Treated,
+        (treated, counted): (&mut Treated, &mut Counted),
         counters: &WorkerCounters,
         rules: &RuleCounters,
         applications: &Applications,
@@ -154,7 +155,7 @@ impl Client {
         // No more than came until now: others may go on pushing.
         for _ in 0..self.lane.notes.len() {
             let Some(note) = self.lane.notes.pop() else { return };
-            self.read(&note, flows, treated, (counters, rules, applications));
+            self.read(&note, flows, (treated, counted), (counters, rules, applications));
         }
     }
 
@@ -162,7 +163,7 @@ impl Client {
         &self,
         note: &Note,
         flows: &mut FlowTable,
-        treated: &mut Treated,
+        (treated, counted): (&mut Treated, &mut Counted),
         (counters, rules, applications): (&WorkerCounters, &RuleCounters, &Applications),
     ) {
         let Some(flow) = flows.held(note.flow.idx, &note.flow.key, note.flow.created) else {
@@ -195,7 +196,13 @@ impl Client {
                 return;
             }
             What::Refused(reason) => return flow.set_offload_reason(reason as u8),
-            What::Judge(dir, segment) => return flows.judge(note.flow.idx, dir, &segment),
+            What::Judge(dir, segment) => {
+                flows.judge(note.flow.idx, dir, &segment);
+                if flows.get(note.flow.idx).state().is_over() {
+                    counted.leave(note.flow.idx);
+                }
+                return;
+            }
             What::Counted(counts) => counts,
             What::Left(reason, counts, back) => {
                 // Refused half-way, or dropped, it was not forwarded by the driver.
@@ -299,7 +306,7 @@ mod tests {
             let rules = self.counters.rules.begin(["all".to_owned()].into());
             self.client.read_notes(
                 &mut self.flows,
-                &mut self.treated,
+                (&mut self.treated, &mut Counted::default()),
                 &self.counters,
                 &rules,
                 &Applications::default(),

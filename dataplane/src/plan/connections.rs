@@ -1,6 +1,6 @@
 //! The most connections that an application may have at once (`[[limit]] connections`), over all of its rules and all workers.
 //!
-//! What counts is a flow that workers have an entry of: of UDP and of ICMP too, and one that has closed until its entry ends. Each
+//! What counts is a flow that workers have an entry of, of UDP and ICMP too; of TCP until both sides have closed or one has reset it. Each
 //! worker remembers which of its flows it has counted ([`crate::nodes::connections`]); the number is one for all.
 
 use std::collections::HashMap;

@@ -242,7 +242,8 @@ impl Worker {
             && !client.lane.notes.is_empty()
         {
             let applications = &self.plan.applications;
-            client.read_notes(&mut self.flows, &mut self.treated, &self.counters, &self.rules, applications);
+            let kept = (&mut self.treated, &mut self.counted);
+            client.read_notes(&mut self.flows, kept, &self.counters, &self.rules, applications);
         }
     }
 
