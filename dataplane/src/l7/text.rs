@@ -2,7 +2,7 @@
 
 /// The first line without its line end, and where the next begins. `None` where its LF has not come.
 pub fn line(d: &[u8]) -> Option<(&[u8], usize)> {
-    let end = d.iter().position(|b| *b == b'\n')?;
+    let end = memchr::memchr(b'\n', d)?;
     Some((d[..end].strip_suffix(b"\r").unwrap_or(&d[..end]), end + 1))
 }
 

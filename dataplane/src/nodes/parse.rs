@@ -97,7 +97,7 @@ fn finish_chain(cx: &mut Cx<'_>, packet: &mut Packet) -> Result<(), DropReason> 
 }
 
 /// A frame for another station is not ours to forward (RFC 1812 §5.2.3 asks the same of link broadcasts).
-#[inline]
+#[inline(always)]
 fn check_station(cx: &Cx<'_>, port: PortId, headers: &Headers, bytes: &[u8]) -> Result<(), DropReason> {
     let link = &cx.fib.links()[usize::from(port)];
     let to = Mac([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]]);

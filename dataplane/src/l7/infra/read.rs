@@ -54,7 +54,7 @@ pub fn header<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 
 /// A first line that is over: `None` while its end has not been seen within `most` bytes and could still come.
 pub fn first_line(d: &[u8], most: usize) -> Option<&[u8]> {
-    match d.iter().take(most).position(|b| *b == b'\n') {
+    match memchr::memchr(b'\n', &d[..d.len().min(most)]) {
         Some(end) => Some(d[..end].strip_suffix(b"\r").unwrap_or(&d[..end])),
         None if d.len() >= most => Some(&[]),
         None => None,

@@ -14,7 +14,7 @@ pub fn look(look: &Look, notes: &mut Notes) -> Verdict {
     };
     let found = Found::handshake(Class::Ssh, Alpn::None);
     let rest = &d[banner.len()..d.len().min(MAX_LINE)];
-    let Some(end) = rest.iter().position(|b| *b == b'\n') else {
+    let Some(end) = memchr::memchr(b'\n', rest) else {
         return if look.last || d.len() >= MAX_LINE { Verdict::Settled(found) } else { Verdict::Class(found) };
     };
     let software = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);

@@ -27,7 +27,7 @@ fn version1(look: &Look, notes: &mut Notes) -> Verdict {
     if !FAMILIES.iter().any(|f| f.starts_with(&rest[..rest.len().min(f.len())])) {
         return Verdict::No;
     }
-    match look.data.iter().take(LONGEST).position(|b| *b == b'\n') {
+    match memchr::memchr(b'\n', &look.data[..look.data.len().min(LONGEST)]) {
         Some(end) if look.data[..end].ends_with(b"\r") => {
             notes.facts.put(Fact::Version, b"1");
             Verdict::payload(Class::ProxyProtocol)

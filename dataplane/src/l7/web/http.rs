@@ -1,7 +1,7 @@
 //! HTTP/1: the request line and the fields behind it (RFC 9112 §3, §3.2), a status line and the fields behind that (§4);
 //! WebSocket (RFC 6455 §4), which begins as a request, and Elasticsearch, whose answers say so.
 
-use crate::l7::{Class, Fact, Facts, Found, HostName, Look, Notes, Resume, Verdict};
+use crate::l7::{Class, Fact, Facts, Found, HostName, Look, Notes, Resume, Verdict, text};
 
 /// RFC 9110 §9, RFC 5789, RFC 4918 (WebDAV) and what else is common.
 const METHODS: [&[u8]; 24] = [
@@ -130,7 +130,7 @@ struct Seen<'a> {
 /// behind them has come; else how many bytes were whole lines.
 fn walk<'a>(fields: &'a [u8], mut looked: usize, seen: &mut Seen<'a>, facts: &mut Facts) -> Option<usize> {
     let mut rest = fields;
-    while let Some(end) = rest.get(looked..).and_then(|new| new.iter().position(|b| *b == b'\n')) {
+    while let Some(end) = rest.get(looked..).and_then(|new| memchr::memchr(b'\n', new)) {
         let end = looked + end;
         looked = 0;
         let l = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
@@ -207,12 +207,11 @@ fn status_line(d: &[u8], facts: &mut Facts) -> Verdict {
 
 /// The line at the start, without CR and LF. `None` where its LF has not come.
 fn line(d: &[u8]) -> Option<&[u8]> {
-    let end = d.iter().position(|b| *b == b'\n')?;
-    Some(d[..end].strip_suffix(b"\r").unwrap_or(&d[..end]))
+    text::line(d).map(|(line, _)| line)
 }
 
 fn next_line(d: &[u8]) -> usize {
-    d.iter().position(|b| *b == b'\n').map_or(d.len(), |n| n + 1)
+    memchr::memchr(b'\n', d).map_or(d.len(), |n| n + 1)
 }
 
 fn is_prefix(d: &[u8], of: &[u8]) -> bool {
