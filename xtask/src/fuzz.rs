@@ -89,7 +89,7 @@ pub fn targets() -> Vec<String> {
 /// # Errors
 /// They do not build.
 pub fn build(cargo: &mut Command) -> Result<()> {
-    // The other two packages are there for the features that they want of what all three use, see `instructions::command`.
+    // The other two packages are there for the features that they want of what all three use, see `instructions::build`.
     cargo.args([
         "build",
         "--release",

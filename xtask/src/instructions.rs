@@ -37,15 +37,24 @@ pub fn main(arguments: &Arguments) -> Result<bool> {
     run::loud(&mut command)
 }
 
-/// Builds the bench; the command that counts. Built as the virtual machine's tests are, with the features that all their packages
-/// want together, so that the library is compiled once for both.
+/// Builds the bench as the virtual machine's tests are, with the features that all their packages want together, so that the library
+/// is compiled once for both.
+///
+/// # Errors
+/// It does not build.
+pub fn build(cargo: &mut Command) -> Result<()> {
+    cargo.args(["test", "--release", "--package", "softdpu", "--package", "softdpu-bench", "--no-run"]);
+    // A package's programs are built for its tests.
+    ensure!(run::loud(cargo.args(["--test", "commands"]))?, "the bench does not build");
+    Ok(())
+}
+
+/// Builds the bench; the command that counts.
 ///
 /// # Errors
 /// The bench does not build.
 pub fn command(cargo: &mut Command) -> Result<Command> {
-    cargo.args(["test", "--release", "--package", "softdpu", "--package", "softdpu-bench", "--no-run"]);
-    // A package's programs are built for its tests.
-    ensure!(run::loud(cargo.args(["--test", "commands"]))?, "the bench does not build");
+    build(cargo)?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| run::root().join("target"), PathBuf::from);
     let mut command = Command::new(target.join("release/softdpu-bench"));
     command.current_dir(run::root()).arg("instructions");

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change goes in, each step timed.
 
+mod beside;
 mod counts;
 mod leftovers;
 mod steps;

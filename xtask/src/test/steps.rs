@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use softdpu_testbed::cleanup::RUN_VARIABLE;
 
-use super::{Arguments, counts::Counts};
+use super::{Arguments, beside, counts::Counts};
 use crate::{ebpf, fuzz, instructions, run, vm};
 
 /// A named job that counts.
@@ -50,10 +50,12 @@ pub fn all(arguments: &Arguments, run: &str) -> Vec<Step> {
         steps.push(Step::check("lints", run, &clippy));
         steps.extend(optional_ciphers(run));
     }
-    steps.push(Step::tests("unit, property, end to end", tests(arguments, run)));
+    let (tests, name) = (tests(arguments, run), "unit, property, end to end");
     if arguments.quick || arguments.filter.is_some() {
+        steps.push(Step::tests(name, tests));
         return steps;
     }
+    steps.push(beside::builds(Step::tests(name, tests), run));
     let mut doc = cargo(run);
     doc.args(["test", "--quiet", "--workspace", "--doc"]);
     steps.push(Step::tests("documentation", doc));

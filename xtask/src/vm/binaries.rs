@@ -8,8 +8,6 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::run;
-
 /// One test to run in the VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
@@ -35,20 +33,19 @@ pub struct Built {
     pub jobs: Vec<Job>,
 }
 
-/// Builds `dataplane/tests/vm_*.rs` and `extra` files, and asks each which tests it has.
+/// Builds `dataplane/tests/vm_*.rs` and `extra` files with that cargo, and asks each which tests it has.
 ///
 /// # Errors
 /// When something does not build.
-pub fn build(extra: &[String]) -> Result<Built> {
-    let mut command = run::cargo();
-    // The bench has none of these tests: it is there for the features that it wants, see `instructions::command`.
+pub fn build(command: &mut Command, extra: &[String]) -> Result<Built> {
+    // The bench has none of these tests: it is there for the features that it wants, see `instructions::build`.
     command.args(["test", "--release", "--package", "softdpu", "--package", "softdpu-bench"]);
     command.args(["--no-run", "--message-format=json-render-diagnostics"]);
     command.args(["--test", "vm_*"]);
     for file in extra {
         command.args(["--test", file]);
     }
-    let what = softdpu_testbed::process::describe(&command);
+    let what = softdpu_testbed::process::describe(command);
     let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("start {what}"))?;
     ensure!(output.status.success(), "{what} failed");
     let (softdpu, tests) = executables(&String::from_utf8_lossy(&output.stdout));

@@ -22,6 +22,7 @@ mod report;
 
 use std::{
     path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -102,6 +103,17 @@ pub fn arguments_of_test() -> Arguments {
     Arguments { only: only.map(str::to_owned).to_vec(), test_time: 200, time: 720, ..Arguments::default() }
 }
 
+/// Downloads and builds what [`arguments_of_test`] need, with that cargo.
+///
+/// # Errors
+/// As [`main`], but for booting.
+pub fn prepare(cargo: &mut Command) -> Result<()> {
+    possible()?;
+    std::fs::create_dir_all(folder())?;
+    Line::ALL.into_iter().try_for_each(|line| kernel::get(line).map(drop))?;
+    binaries::build(cargo, &[]).map(drop)
+}
+
 /// Runs the verb. Whether no test failed.
 ///
 /// # Errors
@@ -123,7 +135,7 @@ pub fn all(arguments: &Arguments) -> Result<Vec<Run>> {
     std::fs::create_dir_all(folder())?;
     ebpf::build()?;
     let start = Instant::now();
-    let built = binaries::build(&arguments.file)?;
+    let built = binaries::build(&mut run::cargo(), &arguments.file)?;
     let jobs: Vec<Vec<Job>> = lines
         .iter()
         .map(|line| built.jobs.iter().filter(|job| arguments.want(job, *line)).cloned().collect())
