@@ -1,12 +1,12 @@
-//! What the later steps need is compiled while the end-to-end tests run, which mostly wait: on what these leave over of the
-//! processors, and on nothing else.
+//! What the later steps need is compiled, and checked by clippy, while the end-to-end tests run, which mostly wait: on what these
+//! leave over of the processors, and on nothing else.
 
 use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use softdpu_testbed::cleanup::RUN_VARIABLE;
 
-use super::steps::Step;
+use super::steps::{LINTS, Step};
 use crate::{fuzz, instructions, run, vm};
 
 /// The step, with those builds beside it. One that fails is said; the step that needs it builds again, and fails. `run` marks every
@@ -38,7 +38,9 @@ fn build(run: &str) -> Result<()> {
         vm::prepare(&mut cargo())?;
     }
     instructions::build(&mut cargo())?;
-    fuzz::build(&mut cargo())
+    fuzz::build(&mut cargo())?;
+    ensure!(run::loud(cargo().args(LINTS))?, "see the step of the lints");
+    Ok(())
 }
 
 /// This thread, and what it starts, get a processor when nobody else wants it: sched(7), SCHED_IDLE.

@@ -41,21 +41,26 @@ fn cargo(run: &str) -> Command {
     command
 }
 
+/// Arguments of cargo.
+pub const LINTS: &[&str] = &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
+
 /// The steps to take, in order. `run` marks every process of theirs.
 pub fn all(arguments: &Arguments, run: &str) -> Vec<Step> {
     let mut steps = vec![Step::new("ebpf", || ebpf::build().map(|_| Counts::one(true)))];
     if arguments.filter.is_none() {
         steps.push(Step::check("format", run, &["fmt", "--all", "--check"]));
-        let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"];
-        steps.push(Step::check("lints", run, &clippy));
-        steps.extend(optional_ciphers(run));
     }
     let (tests, name) = (tests(arguments, run), "unit, property, end to end");
     if arguments.quick || arguments.filter.is_some() {
+        if arguments.filter.is_none() {
+            steps.push(Step::check("lints", run, LINTS));
+        }
         steps.push(Step::tests(name, tests));
         return steps;
     }
     steps.push(beside::builds(Step::tests(name, tests), run));
+    steps.push(Step::check("lints", run, LINTS));
+    steps.extend(optional_ciphers(run));
     let mut doc = cargo(run);
     doc.args(["test", "--quiet", "--workspace", "--doc"]);
     steps.push(Step::tests("documentation", doc));
