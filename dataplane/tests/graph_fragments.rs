@@ -235,8 +235,8 @@ fn a_tunnel_carries_ipv6s_least_mtu_whatever_its_own() {
     let [mut a, mut b] = ['a', 'b'].map(|edge| {
         let mut policy = keys.policy(edge, "", "");
         let (me, other) = if edge == 'a' { (1, 2) } else { (2, 1) };
-        policy.rules[0].matches.from = vec![format!("2001:db8:{me}::/48").parse().unwrap()];
-        policy.rules[0].matches.to = vec![format!("2001:db8:{other}::/48").parse().unwrap()];
+        policy.rules[0].matches.from = [format!("2001:db8:{me}::/48").parse().unwrap()].into();
+        policy.rules[0].matches.to = [format!("2001:db8:{other}::/48").parse().unwrap()].into();
         policy.tunnels[0].mtu = Some(1280);
         let mut fib = wire_fib(&policy);
         fib.set_link_address(0, format!("2001:db8:{me}::1").parse().unwrap());
@@ -391,8 +391,8 @@ fn transport_mode_seals_a_fragmented_datagram_whole() {
         let (me, other) = if edge == 'a' { (1, 2) } else { (2, 1) };
         let mut policy = keys.policy(edge, "", "");
         policy.workers.frames = 2048;
-        policy.rules[0].matches.from = vec![format!("192.0.2.{me}/32").parse().unwrap()];
-        policy.rules[0].matches.to = vec![format!("192.0.2.{other}/32").parse().unwrap()];
+        policy.rules[0].matches.from = [format!("192.0.2.{me}/32").parse().unwrap()].into();
+        policy.rules[0].matches.to = [format!("192.0.2.{other}/32").parse().unwrap()].into();
         if let TunnelKind::Esp(esp) = &mut policy.tunnels[0].kind {
             esp.mode = IpsecMode::Transport;
         }

@@ -272,8 +272,8 @@ pub fn joined() -> Result<Scene> {
     let (keys, ends) = (Keys::new()?, Ends { src: [192, 0, 2, 1], dst: [192, 0, 2, 2], ports: (40_000, 9000) });
     let mut policy = site(&keys, 1, "", "")?;
     // Transport mode is between the tunnel's own ends (RFC 4301 §4.1).
-    policy.rules[0].matches.from = vec![Prefix::host(ends.src.into())];
-    policy.rules[0].matches.to = vec![Prefix::host(ends.dst.into())];
+    policy.rules[0].matches.from = [Prefix::host(ends.src.into())].into();
+    policy.rules[0].matches.to = [Prefix::host(ends.dst.into())].into();
     if let TunnelKind::Esp(esp) = &mut policy.tunnels[0].kind {
         esp.mode = IpsecMode::Transport;
     }

@@ -446,7 +446,7 @@ fn invent(fib: &mut Fib, policy: &Policy, tap: Option<(usize, &[Prefix])>) {
     }
     for steer in &policy.steer {
         if let Some(port) = steer.port {
-            for prefix in &steer.matches.from {
+            for prefix in steer.matches.from.iter() {
                 fib.add_route(*prefix, Route::Port { port: port as u8, gateway: None }, MADE_UP);
             }
         }
@@ -455,7 +455,7 @@ fn invent(fib: &mut Fib, policy: &Policy, tap: Option<(usize, &[Prefix])>) {
         for prefix in routes {
             fib.add_route(*prefix, Route::Port { port: at as u8, gateway: None }, MADE_UP);
         }
-        for prefix in policy.rules.iter().flat_map(|rule| &rule.matches.from) {
+        for prefix in policy.rules.iter().flat_map(|rule| rule.matches.from.iter()) {
             fib.add_route(*prefix, Route::Elsewhere, MADE_UP + 1);
         }
     }

@@ -165,7 +165,7 @@ fn known(reader: &mut Reader<'_>, what: &'static str, name: &At<String>) {
             reader.named("steering rule", text, span, names.iter().map(String::as_str));
         }
         "rule" => {
-            reader.named("rule", text, span, policy.rules.iter().map(|rule| rule.name.as_str()));
+            reader.named("rule", text, span, policy.rules.iter().map(|rule| &*rule.name));
         }
         "intent" => {
             reader.named("intent", text, span, policy.intents.iter().map(|intent| intent.name.as_str()));

@@ -1,6 +1,8 @@
 //! The other end of a tunnel: a worker of its own, with the tunnel turned round and one rule for everything. It opens what was
 //! sealed to it, and seals what is to come by the tunnel.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use super::expect::ip_of;
@@ -49,10 +51,10 @@ impl Peer {
             kind: PortKind::Loopback { to, mtu: 65_535 },
         };
         let everything = Rule {
-            name: "everything".to_owned(),
+            name: "everything".into(),
             matches: Match::default(),
-            classes: Vec::new(),
-            hosts: Vec::new(),
+            classes: Arc::default(),
+            hosts: Arc::default(),
             applications: Vec::new(),
             encrypt: Some(0),
             compress: Compress::default(),

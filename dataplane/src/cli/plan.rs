@@ -75,11 +75,11 @@ fn of_policy(policy: &config::Policy, warning: &config::Problem) -> Finding {
         let (line, column) = policy.source.position(start);
         let text = policy.source.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
         Place {
-            file: policy.source.name.clone(),
+            file: policy.source.name.as_str().into(),
             line,
             column,
             owner: policy.terms.owner.clone(),
-            quote: text.trim().to_owned(),
+            quote: text.trim().into(),
         }
     };
     Finding {
@@ -195,7 +195,7 @@ fn row(intent: &Outcome) -> [String; 10] {
         if intent.takes.connections == 0 { "-".to_owned() } else { intent.takes.connections.to_string() },
         intent.priority.to_string(),
         intent.because.reason.code().to_owned(),
-        intent.owner.clone(),
+        intent.owner.as_ref().to_owned(),
     ]
 }
 

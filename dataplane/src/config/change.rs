@@ -125,29 +125,34 @@ fn named<T: PartialEq>(
         what,
         keys: keys.into_iter().map(str::to_owned).collect(),
     };
-    if before.len() == after.len() && before.iter().zip(after).all(|(before, after)| name(before) == name(after)) {
-        let differing = before.iter().zip(after).filter(|(before, after)| before != after);
-        out.extend(differing.map(|(before, after)| change(name(after), What::Changed, keys(before, after))));
-        return;
-    }
-    let (was, is) = (places(before, name), places(after, name));
-    out.extend(
-        before.iter().map(name).filter(|name| !is.contains_key(*name)).map(|name| change(name, What::Removed, vec![])),
-    );
-    let order: Vec<usize> = after.iter().filter_map(|member| was.get(name(member)).copied()).collect();
+    // Mostly little has changed: what has the same names before and behind that stays where it is.
+    let same = |(before, after): &(&T, &T)| name(before) == name(after);
+    let head = before.iter().zip(after).take_while(same).count();
+    let (rest_before, rest_after) = (&before[head..], &after[head..]);
+    let tail = rest_before.iter().rev().zip(rest_after.iter().rev()).take_while(same).count();
+    let (was, is) = (&rest_before[..rest_before.len() - tail], &rest_after[..rest_after.len() - tail]);
+    let compare =
+        |before: &T, after: &T| (before != after).then(|| change(name(after), What::Changed, keys(before, after)));
+    let (known, kept) = (places(was, name), places(is, name));
+    let gone = was.iter().map(name).filter(|name| !kept.contains_key(*name));
+    out.extend(gone.map(|name| change(name, What::Removed, vec![])));
+    out.extend(before[..head].iter().zip(after).filter_map(|(before, after)| compare(before, after)));
+    let order: Vec<usize> = is.iter().filter_map(|member| known.get(name(member)).copied()).collect();
     let mut stays = in_order(&order).into_iter();
-    for member in after {
-        let Some(at) = was.get(name(member)) else {
+    for member in is {
+        let Some(at) = known.get(name(member)) else {
             out.push(change(name(member), What::Added, vec![]));
             continue;
         };
         let stayed = stays.next().unwrap_or(true);
-        if before[*at] != *member {
-            out.push(change(name(member), What::Changed, keys(&before[*at], member)));
-        } else if !stayed {
-            out.push(change(name(member), What::Moved, vec![]));
+        match compare(&was[*at], member) {
+            Some(changed) => out.push(changed),
+            None if !stayed => out.push(change(name(member), What::Moved, vec![])),
+            None => {}
         }
     }
+    let behind = rest_before[was.len()..].iter().zip(&rest_after[is.len()..]);
+    out.extend(behind.filter_map(|(before, after)| compare(before, after)));
 }
 
 /// Where each is, by its name.

@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn families_do_not_meet() {
         let v4 = matches(&["10.0.0.0/8"], "any", &[]);
-        let v6 = Match { to: vec!["2001:db8::/32".parse().unwrap()], ..Match::default() };
+        let v6 = Match { to: ["2001:db8::/32".parse().unwrap()].into(), ..Match::default() };
         assert!(!overlaps(&v4, &v6));
         assert!(!covers(&v4, &v6));
     }

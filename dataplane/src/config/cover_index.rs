@@ -296,9 +296,9 @@ mod tests {
         let ports = (0u16..6, 0u16..3).prop_map(|(first, more)| PortRange { first, last: first + more });
         let prefixes = || proptest::collection::vec(prefix.clone(), 0..3);
         (prefixes(), prefixes(), proptest::collection::vec(ports, 0..3)).prop_map(|(from, to, ports)| Match {
-            from,
-            to,
-            ports,
+            from: from.into(),
+            to: to.into(),
+            ports: ports.into(),
             ..Match::default()
         })
     }

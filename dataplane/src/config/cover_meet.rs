@@ -2,6 +2,7 @@
 
 use super::policy::{HostPattern, Match, PortRange, Prefix, Rule};
 use super::values::Protocol;
+use std::sync::Arc;
 
 /// The packets that both match; `None`: there are none.
 pub fn meet(a: &Match, b: &Match) -> Option<Match> {
@@ -29,19 +30,19 @@ pub fn meet_rules(a: &Rule, b: &Rule) -> Option<Rule> {
 }
 
 /// An empty list means any.
-fn lists<T: Clone + PartialEq>(a: &[T], b: &[T], both: impl Fn(&T, &T) -> Option<T>) -> Option<Vec<T>> {
+fn lists<T: Clone + PartialEq>(a: &Arc<[T]>, b: &Arc<[T]>, both: impl Fn(&T, &T) -> Option<T>) -> Option<Arc<[T]>> {
     if a.is_empty() || b.is_empty() {
-        return Some(if a.is_empty() { b.to_vec() } else { a.to_vec() });
+        return Some(if a.is_empty() { b.clone() } else { a.clone() });
     }
     let mut out: Vec<T> = Vec::new();
-    for one in a {
+    for one in a.iter() {
         for found in b.iter().filter_map(|other| both(one, other)) {
             if !out.contains(&found) {
                 out.push(found);
             }
         }
     }
-    (!out.is_empty()).then_some(out)
+    (!out.is_empty()).then(|| out.into())
 }
 
 fn prefixes(a: &Prefix, b: &Prefix) -> Option<Prefix> {
@@ -65,8 +66,8 @@ mod tests {
     #[test]
     fn only_what_both_have() {
         let m = |from: &str, to: &str, ports: &str| Match {
-            from: vec![from.parse().unwrap()],
-            to: vec![to.parse().unwrap()],
+            from: [from.parse().unwrap()].into(),
+            to: [to.parse().unwrap()].into(),
             ports: ports.split_whitespace().map(|p| p.parse().unwrap()).collect(),
             ..Match::default()
         };

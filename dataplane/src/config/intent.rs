@@ -143,7 +143,7 @@ pub struct Flow {
 #[derive(Clone, Debug)]
 pub struct Intent {
     pub name: String,
-    pub owner: String,
+    pub owner: Arc<str>,
     pub encrypt: Demand,
     /// `None`: the policy's default decided.
     pub encrypt_span: Option<Range<usize>>,
@@ -184,8 +184,8 @@ impl Intent {
 pub struct IntentFlow {
     /// With the addresses of the names that could be resolved.
     pub matches: Match,
-    pub classes: Vec<String>,
-    pub hosts: Vec<HostPattern>,
+    pub classes: Arc<[String]>,
+    pub hosts: Arc<[HostPattern]>,
     /// Asked for by name.
     pub names: Vec<Written<String>>,
     /// What each of these has, in order.

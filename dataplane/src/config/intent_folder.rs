@@ -166,7 +166,7 @@ fn check(file: &File, terms: &Terms, source: &Arc<Source>, problems: &mut Vec<Pr
     let flows = file.flow.iter().map(|flow| flow_of(flow, file, problems)).collect();
     Intent {
         name: file.name.as_str().to_owned(),
-        owner: (*file.owner).clone(),
+        owner: file.owner.as_str().into(),
         encrypt,
         encrypt_span: file.encrypt.as_ref().map(At::span),
         peers: file.peers.iter().map(|peer| Written { value: peer.as_str().to_owned(), span: peer.span() }).collect(),
@@ -275,7 +275,7 @@ fn flow_of(flow: &Flow, file: &File, problems: &mut Vec<Problem>) -> IntentFlow 
     }
     IntentFlow {
         matches,
-        classes,
+        classes: classes.into(),
         hosts: flow.host.iter().map(|host| (**host).clone()).collect(),
         names: flow.name.iter().map(|name| Written { value: name.as_str().to_owned(), span: name.span() }).collect(),
         addresses: Vec::new(),
@@ -290,16 +290,22 @@ fn resolve(folder: &mut Folder) {
     for intent in &mut folder.intents {
         let mut problems = Vec::new();
         for flow in &mut intent.flows {
+            let mut to = flow.matches.to.to_vec();
             for name in &flow.names {
                 let found = known.get(&name.value).cloned().unwrap_or_default();
                 if found.is_empty() {
                     flow.unresolved.push(name.clone());
                 }
-                flow.matches.to.extend(found.iter().map(|address| Prefix::host(*address)));
+                to.extend(found.iter().map(|address| Prefix::host(*address)));
                 flow.addresses.push((name.value.clone(), found));
             }
-            flow.matches.to.sort();
-            flow.matches.to.dedup();
+            if !to.is_sorted_by(|a, b| a < b) {
+                to.sort();
+                to.dedup();
+            }
+            if *to != *flow.matches.to {
+                flow.matches.to = to.into();
+            }
             if intent.encrypt == Demand::Required {
                 problems.extend(flow.unresolved.iter().map(|name| {
                     Problem::error(

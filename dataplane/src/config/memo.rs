@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use memchr::memmem;
 use serde::Deserialize;
 use toml::de::{DeTable, ValueDeserializer};
 
@@ -77,7 +78,7 @@ impl Memo {
         file.rule = rules.into_iter().collect::<Option<_>>()?;
         self.rules = pieces.into_iter().map(|piece| (piece, None)).collect();
         let left = known.into_iter().enumerate();
-        let gone = left.filter_map(|(at, (_, rule))| Some((at as u32, rule?))).collect();
+        let gone = left.filter(|(_, (_, rule))| rule.is_some()).map(|(at, _)| at as u32).collect();
         checked.edits = Some(Edits { came, gone });
         self.checked = checked;
         Some((file, named))
@@ -127,13 +128,14 @@ impl Memo {
 
 /// Where the pieces of rules are. `None`: there are few, or it is not said by a look at the beginnings of lines.
 fn pieces(text: &str) -> Option<Vec<Range<usize>>> {
-    if text.contains("\"\"\"") || text.contains("'''") {
+    let bytes = text.as_bytes();
+    if [b"\"\"\"", b"'''"].iter().any(|quotes| memmem::find(bytes, *quotes).is_some()) {
         return None;
     }
     let first = text.starts_with('[').then_some(0);
     let mut out: Vec<Range<usize>> = Vec::new();
     let mut open = None;
-    for at in first.into_iter().chain(text.match_indices("\n[").map(|(at, _)| at + 1)) {
+    for at in first.into_iter().chain(memmem::find_iter(bytes, b"\n[").map(|at| at + 1)) {
         out.extend(open.take().map(|start| start..at));
         open = text[at..].starts_with(RULE).then_some(at);
     }

@@ -209,12 +209,12 @@ impl TapPort {
 /// What packets a rule is about. An empty list means any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Match {
-    pub from: Vec<Prefix>,
-    pub to: Vec<Prefix>,
+    pub from: Arc<[Prefix]>,
+    pub to: Arc<[Prefix]>,
     /// With ports and no protocol: TCP and UDP.
     pub protocol: Protocol,
-    pub source_ports: Vec<PortRange>,
-    pub ports: Vec<PortRange>,
+    pub source_ports: Arc<[PortRange]>,
+    pub ports: Arc<[PortRange]>,
 }
 
 impl Match {
@@ -364,12 +364,12 @@ impl Default for Apply {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    pub name: String,
+    pub name: Arc<str>,
     pub matches: Match,
     /// Of [`known_classes`](super::known_classes). Empty: any.
-    pub classes: Vec<String>,
+    pub classes: Arc<[String]>,
     /// Empty: any.
-    pub hosts: Vec<HostPattern>,
+    pub hosts: Arc<[HostPattern]>,
     /// Indices of applications. Empty: any, and none.
     pub applications: Vec<usize>,
     /// Index of the tunnel.

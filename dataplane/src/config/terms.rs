@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -129,7 +130,7 @@ pub struct Ceiling {
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
     /// Who answers for the policy.
-    pub owner: String,
+    pub owner: Arc<str>,
     /// The folder of the intents.
     pub intents: Option<Written<PathBuf>>,
     /// Bits per second.
@@ -180,7 +181,7 @@ pub fn check(
     let count = |at: &Option<At<u32>>| Written::of(at.as_ref(), |n| u64::from(*n));
     let (capacity, defaults) = (&file.capacity, &file.defaults);
     let terms = Terms {
-        owner: file.owner.as_ref().map_or_else(|| "network operator".to_owned(), |owner| (**owner).clone()),
+        owner: file.owner.as_ref().map_or("network operator", |owner| owner).into(),
         intents: Written::of(file.intents.as_ref(), |folder| without_parents(path(&folder.0))),
         bandwidth: bits(&capacity.bandwidth),
         crypto: bits(&capacity.crypto),

@@ -303,7 +303,7 @@ mod tests {
 
         fn note(&mut self, flow: FlowRef, what: What) {
             self.client.lane.notes.push(Note { flow, what, seen: Tick(100) }).unwrap();
-            let rules = self.counters.rules.begin(["all".to_owned()].into());
+            let rules = self.counters.rules.begin(["all".into()].into());
             self.client.read_notes(
                 &mut self.flows,
                 (&mut self.treated, &mut Counted::default()),

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::config::rates::Bandwidth;
 
@@ -11,15 +12,15 @@ pub use super::reason::{Reason, Verdict};
 /// A line of a file, and who can change it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Place {
-    pub file: String,
+    pub file: Arc<str>,
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    pub owner: String,
+    pub owner: Arc<str>,
     /// The line itself. Neither file has secrets: keys are files of their own.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub quote: String,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub quote: Arc<str>,
 }
 
 impl std::fmt::Display for Place {
@@ -52,7 +53,7 @@ pub struct Takes {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     pub name: String,
-    pub owner: String,
+    pub owner: Arc<str>,
     /// Where the intent stands.
     pub at: Place,
     pub priority: u32,
@@ -110,8 +111,8 @@ pub struct Contract {
     /// Name of the instance.
     pub name: String,
     /// Path of the policy.
-    pub policy: String,
-    pub owner: String,
+    pub policy: Arc<str>,
+    pub owner: Arc<str>,
     /// What it was planned for: "this host's policy", "host NAME", "persona NAME".
     pub planned_for: String,
     /// In the order of their files.
@@ -184,7 +185,7 @@ fn changed(before: &Outcome, after: &Outcome) -> Vec<String> {
     };
     differing(&mut out, "verdict", &before.verdict, &after.verdict, |verdict| verdict.as_str().to_owned());
     differing(&mut out, "reason", &before.because.reason, &after.because.reason, |reason| reason.code().to_owned());
-    differing(&mut out, "owner", &before.owner, &after.owner, String::clone);
+    differing(&mut out, "owner", &before.owner, &after.owner, |owner| owner.as_ref().to_owned());
     differing(&mut out, "priority", &before.priority, &after.priority, u32::to_string);
     differing(&mut out, "encrypt", &before.encrypt, &after.encrypt, String::clone);
     differing(&mut out, "tier", &before.tier, &after.tier, or_none);

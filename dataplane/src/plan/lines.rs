@@ -9,7 +9,7 @@ pub struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     pub fn new(text: &'a str) -> Self {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
         Self { text, starts }
     }
 
@@ -21,11 +21,13 @@ impl<'a> Lines<'a> {
     }
 
     /// The text of a line, without what is around it, cut to what a page has room for. Empty where there is none.
-    pub fn quote(&self, line: usize) -> String {
+    pub fn quote(&self, line: usize) -> &'a str {
         const LONGEST: usize = 160;
         let start = line.checked_sub(1).and_then(|at| self.starts.get(at));
         let text = start.and_then(|start| self.text.get(*start..)).and_then(|rest| rest.lines().next()).unwrap_or("");
-        text.trim().chars().take(LONGEST).collect()
+        let text = text.trim();
+        let cut = text.char_indices().nth(LONGEST).map_or(text.len(), |(at, _)| at);
+        &text[..cut]
     }
 }
 
@@ -42,7 +44,7 @@ mod tests {
         for at in (0..=text.len()).filter(|at| text.is_char_boundary(*at)) {
             assert_eq!(lines.position(at), source.position(at), "{at}");
         }
-        assert_eq!((lines.quote(2).as_str(), lines.quote(4).as_str()), ("bü = \"x\"", "c"));
-        assert_eq!((lines.quote(0).as_str(), lines.quote(9).as_str()), ("", ""));
+        assert_eq!((lines.quote(2), lines.quote(4)), ("bü = \"x\"", "c"));
+        assert_eq!((lines.quote(0), lines.quote(9)), ("", ""));
     }
 }

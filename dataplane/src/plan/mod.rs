@@ -48,7 +48,7 @@ pub struct Plan {
     /// The operator's names for flows.
     pub applications: Applications,
     /// Their names, for who counts by them.
-    pub rule_names: Arc<[String]>,
+    pub rule_names: Arc<[Arc<str>]>,
     /// The tunnel of type xfrm, and the rule that stands for all that the kernel's policies say.
     pub xfrm: Option<(u16, u16)>,
 }
@@ -97,7 +97,7 @@ pub fn build(policy: &Policy, generation: u32) -> Result<Plan> {
     let (shares, limits) = ceilings(policy, &mut rules);
     let xfrm = policy.tunnels.iter().position(|tunnel| matches!(tunnel.kind, policy::TunnelKind::Xfrm(_)));
     let xfrm = xfrm.map(|at| {
-        let name = format!("xfrm:{}", policy.tunnels[at].name);
+        let name = format!("xfrm:{}", policy.tunnels[at].name).into();
         rules.push(Rule { name, tunnel: Some(at as u16), mirrored: true, ..Rule::default() });
         (at as u16, rules.len() as u16 - 1)
     });

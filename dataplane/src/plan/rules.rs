@@ -12,6 +12,7 @@ use crate::wire::prefix::Prefix;
 use index::Index;
 use softdpu_ebpf_common::walk::{Fragment, Headers, L3, proto};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Most rules of a plan: a flow remembers its rule in 15 bits, one value of which says "none".
 pub const MAX_RULES: usize = (1 << 15) - 1;
@@ -94,16 +95,16 @@ impl Rules {
 /// A rule of the policy, names resolved to indices.
 #[derive(Clone, Debug, Default)]
 pub struct Rule {
-    pub name: String,
-    pub from: Vec<Prefix>,
-    pub to: Vec<Prefix>,
+    pub name: Arc<str>,
+    pub from: Arc<[Prefix]>,
+    pub to: Arc<[Prefix]>,
     pub protocol: Option<u8>,
-    pub source_ports: Vec<PortRange>,
-    pub ports: Vec<PortRange>,
+    pub source_ports: Arc<[PortRange]>,
+    pub ports: Arc<[PortRange]>,
     /// Class numbers; empty: any.
     pub classes: Vec<u16>,
     /// Empty: any.
-    pub hosts: Vec<HostPattern>,
+    pub hosts: Arc<[HostPattern]>,
     /// Numbers of applications, from 1. Empty: any, and none.
     pub applications: Vec<u16>,
     pub tunnel: Option<u16>,
@@ -375,8 +376,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn prefix(text: &str) -> Vec<Prefix> {
-        vec![text.parse().unwrap()]
+    fn prefix(text: &str) -> Arc<[Prefix]> {
+        [text.parse().unwrap()].into()
     }
 
     fn tcp(src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16) -> Headers {
@@ -401,7 +402,7 @@ mod tests {
 
     #[test]
     fn one_rule_holds_for_both_directions() {
-        let rules = [Rule { ports: vec![PortRange { first: 443, last: 443 }], ..protect() }];
+        let rules = [Rule { ports: [PortRange { first: 443, last: 443 }].into(), ..protect() }];
         let out = look_up(&rules, &tcp(CLIENT, SERVER, 40000, 443), &Known::default(), None);
         assert_eq!(out, Match { rule: 0, side: Side::Out, provisional: false });
         let back = look_up(&rules, &tcp(SERVER, CLIENT, 443, 40000), &Known::default(), Some(0));
@@ -432,7 +433,8 @@ mod tests {
 
     #[test]
     fn a_clear_rule_that_may_still_win_does_not_hide_an_encrypting_one() {
-        let video = Rule { name: "video".into(), hosts: vec!["*.video.example".parse().unwrap()], ..Rule::default() };
+        let video =
+            Rule { name: "video".into(), hosts: ["*.video.example".parse().unwrap()].into(), ..Rule::default() };
         let rules = [video, protect()];
         let packet = tcp(CLIENT, SERVER, 40000, 443);
         let open = look_up(&rules, &packet, &Known::default(), None);
@@ -443,8 +445,9 @@ mod tests {
 
     #[test]
     fn what_was_never_read_holds_against_a_flow_and_never_for_it() {
-        let clear = Rule { name: "video".into(), hosts: vec!["*.video.example".parse().unwrap()], ..Rule::default() };
-        let shop = Rule { hosts: vec!["shop.example".parse().unwrap()], classes: vec![7], ..protect() };
+        let clear =
+            Rule { name: "video".into(), hosts: ["*.video.example".parse().unwrap()].into(), ..Rule::default() };
+        let shop = Rule { hosts: ["shop.example".parse().unwrap()].into(), classes: vec![7], ..protect() };
         let rules = [clear, shop, Rule { name: "rest".into(), ..Rule::default() }];
         let packet = tcp(CLIENT, SERVER, 40000, 443);
         let under = |class, host, unread| {
@@ -485,14 +488,14 @@ mod tests {
 
     #[test]
     fn a_later_fragment_falls_under_the_port_rule() {
-        let rules = [Rule { ports: vec![PortRange { first: 443, last: 443 }], ..protect() }];
+        let rules = [Rule { ports: [PortRange { first: 443, last: 443 }].into(), ..protect() }];
         let fragment = Headers { fragment: Fragment::Later, sport: 0, dport: 0, ..tcp(CLIENT, SERVER, 0, 0) };
         assert_eq!(look_up(&rules, &fragment, &Known::default(), None).rule, 0);
     }
 
     #[test]
     fn a_later_fragment_does_not_slip_through_a_clear_port_rule() {
-        let dns = Rule { name: "dns".into(), ports: vec![PortRange { first: 53, last: 53 }], ..Rule::default() };
+        let dns = Rule { name: "dns".into(), ports: [PortRange { first: 53, last: 53 }].into(), ..Rule::default() };
         let rules = [dns.clone(), protect()];
         let fragment = Headers { fragment: Fragment::Later, ..tcp(CLIENT, SERVER, 0, 0) };
         let found = look_up(&rules, &fragment, &Known::default(), None);

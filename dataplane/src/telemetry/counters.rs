@@ -292,13 +292,13 @@ pub struct WorkerCounters {
 /// What one worker counted by the rules of one plan.
 #[derive(Debug)]
 pub struct RuleCounters {
-    names: Arc<[String]>,
+    names: Arc<[Arc<str>]>,
     traffic: Padded<Traffic>,
     treated: Padded<TreatCounters>,
 }
 
 impl RuleCounters {
-    fn new(names: Arc<[String]>) -> Self {
+    fn new(names: Arc<[Arc<str>]>) -> Self {
         let (traffic, treated) = (Padded::new(names.len()), Padded::new(names.len()));
         Self { names, traffic, treated }
     }
@@ -329,7 +329,7 @@ impl RuleCounters {
                 sealed: (treated.sealed.packets.get(), treated.sealed.bytes.get()),
                 opened: (treated.opened.packets.get(), treated.opened.bytes.get()),
             };
-            (name.as_str(), total)
+            (&**name, total)
         })
     }
 }
@@ -382,14 +382,14 @@ pub struct RuleBook {
 
 impl RuleBook {
     /// Makes ahead what [`Self::begin`] needs, so that the worker need not ask for memory.
-    pub fn prepare(&self, names: &Arc<[String]>) {
+    pub fn prepare(&self, names: &Arc<[Arc<str>]>) {
         let made = Arc::new(RuleCounters::new(names.clone()));
         // What was made for a plan that never came is freed here.
         drop(self.next.lock().unwrap_or_else(PoisonError::into_inner).replace(made));
     }
 
     /// The worker begins with another plan, whose rules have these names. It holds up nobody: it only adds to a list.
-    pub fn begin(&self, names: Arc<[String]>) -> Arc<RuleCounters> {
+    pub fn begin(&self, names: Arc<[Arc<str>]>) -> Arc<RuleCounters> {
         let next = self.next.lock().unwrap_or_else(PoisonError::into_inner).take();
         let made = next.filter(|next| Arc::ptr_eq(&next.names, &names));
         let counters = made.unwrap_or_else(|| Arc::new(RuleCounters::new(names)));
@@ -534,7 +534,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_keeps_its_name_goes_on_counting_in_the_next_plan() {
-        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Arc<[String]>>();
+        let names = |list: &[&str]| list.iter().map(|name| (*name).into()).collect::<Arc<[Arc<str>]>>();
         let book = RuleBook::default();
         let first = book.begin(names(&["web", "dns"]));
         first.get(0).unwrap().add(3, 300);

@@ -430,7 +430,7 @@ pub(crate) mod tests {
             w.queues()[0].rx.add(10 * n, 1000 * n);
             w.queues()[1].tx_ring_full.add(n);
             w.ports[1].tx.add(9 * n, 900 * n);
-            let rules = w.rules.begin(["protect".to_owned()].into());
+            let rules = w.rules.begin(["protect".into()].into());
             rules.get(0).unwrap().add(9 * n, 800 * n);
             rules.treated(0).unwrap().sealed.add(8 * n, 700 * n);
             rules.treated(0).unwrap().dropped.add(n);

@@ -27,7 +27,7 @@ pub fn rule(plan: &Plan, facts: &Facts) -> Option<String> {
     if plan.generation != facts.generation {
         return Some(format!("#{number} of plan {}", facts.generation));
     }
-    plan.rules.get(usize::from(number)).map(|rule| rule.name.clone())
+    plan.rules.get(usize::from(number)).map(|rule| rule.name.as_ref().to_owned())
 }
 
 /// `None`: it has no flow.

@@ -421,7 +421,7 @@ fn info(worker: usize, flow: &Flow, host: Option<&str>, now: Tick, (plan, genera
         bytes_ba: flow.bytes(Direction::FromResponder),
         age_s: seconds(now.since(flow.created())),
         idle_s: seconds(now.since(flow.last_seen())),
-        rule: rule.map(|rule| rule.name.clone()),
+        rule: rule.map(|rule| rule.name.as_ref().to_owned()),
         tunnel: rule.and_then(|rule| plan.tunnels.get(usize::from(rule.tunnel?))).map(|tunnel| tunnel.name.clone()),
         state: flow.state().name().to_owned(),
         within: overlay::Kind::of(flow.key().net().kind()).map(|kind| kind.label(flow.key().net().id())),
@@ -690,9 +690,9 @@ fn rule_status(policy: &Policy, counters: &Snapshot) -> Vec<RuleStatus> {
     let counted: HashMap<&str, &RuleTraffic> = counters.rules.iter().map(|rule| (rule.name.as_str(), rule)).collect();
     let nothing = RuleTraffic::default();
     let status = |rule: &policy::Rule| {
-        let counted = counted.get(rule.name.as_str()).copied().unwrap_or(&nothing);
+        let counted = counted.get(&*rule.name).copied().unwrap_or(&nothing);
         RuleStatus {
-            name: rule.name.clone(),
+            name: rule.name.as_ref().to_owned(),
             what: what(rule),
             packets: counted.packets,
             bytes: counted.bytes,

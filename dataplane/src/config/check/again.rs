@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::config::change::in_order;
 use crate::config::cover_index::Index;
-use crate::config::policy::{HostPattern, Match, Rule};
+use crate::config::policy::Rule;
 use crate::config::schema;
 
 /// What became of the rules of the last time, by their places in the file.
@@ -18,8 +18,8 @@ use crate::config::schema;
 pub struct Edits {
     /// For each rule the place where it stood, word for word; `None`: it is new.
     pub came: Vec<Option<u32>>,
-    /// Rules that are not there any more, and where they stood.
-    pub gone: Vec<(u32, schema::Rule)>,
+    /// Where rules stood that are not there any more.
+    pub gone: Vec<u32>,
 }
 
 impl Edits {
@@ -40,7 +40,9 @@ pub struct Checked {
     shadowed: Vec<Option<u32>>,
     /// Numbers that are nobody's.
     free: Vec<u32>,
-    names: HashSet<String>,
+    names: HashSet<Arc<str>>,
+    /// In their order. They share what they hold with those of the policy.
+    rules: Vec<Rule>,
     /// From what is known to what is to be checked; `None`: all of it is new.
     pub edits: Option<Edits>,
     /// Rules whose shadow was looked for the last time.
@@ -71,6 +73,7 @@ impl Checked {
             shadowed: shadowed.to_vec(),
             free: Vec::new(),
             names: rules.iter().map(|rule| rule.name.clone()).collect(),
+            rules: rules.to_vec(),
             edits: None,
             looked: rules.len(),
         };
@@ -80,11 +83,17 @@ impl Checked {
     /// Follows the edits' names. Whether each is still given once.
     pub fn names_differ(&mut self, rules: &[schema::Rule]) -> bool {
         let Some(edits) = &self.edits else { return false };
-        for (_, rule) in &edits.gone {
-            self.names.remove(rule.name.as_str());
+        for place in &edits.gone {
+            self.names.remove(&self.rules[*place as usize].name);
         }
         let mut new = rules.iter().zip(&edits.came).filter(|(_, from)| from.is_none());
-        new.all(|(rule, _)| self.names.insert(rule.name.as_str().to_owned()))
+        new.all(|(rule, _)| self.names.insert(rule.name.as_str().into()))
+    }
+
+    /// What was made of the rule at this place the last time, where [`Self::knows`].
+    pub fn rule(&self, at: usize) -> Option<&Rule> {
+        let place = (*self.edits.as_ref()?.came.get(at)?)?;
+        self.rules.get(place as usize)
     }
 
     /// Follows the edits. Answers for each rule the place of the one that hides it, and what finds them.
@@ -92,11 +101,10 @@ impl Checked {
         let Edits { came, gone } = self.edits.take().unwrap_or_default();
         let index = Arc::make_mut(&mut self.index);
         let mut again: Vec<u32> = Vec::new();
-        for (place, rule) in &gone {
-            let number = self.numbers[*place as usize];
-            let (matches, hosts) = terms(rule);
-            again.extend(index.near_numbers(&matches, &hosts));
-            index.remove(number, &matches, &hosts);
+        for place in &gone {
+            let (number, rule) = (self.numbers[*place as usize], &self.rules[*place as usize]);
+            again.extend(index.near_numbers(&rule.matches, &rule.hosts));
+            index.remove(number, &rule.matches, &rule.hosts);
             self.shadowed[number as usize] = None;
             self.free.push(number);
         }
@@ -149,18 +157,7 @@ impl Checked {
         };
         let shadowed = numbers.iter().map(hidden).collect();
         self.numbers = numbers;
+        self.rules = rules.to_vec();
         (shadowed, self.index.clone())
     }
-}
-
-/// What a rule as it is written is found by.
-fn terms(rule: &schema::Rule) -> (Match, Vec<HostPattern>) {
-    let matches = Match {
-        from: rule.from.iter().map(|prefix| **prefix).collect(),
-        to: rule.to.iter().map(|prefix| **prefix).collect(),
-        source_ports: rule.source_ports.iter().map(|range| **range).collect(),
-        ports: rule.ports.iter().map(|range| **range).collect(),
-        ..Match::default()
-    };
-    (matches, rule.host.iter().map(|host| (**host).clone()).collect())
 }

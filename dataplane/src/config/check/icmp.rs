@@ -1,6 +1,8 @@
 //! ICMP errors about flows that are steered by protocol or port. An error quotes packets of the flow, so where the flow is
 //! encrypted the error must come to a worker too (RFC 4301 §6.2); the kernel would forward the quote in clear.
 
+use std::sync::Arc;
+
 use super::Check;
 use super::rules::secret;
 use crate::config::cover::covers;
@@ -39,7 +41,7 @@ pub fn companions(
             continue;
         }
         for (protocol, end, v4) in [(1, "icmp", true), (58, "icmpv6", false)] {
-            let to: Vec<Prefix> = to.iter().filter(|to| to.addr().is_ipv4() == v4).copied().collect();
+            let to: Arc<[Prefix]> = to.iter().filter(|to| to.addr().is_ipv4() == v4).copied().collect();
             let matches = Match { to, protocol: Protocol(Some(protocol)), ..Match::default() };
             let taken = |earlier: &Steer| {
                 (earlier.port.is_none() || earlier.port == port) && covers(&earlier.matches, &matches)

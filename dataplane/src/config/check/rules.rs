@@ -102,28 +102,16 @@ pub fn rules(file: &File, mut known: Option<&mut Checked>, check: &mut Check<'_>
     let mut out: Vec<Rule> = Vec::with_capacity(raw.len());
     let mut index = Index::default();
     let mut shadows = Vec::with_capacity(if few { 0 } else { raw.len() });
-    for r in raw {
+    for (at, r) in raw.iter().enumerate() {
+        let known = follows.as_ref().and_then(|known| known.rule(at)).cloned();
         let rule = Rule {
-            name: r.name.as_str().to_owned(),
-            matches: matching(&r.from, &r.to, &r.protocol, &r.source_ports, &r.ports, check),
-            classes: r.class.iter().filter_map(|c| class(c, check)).collect(),
-            hosts: r.host.iter().map(|h| (**h).clone()).collect(),
             applications: {
                 let places = r.application.iter();
                 places.filter_map(|name| check.resolve("application", name, &names, &named)).collect()
             },
             encrypt: r.encrypt.as_ref().and_then(|name| check.resolve("tunnel", name, &tunnel_names, &in_file)),
-            compress: r.compress.as_ref().map_or_else(Default::default, |c| **c),
-            action: r.action.as_ref().map_or_else(Default::default, |a| **a),
-            offload: r.offload.as_ref().map_or_else(Default::default, |o| **o),
-            meter: r.meter_rate.as_ref().map(|rate| Meter {
-                rate: **rate,
-                burst: r.meter_burst.as_ref().map_or((**rate / 20).max(65_536), |burst| **burst),
-            }),
-            ceiling: None,
-            dscp: r.dscp.as_ref().map(|dscp| **dscp),
-            sample: r.sample.as_ref().map_or(0, |every| **every),
             mirror: r.mirror.as_ref().and_then(|name| check.resolve("port", name, &ports, &ports_in_file)),
+            ..known.unwrap_or_else(|| written(r, check))
         };
         mirror::agrees(r, &rule, check);
         services_agree(r, &rule, check);
@@ -155,6 +143,32 @@ pub fn rules(file: &File, mut known: Option<&mut Checked>, check: &mut Check<'_>
         }
     }
     (out, index)
+}
+
+/// What a rule says by itself, without the names in it.
+fn written(r: &schema::Rule, check: &mut Check<'_>) -> Rule {
+    Rule {
+        name: r.name.as_str().into(),
+        matches: matching(&r.from, &r.to, &r.protocol, &r.source_ports, &r.ports, check),
+        classes: match &r.class[..] {
+            [] => Arc::default(),
+            classes => classes.iter().filter_map(|c| class(c, check)).collect(),
+        },
+        hosts: list(&r.host),
+        applications: Vec::new(),
+        encrypt: None,
+        compress: r.compress.as_ref().map_or_else(Default::default, |c| **c),
+        action: r.action.as_ref().map_or_else(Default::default, |a| **a),
+        offload: r.offload.as_ref().map_or_else(Default::default, |o| **o),
+        meter: r.meter_rate.as_ref().map(|rate| Meter {
+            rate: **rate,
+            burst: r.meter_burst.as_ref().map_or((**rate / 20).max(65_536), |burst| **burst),
+        }),
+        ceiling: None,
+        dscp: r.dscp.as_ref().map(|dscp| **dscp),
+        sample: r.sample.as_ref().map_or(0, |every| **every),
+        mirror: None,
+    }
 }
 
 fn rule_covers(a: &Rule, b: &Rule) -> bool {
@@ -253,6 +267,11 @@ fn compress_with_softdpu(raw: &schema::Rule, rule: &Rule, tunnels: &[schema::Tun
     }
 }
 
+/// Without their places. An empty list takes no memory.
+fn list<T: Clone>(written: &[At<T>]) -> Arc<[T]> {
+    if written.is_empty() { Arc::default() } else { written.iter().map(|item| (**item).clone()).collect() }
+}
+
 pub(super) fn matching(
     from: &[At<Prefix>],
     to: &[At<Prefix>],
@@ -292,11 +311,11 @@ pub(super) fn matching(
         );
     }
     Match {
-        from: from.iter().map(|p| **p).collect(),
-        to: to.iter().map(|p| **p).collect(),
+        from: list(from),
+        to: list(to),
         protocol: protocol_value,
-        source_ports: source_ports.iter().map(|p| **p).collect(),
-        ports: ports.iter().map(|p| **p).collect(),
+        source_ports: list(source_ports),
+        ports: list(ports),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The port of kind tap: that there is one at most, its name, and that its loss undoes no encryption.
 
+use std::sync::Arc;
+
 use super::Check;
 use super::ports::kind;
 use super::rules::secret;
@@ -69,7 +71,7 @@ pub fn agree(file: &File, ports: &mut [Port], rules: &[Rule], check: &mut Check<
                 "add the prefixes to `routes`, or leave it out",
             ));
         }
-        let to: Vec<_> = tap.routes.iter().copied().chain(tap.nets()).collect();
+        let to: Arc<[_]> = tap.routes.iter().copied().chain(tap.nets()).collect();
         let none = to.is_empty();
         let Some(rule) = secret(rules, &Match { to, ..Match::default() }).filter(|_| !none) else { continue };
         if let Some(written) = raw.on_loss.as_ref().filter(|on_loss| ***on_loss == OnLoss::Pass) {

@@ -174,7 +174,7 @@ fn forwarding(s: &Situation<'_>, found: &mut Found) {
 fn uses_v6(policy: &Policy) -> bool {
     let steer = policy.steer.iter().map(|r| &r.matches);
     let rules = policy.rules.iter().map(|r| &r.matches);
-    steer.chain(rules).any(|m| m.from.iter().chain(&m.to).any(|p| p.addr().is_ipv6()))
+    steer.chain(rules).any(|m| m.from.iter().chain(m.to.iter()).any(|p| p.addr().is_ipv6()))
 }
 
 fn least(s: &Situation<'_>, found: &mut Found) {

@@ -72,7 +72,7 @@ pub(super) fn emit(given: &Given<'_>, draft: &mut Draft<'_>, claims: &mut Claims
 
 fn base(intent: &Intent, flow: &IntentFlow, name: String) -> Rule {
     Rule {
-        name,
+        name: name.into(),
         matches: flow.matches.clone(),
         classes: flow.classes.clone(),
         hosts: flow.hosts.clone(),
@@ -134,7 +134,7 @@ fn one(given: &Given<'_>, draft: &mut Draft<'_>, base: &Rule, findings: &mut Fin
             (None, None) => continue,
         };
         let held = stricter(given, draft, at, own, findings);
-        let both = Rule { name: format!("{}+{}", base.name, rule.name), ceiling: base.ceiling.clone(), ..both };
+        let both = Rule { name: format!("{}+{}", base.name, rule.name).into(), ceiling: base.ceiling.clone(), ..both };
         if holds_all(rule, target) {
             draft.dropped += usize::from(held.effect == Effect::Drop && draft.own != Effect::Drop);
             if let (Effect::Encrypt(tunnel), Effect::Clear) = (held.effect, draft.own) {

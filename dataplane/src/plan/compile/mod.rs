@@ -104,10 +104,10 @@ pub struct Compiled {
 struct Given<'a> {
     policy: &'a Policy,
     site: &'a Site,
-    policy_name: &'a str,
+    policy_name: Arc<str>,
     lines: Lines<'a>,
     /// Per intent file, by its name.
-    intent_lines: HashMap<&'a str, Lines<'a>>,
+    intent_lines: HashMap<&'a str, (Arc<str>, Lines<'a>)>,
     /// The operator's rules.
     index: Arc<Index>,
 }
@@ -117,20 +117,27 @@ impl<'a> Given<'a> {
     fn in_policy(&self, span: Option<&Range<usize>>) -> Place {
         let (line, column) = self.lines.position(span.map_or(0, |span| span.start));
         Place {
-            file: self.policy_name.to_owned(),
+            file: self.policy_name.clone(),
             line,
             column,
             owner: self.policy.terms.owner.clone(),
             // Without a line of its own it is about the policy as a whole.
-            quote: span.map_or_else(String::new, |_| self.lines.quote(line)),
+            quote: span.map_or_else(Arc::default, |_| self.lines.quote(line).into()),
         }
     }
 
     fn in_intent(&self, intent: &Intent, span: &Range<usize>) -> Place {
-        let lines = self.intent_lines.get(intent.source.name.as_str());
-        let (line, column) = lines.map_or((1, 1), |lines| lines.position(span.start));
-        let quote = lines.map_or_else(String::new, |lines| lines.quote(line));
-        Place { file: intent.source.name.clone(), line, column, owner: intent.owner.clone(), quote }
+        let Some((file, lines)) = self.intent_lines.get(intent.source.name.as_str()) else {
+            return Place {
+                file: intent.source.name.as_str().into(),
+                owner: intent.owner.clone(),
+                line: 1,
+                column: 1,
+                ..Place::default()
+            };
+        };
+        let (line, column) = lines.position(span.start);
+        Place { file: file.clone(), line, column, owner: intent.owner.clone(), quote: lines.quote(line).into() }
     }
 
     /// What the intent says of encryption; where it leaves that to the policy, its name.
@@ -158,9 +165,12 @@ pub fn compile(policy: &Policy, source: &Source, intents: &[Intent], site: &Site
     let given = Given {
         policy,
         site,
-        policy_name: &source.name,
+        policy_name: source.name.as_str().into(),
         lines: Lines::new(&source.text),
-        intent_lines: intents.iter().map(|i| (i.source.name.as_str(), Lines::new(&i.source.text))).collect(),
+        intent_lines: intents
+            .iter()
+            .map(|i| (i.source.name.as_str(), (i.source.name.as_str().into(), Lines::new(&i.source.text))))
+            .collect(),
         index,
     };
     let mut findings = Findings::default();
@@ -188,7 +198,7 @@ pub fn compile(policy: &Policy, source: &Source, intents: &[Intent], site: &Site
     let rules = order.iter().flat_map(|at| std::mem::take(&mut own[*at])).collect();
     let mut contract = Contract {
         name: policy.name.clone(),
-        policy: source.name.clone(),
+        policy: given.policy_name.clone(),
         owner: policy.terms.owner.clone(),
         planned_for: site.label.clone(),
         intents: outcomes,
@@ -324,7 +334,7 @@ fn finish(given: &Given<'_>, mut draft: Draft<'_>, guarded: bool) -> (Outcome, V
         },
         takes: if verdict == Verdict::Refused { Takes::default() } else { draft.takes },
         latency_p99_us: intent.latency_p99.as_ref().map(|wish| wish.value),
-        rules: draft.rules.iter().map(|rule| rule.name.clone()).collect(),
+        rules: draft.rules.iter().map(|rule| rule.name.as_ref().to_owned()).collect(),
         notes: draft.notes,
         all: draft.all,
     };

@@ -9,6 +9,7 @@ use crate::config::policy::{
     Match, OnLoss, Policy, PortKind, Prefix, Protocol, Rule, RuleAction, Steer, SteerAction, TunnelKind,
 };
 use crate::config::{Index, covers, meet, overlaps};
+use std::sync::Arc;
 
 pub(super) struct Steering {
     /// Of the operator's.
@@ -115,7 +116,7 @@ impl Steering {
         }
         for (protocol, end, v4) in [(1, "icmp", true), (58, "icmpv6", false)] {
             let meant = |to: &&Prefix| to.addr().is_ipv4() == v4 && !ours(given.policy, to);
-            let to: Vec<Prefix> = flow.to.iter().filter(meant).copied().collect();
+            let to: Arc<[Prefix]> = flow.to.iter().filter(meant).copied().collect();
             let matches = Match { to, protocol: Protocol(Some(protocol)), ..Match::default() };
             let steer = |at: &usize| &given.policy.steer[*at];
             let taken = |of: &usize| steer(of).action == SteerAction::Worker && covers(&steer(of).matches, &matches);
@@ -173,7 +174,7 @@ pub(super) fn agree(policy: &mut Policy, intents: &[Intent]) {
     for port in &mut policy.ports {
         if let PortKind::Tap(tap) = &mut port.kind
             && !tap.routes.is_empty()
-            && touched(&Match { to: tap.routes.clone(), ..Match::default() })
+            && touched(&Match { to: tap.routes.as_slice().into(), ..Match::default() })
         {
             tap.on_loss = OnLoss::Drop;
         }

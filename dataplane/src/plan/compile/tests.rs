@@ -161,7 +161,7 @@ fn preferred_and_never_go_in_clear_where_nobody_is_stricter() {
     assert_eq!(
         outcome(&policy, "secret").because.by,
         Place {
-            file: policy.source.name.clone(),
+            file: policy.source.name.as_str().into(),
             line: 41,
             column: 8,
             owner: "netops".into(),
@@ -243,8 +243,8 @@ fn an_intent_whose_flows_are_all_anothers_is_refused_with_both_lines() {
     assert_eq!(fate(&policy, [10, 2, 5, 1], 443), "wg0");
     let conflict = policy.contract.findings.iter().find(|f| f.here.file.ends_with("spy.intent.toml")).unwrap();
     let other = conflict.other.as_ref().unwrap();
-    assert_eq!((conflict.here.quote.as_str(), other.quote.as_str()), ("encrypt = \"never\"", "encrypt = \"required\""));
-    assert_eq!((conflict.here.line, other.owner.as_str()), (3, "pay team"));
+    assert_eq!((&*conflict.here.quote, &*other.quote), ("encrypt = \"never\"", "encrypt = \"required\""));
+    assert_eq!((conflict.here.line, &*other.owner), (3, "pay team"));
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn a_ceiling_is_shared_by_all_rules_of_an_intent() {
     );
     assert!(outcome(&policy, "few").notes.iter().any(|note| note.starts_with("limit of the policy of 3 connections")));
     // What the operator's rule does to its flows it does to those of the intent too.
-    let slow = plan.rules.iter().find(|rule| rule.name == "intent:cap.1+slow").unwrap();
+    let slow = plan.rules.iter().find(|rule| &*rule.name == "intent:cap.1+slow").unwrap();
     assert!(slow.meter.is_some() && slow.dscp == Some(10) && slow.share.is_some());
 }
 
@@ -373,7 +373,7 @@ fn names_are_resolved_or_nothing_starts() {
     write("never", "nowhere.invalid");
     let policy = config::load(&path).unwrap();
     assert_eq!(is(&policy, "db"), (Verdict::Refused, "name_unresolved"));
-    assert_eq!(policy.rules[0].name, "no-telnet", "no rule that would mean any destination");
+    assert_eq!(&*policy.rules[0].name, "no-telnet", "no rule that would mean any destination");
     write("required", "nowhere.invalid");
     let errors = config::load(&path).unwrap_err();
     assert!(errors.render(false).contains("db.intent.toml:5:9"), "{}", errors.render(false));
@@ -476,10 +476,7 @@ fn what_the_operator_meters_stays_metered() {
         let found = look_up(&plan.rules, &headers, &Known::default(), None);
         &plan.rules[usize::from(found.rule)]
     };
-    assert_eq!(
-        (rule([10, 4, 7, 1]).name.as_str(), rule([10, 4, 8, 1]).name.as_str()),
-        ("intent:video+slow", "intent:video")
-    );
+    assert_eq!((&*rule([10, 4, 7, 1]).name, &*rule([10, 4, 8, 1]).name), ("intent:video+slow", "intent:video"));
     assert!(rule([10, 4, 7, 1]).meter.is_some() && rule([10, 4, 7, 1]).dscp == Some(10));
     assert!(rule([10, 4, 8, 1]).meter.is_none());
 }

@@ -419,7 +419,7 @@ impl Hosts {
             if rule.hosts.is_empty() {
                 members.push((ROOT, at));
             }
-            for pattern in &rule.hosts {
+            for pattern in rule.hosts.iter() {
                 let next = nodes.len() as u32 + 1;
                 members.push((*nodes.entry(key(pattern).into()).or_insert(next), at));
             }

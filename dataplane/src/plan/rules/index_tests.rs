@@ -50,13 +50,13 @@ fn rule() -> impl Strategy<Value = Rule> {
             let drop = drop.is_some() && tunnel.is_none();
             let mirrored = odd == 0;
             Rule {
-                from,
-                to,
+                from: from.into(),
+                to: to.into(),
                 protocol,
-                source_ports,
-                ports,
+                source_ports: source_ports.into(),
+                ports: ports.into(),
                 classes,
-                hosts,
+                hosts: hosts.into(),
                 applications,
                 tunnel,
                 drop,
@@ -127,7 +127,7 @@ proptest! {
     fn many_rules_are_found_as_by_walking(
         some in vec(rule(), 20..40), packets in vec((packet(), known()), 20..60), count in 100usize..9000, step in 1usize..40
     ) {
-        let narrow = Rule { from: vec!["203.0.113.0/24".parse().unwrap()], ..Rule::default() };
+        let narrow = Rule { from: ["203.0.113.0/24".parse().unwrap()].into(), ..Rule::default() };
         let rules: Vec<Rule> = (0..count)
             .map(|at| if at % (step * 61) == step { some[at % some.len()].clone() } else { narrow.clone() })
             .collect();

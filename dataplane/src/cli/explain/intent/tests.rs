@@ -10,7 +10,7 @@ fn at(file: &str, line: usize, owner: &str, quote: &str) -> Place {
 fn contract() -> Contract {
     let outcome = |name: &str, encrypt: &str, tier: Option<&str>, tunnel: Option<&str>| Outcome {
         name: name.into(),
-        owner: format!("{name} team"),
+        owner: format!("{name} team").into(),
         at: at(&format!("{name}.intent.toml"), 1, &format!("{name} team"), ""),
         encrypt: encrypt.into(),
         tier: tier.map(Into::into),

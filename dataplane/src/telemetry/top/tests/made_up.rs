@@ -172,7 +172,7 @@ fn status(n: u64) -> Status {
 fn contract() -> Contract {
     let intent = |name: &str, encrypt: &str, verdict, tunnel: Option<&str>| Outcome {
         name: name.into(),
-        owner: format!("{name} team"),
+        owner: format!("{name} team").into(),
         encrypt: encrypt.into(),
         verdict,
         tier: (verdict != Verdict::Refused).then(|| "worker".to_owned()),
