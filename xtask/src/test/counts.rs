@@ -25,9 +25,9 @@ impl Counts {
     /// (`Summary [ 0.4s] 4 tests run: 3 passed (1 slow), 1 timed out, 2 skipped`); `None` for other lines.
     pub fn of_line(line: &str) -> Option<Self> {
         let plain = without_colour(line);
-        let plain = plain.trim_start();
+        // Indented it is what nextest passes on of one test that failed, and counts itself.
         let rest = plain.strip_prefix("test result:").or_else(|| {
-            let rest = plain.strip_prefix("Summary [")?;
+            let rest = plain.trim_start().strip_prefix("Summary [")?;
             rest.split_once("run:").map(|(_, counts)| counts)
         })?;
         let words: Vec<&str> = rest.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
@@ -43,6 +43,16 @@ impl Counts {
         }
         Some(counts)
     }
+}
+
+/// Binary and name of the test in a line of nextest's that says it failed (`FAIL [ 4.3s] (7/9) softdpu::e2e_nat a_test`).
+pub fn failed_of_line(line: &str) -> Option<(String, String)> {
+    let plain = without_colour(line);
+    let words: Vec<&str> = plain.split_whitespace().collect();
+    let (how, [.., binary, test]) = (words.first()?, &words[..]) else { return None };
+    let failed = ["FAIL", "TIMEOUT", "ABORT"].contains(how) || how.starts_with("SIG");
+    let is_line = failed && words.get(1)?.starts_with('[') && plain.starts_with(' ');
+    is_line.then(|| ((*binary).to_owned(), (*test).to_owned()))
 }
 
 fn without_colour(line: &str) -> String {
@@ -64,6 +74,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn failed_tests_are_named() {
+        let named = |binary: &str, test: &str| Some((binary.to_owned(), test.to_owned()));
+        let line = "\u{1b}[31;1m        FAIL\u{1b}[0m [  12.135s] (1115/1516) softdpu::e2e_traffic a::jumbo";
+        assert_eq!(failed_of_line(line), named("softdpu::e2e_traffic", "a::jumbo"));
+        assert_eq!(
+            failed_of_line("     TIMEOUT [ 180.004s] (   3/1516) softdpu tests::slow"),
+            named("softdpu", "tests::slow")
+        );
+        assert_eq!(
+            failed_of_line("     SIGABRT [   0.004s] (3/16) xtask::bin/xtask x"),
+            named("xtask::bin/xtask", "x")
+        );
+        for line in ["        PASS [   1.477s] (1116/1516) softdpu::e2e_traffic x", "FAIL [", "", "   FAIL   "] {
+            assert_eq!(failed_of_line(line), None, "{line}");
+        }
+    }
+
+    #[test]
     fn libtest_and_nextest_are_read() {
         let counts = |passed, failed, skipped| Some(Counts { passed, failed, skipped });
         let line = "test result: FAILED. 9 passed; 2 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.22s";
@@ -73,6 +101,7 @@ mod tests {
         assert_eq!(Counts::of_line(line), counts(117, 3, 3));
         let line = "\u{1b}[32;1m     Summary\u{1b}[0m [   0.4s] \u{1b}[1m4/9\u{1b}[0m tests run: \u{1b}[1m4\u{1b}[0m \u{1b}[32;1mpassed\u{1b}[0m, 1 skipped";
         assert_eq!(Counts::of_line(line), counts(4, 0, 1));
+        assert_eq!(Counts::of_line("    test result: FAILED. 0 passed; 1 failed; 0 ignored"), None);
         assert_eq!(Counts::of_line("test a_name ... ok"), None);
         assert_eq!(Counts::of_line("error: 3 failed"), None);
     }

@@ -1,6 +1,7 @@
 //! The steps of `cargo xtask test`.
 
 use std::{
+    ffi::OsStr,
     io::{self, BufRead, BufReader, Write},
     process::{Command, Stdio},
 };
@@ -31,7 +32,7 @@ impl Step {
 
     /// A cargo command that runs tests and says how many.
     fn tests(name: &str, mut command: Command) -> Self {
-        Self::new(name, move || counted(&mut command))
+        Self::new(name, move || counted(&mut command, |_| {}))
     }
 }
 
@@ -58,7 +59,9 @@ pub fn all(arguments: &Arguments, run: &str) -> Vec<Step> {
         steps.push(Step::tests(name, tests));
         return steps;
     }
-    steps.push(beside::builds(Step::tests(name, tests), run));
+    let mark = run.to_owned();
+    let beside = move || beside::tests(tests, |filter| nextest(&mark, &["-E", filter]), &mark);
+    steps.push(Step::new(name, beside));
     steps.push(Step::check("lints", run, LINTS));
     steps.extend(optional_ciphers(run));
     let mut doc = cargo(run);
@@ -68,7 +71,9 @@ pub fn all(arguments: &Arguments, run: &str) -> Vec<Step> {
     steps.push(Step::new("virtual machine", in_vm));
     let mut build = cargo(run);
     let mark = run.to_owned();
-    steps.push(Step::new("instructions", move || counted(instructions::command(&mut build)?.env(RUN_VARIABLE, mark))));
+    steps.push(Step::new("instructions", move || {
+        counted(instructions::command(&mut build)?.env(RUN_VARIABLE, mark), |_| {})
+    }));
     steps.extend(fuzz(run, arguments.fuzz_time));
     steps
 }
@@ -86,15 +91,17 @@ fn optional_ciphers(run: &str) -> Option<Step> {
 
 /// All tests of the workspace; by nextest where it is installed, which runs each in a process of its own.
 fn tests(arguments: &Arguments, run: &str) -> Command {
-    let mut command = cargo(run);
     if run::which("cargo-nextest").is_some() {
-        command.args(["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=warn"]);
-    } else {
-        command.args(["test", "--workspace", "--no-fail-fast", "--all-targets"]);
+        return nextest(run, arguments.filter.as_slice());
     }
-    if let Some(filter) = &arguments.filter {
-        command.arg(filter);
-    }
+    let mut command = cargo(run);
+    command.args(["test", "--workspace", "--no-fail-fast", "--all-targets"]).args(&arguments.filter);
+    command
+}
+
+fn nextest(run: &str, which: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = cargo(run);
+    command.args(["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=warn"]).args(which);
     command
 }
 
@@ -141,9 +148,9 @@ fn fuzz(run: &str, seconds: u32) -> [Step; 2] {
     [build, Step::new("fuzz", job)]
 }
 
-/// Runs a command, passes on what it says and adds up the summaries in it. A command that fails without a failed test is
-/// one failure itself.
-fn counted(command: &mut Command) -> Result<Counts> {
+/// Runs a command, passes on what it says, to `look` too, and adds up the summaries in it. A command that fails without a failed
+/// test is one failure itself.
+pub fn counted(command: &mut Command, mut look: impl FnMut(&str)) -> Result<Counts> {
     let what = softdpu_testbed::process::describe(command);
     let (reader, writer) = io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
@@ -156,6 +163,7 @@ fn counted(command: &mut Command) -> Result<Counts> {
         let line = line?;
         let text = String::from_utf8_lossy(&line);
         writeln!(out, "{text}")?;
+        look(&text);
         if let Some(more) = Counts::of_line(&text) {
             counts.add(&more);
         }
