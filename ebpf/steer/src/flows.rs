@@ -77,9 +77,8 @@ fn v4(frame: &Frame, data: usize, note: &mut impl Note) -> Option<(u32, Reason, 
     let protocol = (ttl_proto >> 8) as u8;
     let key = [load_u64::<26>(data), last_word(load_u32::<34>(data), protocol)];
     // SAFETY (all three): plain reads of statics that only the loader writes.
-    let seed = unsafe {
-        [core::ptr::read_volatile(&raw const FLOW_SEED_A), core::ptr::read_volatile(&raw const FLOW_SEED_B)]
-    };
+    let seed =
+        unsafe { [core::ptr::read_volatile(&raw const FLOW_SEED_A), core::ptr::read_volatile(&raw const FLOW_SEED_B)] };
     let mask = unsafe { core::ptr::read_volatile(&raw const FLOW_MASK) };
     let home = hash4(&key, seed) & mask;
     let tail = find4(home, &key)?;
@@ -106,9 +105,8 @@ fn v6(frame: &Frame, note: &mut impl Note) -> Option<(u32, Reason, u64)> {
         last_word(load_u32::<54>(data), protocol),
     ];
     // SAFETY (all three): plain reads of statics that only the loader writes.
-    let seed = unsafe {
-        [core::ptr::read_volatile(&raw const FLOW_SEED_A), core::ptr::read_volatile(&raw const FLOW_SEED_B)]
-    };
+    let seed =
+        unsafe { [core::ptr::read_volatile(&raw const FLOW_SEED_A), core::ptr::read_volatile(&raw const FLOW_SEED_B)] };
     let mask = unsafe { core::ptr::read_volatile(&raw const FLOW_MASK) };
     let home = hash6(&key, seed) & mask;
     let tail = find6(home, &key)?;

@@ -50,6 +50,9 @@ pub fn all(arguments: &Arguments, run: &str) -> Vec<Step> {
     let mut steps = vec![Step::new("ebpf", || ebpf::build().map(|_| Counts::one(true)))];
     if arguments.filter.is_none() {
         steps.push(Step::check("format", run, &["fmt", "--all", "--check"]));
+        // A workspace of its own.
+        let steer = ["fmt", "--manifest-path", "ebpf/steer/Cargo.toml", "--check"];
+        steps.push(Step::check("format of the XDP program", run, &steer));
     }
     let (tests, name) = (tests(arguments, run), "unit, property, end to end");
     if arguments.quick || arguments.filter.is_some() {
